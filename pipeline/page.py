@@ -1,0 +1,70 @@
+"""What a page holds before anyone reads it: words, lines drawn, pictures. Values only.
+
+All lengths are PDF points at 72 per inch, origin top left, after the page's own rotation. Knows
+nothing of pdfium, of elements or of files.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """Left, top, right, bottom in points."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @property
+    def width(self) -> float:
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        return self.y1 - self.y0
+
+    @property
+    def area(self) -> float:
+        return max(0.0, self.width) * max(0.0, self.height)
+
+    def union(self, other: "Box") -> "Box":
+        return Box(
+            min(self.x0, other.x0),
+            min(self.y0, other.y0),
+            max(self.x1, other.x1),
+            max(self.y1, other.y1),
+        )
+
+    def overlap(self, other: "Box") -> float:
+        """The shared area, in square points."""
+        across = min(self.x1, other.x1) - max(self.x0, other.x0)
+        down = min(self.y1, other.y1) - max(self.y0, other.y0)
+        return max(0.0, across) * max(0.0, down)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A run of characters without a gap; `size` is the glyph height in points."""
+
+    text: str
+    box: Box
+    size: float
+    bold: bool = False
+    angle: int = 0
+    invisible: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageContent:
+    """One page as pdfium sees it; `paths` are drawn strokes and fills, `images` raster pictures."""
+
+    number: int
+    width: float
+    height: float
+    words: tuple[Word, ...]
+    paths: tuple[Box, ...]
+    images: tuple[Box, ...]
+    characters: int
+    garbled: float
+    objects: int

@@ -1,0 +1,89 @@
+"""Settings: everything the environment may say, read once. The only reader of the environment."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One value per variable; the README's table documents each (a test holds them together)."""
+
+    data_dir: Path
+    secret: bytes
+    database_url: str
+    hub_dataset: str | None = None
+    hub_token: str | None = None
+    s3_bucket: str | None = None
+    s3_prefix: str = ""
+    s3_endpoint_url: str | None = None
+    embedding_model: str = DEFAULT_MODEL
+    layout_model: str | None = None
+    table_model: str | None = None
+    mail_url: str | None = None
+    mail_from: str | None = None
+    public_url: str | None = None
+    max_file_mb: int = 200
+    max_pages: int = 5000
+    user_quota_mb: int = 5000
+    page_processes: int = 2
+    host: str = "127.0.0.1"
+    port: int | None = None
+    space_id: str | None = None
+    zero_gpu: bool = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], cpu_count: int = 2) -> "Settings":
+        """Read `QUIRE_*` and the platform's own variables; unknown ones are left alone."""
+        data_dir = Path(environ.get("QUIRE_DATA_DIR", "./data")).resolve()
+        space_id = environ.get("SPACE_ID")
+        return cls(
+            data_dir=data_dir,
+            secret=_secret(environ.get("QUIRE_SECRET"), data_dir),
+            database_url=environ.get("QUIRE_DATABASE_URL") or f"sqlite:///{data_dir}/jobs.sqlite",
+            hub_dataset=environ.get("QUIRE_HUB_DATASET") or None,
+            hub_token=environ.get("HF_TOKEN") or None,
+            s3_bucket=environ.get("QUIRE_S3_BUCKET") or None,
+            s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
+            s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
+            embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,
+            layout_model=environ.get("QUIRE_LAYOUT_MODEL") or None,
+            table_model=environ.get("QUIRE_TABLE_MODEL") or None,
+            mail_url=environ.get("QUIRE_MAIL_URL") or None,
+            mail_from=environ.get("QUIRE_MAIL_FROM") or None,
+            public_url=environ.get("QUIRE_PUBLIC_URL") or _space_url(environ),
+            max_file_mb=int(environ.get("QUIRE_MAX_FILE_MB", "200")),
+            max_pages=int(environ.get("QUIRE_MAX_PAGES", "5000")),
+            user_quota_mb=int(environ.get("QUIRE_USER_QUOTA_MB", "5000")),
+            page_processes=int(environ.get("QUIRE_PAGE_PROCESSES", str(max(1, cpu_count)))),
+            host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),  # noqa: S104
+            port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,
+            space_id=space_id,
+            zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"},
+        )
+
+
+def _space_url(environ: Mapping[str, str]) -> str | None:
+    host = environ.get("SPACE_HOST", "").split(",")[0].strip()
+    return f"https://{host}" if host else None
+
+
+def _secret(given: str | None, data_dir: Path) -> bytes:
+    """The HMAC key for user keys: as given, else made once and kept beside the data."""
+    if given:
+        return given.encode()
+    path = data_dir / "secret"
+    if not path.exists():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(f"secret.{secrets.token_hex(4)}")
+        made.touch(mode=0o600)
+        made.write_text(secrets.token_hex(32), encoding="ascii")
+        try:
+            path.hardlink_to(made)
+        except FileExistsError:
+            pass
+        made.unlink()
+    return path.read_text(encoding="ascii").strip().encode()
