@@ -1,0 +1,401 @@
+"""Users' collections, sources, jobs and deliveries as rows. The only importer of SQLAlchemy.
+
+Both processes open it: SQLite in WAL mode on one machine, Postgres on several. Every function takes
+the user key first and sees that user's rows only. Knows nothing of vectors, PDFs or DBOS.
+"""
+
+import json
+import secrets
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from errors import InputError, NotFound, Unavailable
+
+_meta = MetaData()
+_collections = Table(
+    "collections",
+    _meta,
+    Column("id", String(64), primary_key=True),
+    Column("user", String(32), primary_key=True),
+    Column("title", String(400), nullable=False),
+    Column("model", String(200)),
+    Column("created_at", Float, nullable=False),
+)
+_titles = Table(
+    "titles",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("title", String(400), primary_key=True),
+    Column("collection", String(64), nullable=False),
+)
+_sources = Table(
+    "sources",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("collection", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("filename", String(1200), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("pages", Integer, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+_jobs = Table(
+    "jobs",
+    _meta,
+    Column("id", String(64), primary_key=True),
+    Column("user", String(32), nullable=False, index=True),
+    Column("collection", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("filename", String(1200), nullable=False),
+    Column("status", String(16), nullable=False, index=True),
+    Column("spec", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+)
+_deliveries = Table(
+    "deliveries",
+    _meta,
+    Column("id", String(96), primary_key=True),
+    Column("job", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("at", Float, nullable=False),
+)
+
+FINISHED = ("succeeded", "partial", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    id: str
+    title: str
+    model: str | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    collection: str
+    sha256: str
+    filename: str
+    bytes: int
+    pages: int
+    version: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    id: str
+    user: str
+    collection: str
+    sha256: str
+    filename: str
+    status: str
+    spec: dict[str, Any]
+    summary: dict[str, Any]
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+class Catalog:
+    """The rows behind one database URL."""
+
+    def __init__(self, url: str) -> None:
+        arguments = {"timeout": 30} if url.startswith("sqlite") else {}
+        self._engine: Engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        if url.startswith("sqlite"):
+            event.listen(self._engine, "connect", _configure_sqlite)
+        try:
+            _meta.create_all(self._engine)
+        except OperationalError as problem:
+            if "already exists" not in str(problem):  # two processes created the tables at once
+                raise Unavailable(
+                    "catalog_unavailable", "The catalogue cannot be opened.", "Try again shortly."
+                ) from problem
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # Collections
+
+    def collections(self, user: str) -> list[Collection]:
+        query = select(_collections).where(_collections.c.user == user)
+        with self._engine.connect() as db:
+            return [_collection(r) for r in db.execute(query.order_by(_collections.c.created_at))]
+
+    def find_collection(self, user: str, reference: str) -> Collection:
+        """By id or by title; NotFound otherwise."""
+        reference = _title(reference)
+        query = select(_collections).where(
+            _collections.c.user == user,
+            (_collections.c.id == reference) | (_collections.c.title == reference),
+        )
+        with self._engine.connect() as db:
+            row = db.execute(query).first()
+        if row is None:
+            raise NotFound(
+                "collection_not_found", "There is no such collection.", "See /collections."
+            )
+        return _collection(row)
+
+    def create_collection(self, user: str, title: str) -> Collection:
+        """The collection of that title, made when it is not there yet."""
+        title = _title(title)
+        made = Collection(
+            id=f"c-{secrets.token_hex(8)}", title=title, model=None, created_at=time.time()
+        )
+        try:
+            with self._engine.begin() as db:
+                db.execute(insert(_titles).values(user=user, title=title, collection=made.id))
+                db.execute(
+                    insert(_collections).values(
+                        id=made.id, user=user, title=title, created_at=made.created_at
+                    )
+                )
+        except IntegrityError:
+            return self.find_collection(user, title)
+        return made
+
+    def restore_collection(self, user: str, collection: Collection) -> None:
+        """Put back a collection that a manifest names."""
+        with self._engine.begin() as db:
+            known = select(_collections.c.id).where(
+                _collections.c.user == user, _collections.c.id == collection.id
+            )
+            if db.execute(known).first() is None:
+                db.execute(
+                    insert(_collections).values(
+                        id=collection.id,
+                        user=user,
+                        title=collection.title,
+                        model=collection.model,
+                        created_at=collection.created_at,
+                    )
+                )
+                db.execute(
+                    insert(_titles).values(
+                        user=user, title=collection.title, collection=collection.id
+                    )
+                )
+
+    def rename_collection(self, user: str, collection: str, title: str) -> Collection:
+        title = _title(title)
+        try:
+            with self._engine.begin() as db:
+                db.execute(
+                    update(_titles)
+                    .where(_titles.c.user == user, _titles.c.collection == collection)
+                    .values(title=title)
+                )
+                db.execute(
+                    update(_collections)
+                    .where(_collections.c.user == user, _collections.c.id == collection)
+                    .values(title=title)
+                )
+        except IntegrityError as problem:
+            raise InputError(
+                "title_taken", "Another collection has that name.", "Choose another name."
+            ) from problem
+        return self.find_collection(user, collection)
+
+    def set_model(self, user: str, collection: str, model: str) -> None:
+        with self._engine.begin() as db:
+            db.execute(
+                update(_collections)
+                .where(_collections.c.user == user, _collections.c.id == collection)
+                .values(model=model)
+            )
+
+    def drop_collection(self, user: str, collection: str) -> None:
+        with self._engine.begin() as db:
+            for table in (_titles, _sources):
+                db.execute(
+                    delete(table).where(table.c.user == user, table.c.collection == collection)
+                )
+            db.execute(
+                delete(_collections).where(
+                    _collections.c.user == user, _collections.c.id == collection
+                )
+            )
+
+    # Sources
+
+    def put_source(self, user: str, source: SourceRow) -> None:
+        values = {name: getattr(source, name) for name in source.__slots__}
+        key = and_(
+            _sources.c.user == user,
+            _sources.c.collection == source.collection,
+            _sources.c.sha256 == source.sha256,
+        )
+        with self._engine.begin() as db:
+            if db.execute(update(_sources).where(key).values(**values)).rowcount == 0:
+                db.execute(insert(_sources).values(user=user, **values))
+
+    def sources(self, user: str, collection: str | None = None) -> list[SourceRow]:
+        query = select(_sources).where(_sources.c.user == user)
+        if collection is not None:
+            query = query.where(_sources.c.collection == collection)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(_sources.c.created_at)).mappings()
+            return [SourceRow(**{k: r[k] for k in SourceRow.__slots__}) for r in rows]
+
+    def drop_source(self, user: str, collection: str, sha256: str) -> None:
+        with self._engine.begin() as db:
+            db.execute(
+                delete(_sources).where(
+                    _sources.c.user == user,
+                    _sources.c.collection == collection,
+                    _sources.c.sha256 == sha256,
+                )
+            )
+
+    # Jobs
+
+    def put_job(self, job: JobRow) -> bool:
+        """Insert; False when that id is already there."""
+        values = _job_values(job)
+        try:
+            with self._engine.begin() as db:
+                db.execute(insert(_jobs).values(**values))
+        except IntegrityError:
+            return False
+        return True
+
+    def job(self, user: str, job_id: str) -> JobRow:
+        query = select(_jobs).where(_jobs.c.user == user, _jobs.c.id == job_id)
+        with self._engine.connect() as db:
+            row = db.execute(query).first()
+        if row is None:
+            raise NotFound("job_not_found", "There is no such job.", "See /jobs for yours.")
+        return _job(row)
+
+    def runs(self, user: str, stem: str) -> list[JobRow]:
+        """The job of that id and its re-runs (`-r2`, `-r3`…), oldest first."""
+        query = select(_jobs).where(
+            _jobs.c.user == user, (_jobs.c.id == stem) | _jobs.c.id.like(f"{stem}-r%")
+        )
+        with self._engine.connect() as db:
+            return [_job(r) for r in db.execute(query.order_by(_jobs.c.created_at))]
+
+    def jobs(
+        self, user: str | None, statuses: Iterable[str] | None = None, limit: int = 50
+    ) -> list[JobRow]:
+        """Newest first."""
+        query = select(_jobs)
+        if user is not None:
+            query = query.where(_jobs.c.user == user)
+        if statuses is not None:
+            query = query.where(_jobs.c.status.in_(list(statuses)))
+        with self._engine.connect() as db:
+            return [
+                _job(r) for r in db.execute(query.order_by(_jobs.c.created_at.desc()).limit(limit))
+            ]
+
+    def ahead(self, created_at: float) -> int:
+        """How many queued jobs of anybody were there before."""
+        query = (
+            select(func.count())
+            .select_from(_jobs)
+            .where(_jobs.c.status == "queued", _jobs.c.created_at < created_at)
+        )
+        with self._engine.connect() as db:
+            return int(db.execute(query).scalar_one())
+
+    def update_job(self, job_id: str, *, status: str | None = None, **changes: Any) -> None:
+        """Set columns; keys of `summary` are merged into what is there. A final status stays
+        unless `status` is `queued` (a retry)."""
+        with self._engine.begin() as db:
+            row = db.execute(select(_jobs).where(_jobs.c.id == job_id).with_for_update()).first()
+            if row is None:
+                return
+            values = dict(changes)
+            if "summary" in values:
+                values["summary"] = json.dumps({**json.loads(row.summary), **values["summary"]})
+            if status and (row.status not in FINISHED or status == "queued"):
+                values["status"] = status
+            if values:
+                db.execute(update(_jobs).where(_jobs.c.id == job_id).values(**values))
+
+    # Deliveries
+
+    def claim_delivery(self, delivery: str, job: str) -> bool:
+        """True for the one caller that may send it: at most once."""
+        try:
+            with self._engine.begin() as db:
+                db.execute(
+                    insert(_deliveries).values(
+                        id=delivery, job=job, state="sending", at=time.time()
+                    )
+                )
+        except IntegrityError:
+            return False
+        return True
+
+    def end_delivery(self, delivery: str, state: str, reason: str | None = None) -> None:
+        with self._engine.begin() as db:
+            db.execute(
+                update(_deliveries)
+                .where(_deliveries.c.id == delivery)
+                .values(state=state, reason=reason, at=time.time())
+            )
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _title(text: str) -> str:
+    title = unicodedata.normalize("NFC", " ".join(str(text).split()))[:200]
+    if not title:
+        raise InputError("title_empty", "A collection needs a name.", "Type at least one letter.")
+    return title
+
+
+def _collection(row: Any) -> Collection:
+    return Collection(id=row.id, title=row.title, model=row.model, created_at=row.created_at)
+
+
+def _job_values(job: JobRow) -> Mapping[str, Any]:
+    values = {name: getattr(job, name) for name in job.__slots__}
+    return {**values, "spec": json.dumps(job.spec), "summary": json.dumps(job.summary)}
+
+
+def _job(row: Any) -> JobRow:
+    values = {name: getattr(row, name) for name in JobRow.__slots__}
+    return JobRow(
+        **{**values, "spec": json.loads(row.spec), "summary": json.loads(row.summary)}
+    )
+
+
+__all__ = ["Catalog", "Collection", "JobRow", "SourceRow"]

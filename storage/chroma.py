@@ -1,0 +1,168 @@
+"""One user's Chroma directory, open in this process. The only importer of chromadb.
+
+Vectors are always given, never computed here: Chroma's own default model is kept out by
+`embedding_function=None`. Knows nothing of where records come from or whether they are saved.
+"""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import chromadb
+from chromadb.config import Settings as ChromaSettings
+from chromadb.errors import NotFoundError
+
+from errors import Conflict, NotFound
+
+BATCH = 500  # Chroma's own limit is 5,461; small batches hold its lock for less than a second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A row of a collection: `metadata` values are scalars or non-empty lists of one type."""
+
+    id: str
+    document: str
+    embedding: Sequence[float]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Near:
+    """A record and its cosine distance to the query (0 = same direction)."""
+
+    id: str
+    distance: float
+    document: str
+    metadata: Mapping[str, Any]
+
+
+class VectorStore:
+    """An open Chroma directory; at most one process may hold it."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._client: Any = chromadb.PersistentClient(
+            path=str(directory.resolve()),
+            settings=ChromaSettings(anonymized_telemetry=False, allow_reset=False),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+        gc.collect()
+
+    def ensure(self, collection: str, *, model: str, dimension: int, title: str) -> None:
+        """Make the collection, or check that it was made for this model: Conflict otherwise."""
+        made = self._client.get_or_create_collection(
+            collection,
+            embedding_function=None,
+            configuration={"hnsw": {"space": "cosine"}},
+            metadata={"model": model, "dimension": dimension, "title": title},
+        )
+        found = made.metadata or {}
+        if found.get("model") != model or found.get("dimension") != dimension:
+            raise Conflict(
+                "model_mismatch",
+                f"The collection was made with {found.get('model')} "
+                f"({found.get('dimension')} numbers), not {model} ({dimension}).",
+                "Use a new collection, or index this one again with the new model.",
+            )
+
+    def upsert(self, collection: str, records: Sequence[Record]) -> None:
+        target = self._collection(collection)
+        for batch in _batches(records):
+            # Chroma merges metadata on upsert: a key that is gone now has to be set to None.
+            stale = target.get(ids=[r.id for r in batch], include=["metadatas"])
+            old = dict(zip(stale["ids"], stale["metadatas"] or [], strict=True))
+            target.upsert(
+                ids=[r.id for r in batch],
+                documents=[r.document for r in batch],
+                embeddings=[list(r.embedding) for r in batch],
+                metadatas=[
+                    {**dict.fromkeys(old.get(r.id) or {}), **dict(r.metadata)} for r in batch
+                ],
+            )
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        target = self._collection(collection)
+        for batch in _batches(ids):
+            target.delete(ids=list(batch))
+
+    def ids(self, collection: str, where: Mapping[str, Any] | None = None) -> list[str]:
+        found = self._collection(collection).get(where=dict(where) if where else None, include=[])
+        return list(found["ids"])
+
+    def get(
+        self,
+        collection: str,
+        *,
+        ids: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        vectors: bool = False,
+    ) -> list[Record]:
+        include = ["documents", "metadatas", *(["embeddings"] if vectors else [])]
+        found = self._collection(collection).get(
+            ids=list(ids) if ids is not None else None,
+            where=dict(where) if where else None,
+            include=include,
+        )
+        embeddings = found["embeddings"] if vectors else [()] * len(found["ids"])
+        return [
+            Record(id=i, document=d or "", metadata=m or {}, embedding=list(map(float, e)))
+            for i, d, m, e in zip(
+                found["ids"], found["documents"], found["metadatas"], embeddings, strict=True
+            )
+        ]
+
+    def query(
+        self,
+        collection: str,
+        vector: Sequence[float],
+        *,
+        limit: int,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[Near]:
+        found = self._collection(collection).query(
+            query_embeddings=[list(vector)],
+            n_results=limit,
+            where=dict(where) if where else None,
+            include=["documents", "metadatas", "distances"],
+        )
+        return [
+            Near(id=i, distance=float(x), document=d or "", metadata=m or {})
+            for i, x, d, m in zip(
+                found["ids"][0],
+                found["distances"][0],
+                found["documents"][0],
+                found["metadatas"][0],
+                strict=True,
+            )
+        ]
+
+    def count(self, collection: str) -> int:
+        return int(self._collection(collection).count())
+
+    def collections(self) -> list[str]:
+        return [c.name for c in self._client.list_collections()]
+
+    def has(self, collection: str) -> bool:
+        return collection in self.collections()
+
+    def drop(self, collection: str) -> None:
+        if self.has(collection):
+            self._client.delete_collection(collection)
+
+    def _collection(self, name: str) -> Any:
+        try:
+            return self._client.get_collection(name, embedding_function=None)
+        except NotFoundError as problem:
+            raise NotFound(
+                "collection_empty", "Nothing is indexed in this collection yet.", "Add a PDF."
+            ) from problem
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

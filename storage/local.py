@@ -1,0 +1,101 @@
+"""A directory as a Remote: what everybody has, and what the others are compared with."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import Conflict, InputError, NotFound, Unavailable
+from storage.remote import Change
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRemote:
+    """Files under `root`; a lock file makes `commit` one at a time over processes."""
+
+    root: Path
+    name: str = "local"
+
+    def check(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError as problem:
+            raise _missing(name) from problem
+
+    def fetch(self, name: str, to: Path) -> None:
+        try:
+            shutil.copyfile(self._path(name), to)
+        except FileNotFoundError as problem:
+            raise _missing(name) from problem
+
+    def names(self, prefix: str) -> Iterator[str]:
+        top = self._path(prefix) if prefix else self.root
+        if top.is_dir():
+            for path in sorted(top.rglob("*")):
+                if path.is_file() and not path.name.startswith("."):
+                    yield path.relative_to(self.root).as_posix()
+
+    def commit(self, change: Change) -> None:
+        try:
+            with self._locked():
+                for name, expected in change.expected.items():
+                    if self._digest(name) != expected:
+                        raise Conflict(
+                            "changed_elsewhere",
+                            "Another instance saved in between.",
+                            "It is read again and the save repeated.",
+                        )
+                for name, content in change.files.items():
+                    self._write(name, content)
+                for name, content in change.manifests.items():
+                    self._write(name, content)
+                for name in change.deletes:
+                    self._path(name).unlink(missing_ok=True)
+        except OSError as problem:
+            raise Unavailable(
+                "local_remote_failed",
+                f"The local store cannot be written ({problem.strerror}).",
+                "Free some disk space; the save is repeated by itself.",
+            ) from problem
+
+    def _path(self, name: str) -> Path:
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise InputError("bad_name", "That name leads out of the store.", "Use a plain name.")
+        return path
+
+    def _digest(self, name: str) -> str | None:
+        try:
+            return hashlib.sha256(self._path(name).read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, content: Path | bytes) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        if isinstance(content, bytes):
+            aside.write_bytes(content)
+        else:
+            shutil.copyfile(content, aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound("not_in_store", f"{name} is not in the store.", "Nothing was saved there yet.")

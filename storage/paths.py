@@ -1,0 +1,87 @@
+"""Where everything lives, given a root and a user key. Pure: touches no disk, opens nothing."""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NewType
+
+from errors import InputError
+
+UserKey = NewType("UserKey", str)
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+_SHA = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def user_key(secret: bytes, identity: str) -> UserKey:
+    """The only form of an identity that reaches a path or a row: HMAC-SHA256, 32 hex digits."""
+    return UserKey(hmac.new(secret, identity.encode(), hashlib.sha256).hexdigest()[:32])
+
+
+def _checked(pattern: re.Pattern[str], value: str) -> str:
+    if not pattern.fullmatch(value) or ".." in value:
+        raise InputError("bad_id", "That id is not one of ours.", "Use an id that Quire returned.")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every path under the data directory; each argument is checked before it is joined."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "catalog.sqlite"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def exports(self) -> Path:
+        return self.root / "exports"
+
+    @property
+    def remote(self) -> Path:
+        return self.root / "remote"
+
+    def user(self, key: str) -> Path:
+        return self.root / "users" / _checked(_KEY, key)
+
+    def source(self, key: str, sha256: str) -> Path:
+        return self.user(key) / "sources" / f"{_checked(_SHA, sha256)}.pdf"
+
+    def elements(self, key: str, sha256: str, version: str) -> Path:
+        name = f"{_checked(_SHA, sha256)}-{_checked(_NAME, version)}"
+        return self.user(key) / "elements" / name
+
+    def crops(self, key: str) -> Path:
+        return self.user(key) / "crops"
+
+    def crop(self, key: str, name: str) -> Path:
+        return self.crops(key) / _checked(_NAME, name)
+
+    def page_images(self, key: str, sha256: str) -> Path:
+        return self.user(key) / "pages" / _checked(_SHA, sha256)
+
+    def work(self, key: str, job_id: str) -> Path:
+        return self.user(key) / "work" / _checked(_NAME, job_id)
+
+    def chroma(self, key: str) -> Path:
+        return self.user(key) / "chroma"
+
+    def fulltext(self, key: str) -> Path:
+        return self.user(key) / "fulltext.sqlite"
+
+    def pending(self, key: str) -> Path:
+        return self.user(key) / "pending"
+
+    def running(self, key: str) -> Path:
+        return self.user(key) / "RUNNING"
+
+    def export(self, key: str, name: str) -> Path:
+        return self.exports / _checked(_KEY, key) / _checked(_NAME, name)

@@ -1,0 +1,52 @@
+"""Retrying as a wrapper of any Remote: the same promises, fewer Unavailable. Not a store itself."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from errors import Unavailable
+from storage.remote import Change, Remote
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """Tries again after `waits` seconds, or after what the remote asked for when that is longer;
+    Conflict and Refused pass through at once."""
+
+    remote: Remote
+    waits: tuple[float, ...] = (1.0, 4.0)
+    longest: float = 30.0
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def name(self) -> str:
+        return self.remote.name
+
+    def check(self) -> None:
+        self._try(self.remote.check)
+
+    def read(self, name: str) -> bytes:
+        return self._try(lambda: self.remote.read(name))
+
+    def fetch(self, name: str, to: Path) -> None:
+        self._try(lambda: self.remote.fetch(name, to))
+
+    def names(self, prefix: str) -> Iterator[str]:
+        return iter(self._try(lambda: list(self.remote.names(prefix))))
+
+    def commit(self, change: Change) -> None:
+        self._try(lambda: self.remote.commit(change))
+
+    def _try(self, call: Callable[[], Answer]) -> Answer:
+        for wait in self.waits:
+            try:
+                return call()
+            except Unavailable as problem:
+                if (problem.retry_after or 0) > self.longest:
+                    raise
+                self.sleep(max(wait, problem.retry_after or 0))
+        return call()

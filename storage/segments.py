@@ -1,0 +1,101 @@
+"""Segments: immutable Parquet files of put and delete rows. The only importer of pyarrow.
+
+A segment is self-describing: `id, document, embedding list<float32>, metadata (JSON)`, with the
+collection and the operation beside them. Vectors come back bit-identical. Byte-stream-split without
+a dictionary keeps 500 rows of 384 numbers at about 0.8 MB, against 1.28 MB by default.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from errors import Corrupt
+
+_SCHEMA = pa.schema(
+    [
+        ("op", pa.string()),
+        ("collection", pa.string()),
+        ("id", pa.string()),
+        ("document", pa.string()),
+        ("metadata", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """`op` is `put`, `delete` or `drop` (the whole collection; `id` is empty then)."""
+
+    op: str
+    collection: str
+    id: str
+    document: str = ""
+    metadata: Mapping[str, Any] | None = None
+    embedding: Sequence[float] = ()
+
+
+def encode(rows: Iterable[Row]) -> bytes:
+    """Deterministic for the same rows and the same pyarrow."""
+    listed = list(rows)
+    columns = {
+        "op": [r.op for r in listed],
+        "collection": [r.collection for r in listed],
+        "id": [r.id for r in listed],
+        "document": [r.document for r in listed],
+        "metadata": [
+            json.dumps(r.metadata, ensure_ascii=False, sort_keys=True) if r.metadata else None
+            for r in listed
+        ],
+        "embedding": [list(r.embedding) if len(r.embedding) else None for r in listed],
+    }
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table(columns, schema=_SCHEMA),
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        use_byte_stream_split=["embedding.list.element"],
+    )
+    return sink.getvalue()
+
+
+def decode(content: bytes | Path) -> Iterator[Row]:
+    """Corrupt when it is not a segment."""
+    try:
+        source = pa.BufferReader(content) if isinstance(content, bytes) else str(content)
+        table = pq.read_table(source, schema=_SCHEMA)
+    except (pa.ArrowException, OSError) as problem:
+        raise Corrupt("segment_corrupt", "A segment cannot be read.", "Restore again.") from problem
+    for batch in table.to_batches():
+        columns = [batch.column(n) for n in _SCHEMA.names]
+        for op, collection, identity, document, metadata, embedding in zip(
+            *(c.to_pylist() for c in columns), strict=True
+        ):
+            yield Row(
+                op=op,
+                collection=collection,
+                id=identity,
+                document=document or "",
+                metadata=json.loads(metadata) if metadata else None,
+                embedding=embedding or (),
+            )
+
+
+def fold(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """What is left per collection when the rows are applied in order."""
+    state: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.op == "put":
+            state.setdefault(row.collection, {})[row.id] = row
+        elif row.op == "delete":
+            state.get(row.collection, {}).pop(row.id, None)
+        else:
+            state.pop(row.collection, None)
+    return state
