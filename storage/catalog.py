@@ -393,9 +393,7 @@ def _job_values(job: JobRow) -> Mapping[str, Any]:
 
 def _job(row: Any) -> JobRow:
     values = {name: getattr(row, name) for name in JobRow.__slots__}
-    return JobRow(
-        **{**values, "spec": json.loads(row.spec), "summary": json.loads(row.summary)}
-    )
+    return JobRow(**{**values, "spec": json.loads(row.spec), "summary": json.loads(row.summary)})
 
 
 __all__ = ["Catalog", "Collection", "JobRow", "SourceRow"]

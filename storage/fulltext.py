@@ -96,7 +96,7 @@ class Fulltext:
         if not terms:
             return []
         sql = [
-            f"SELECT e.id, -bm25({table}) FROM {table} JOIN entries e ON e.row={table}.rowid "  # noqa: S608
+            f"SELECT e.id, -bm25({table}) FROM {table} JOIN entries e ON e.row={table}.rowid "
             f"WHERE {table} MATCH ? AND e.collection=?"
         ]
         values: list[str | int] = [" OR ".join(f'"{t}"' for t in terms), collection]
@@ -120,5 +120,5 @@ class Fulltext:
         ).fetchone()
         if found:
             for table in ("words", "grams"):
-                self._db.execute(f"DELETE FROM {table} WHERE rowid=?", found)  # noqa: S608
+                self._db.execute(f"DELETE FROM {table} WHERE rowid=?", found)
             self._db.execute("DELETE FROM entries WHERE row=?", found)

@@ -80,8 +80,9 @@ class Paths:
     def pending(self, key: str) -> Path:
         return self.user(key) / "pending"
 
-    def running(self, key: str) -> Path:
-        return self.user(key) / "RUNNING"
+    def clean(self, key: str) -> Path:
+        """There while the live store is closed and whole; a store without it is rebuilt."""
+        return self.user(key) / "CLEAN"
 
     def export(self, key: str, name: str) -> Path:
         return self.exports / _checked(_KEY, key) / _checked(_NAME, name)

@@ -17,16 +17,14 @@ import pyarrow.parquet as pq
 
 from errors import Corrupt
 
-_SCHEMA = pa.schema(
-    [
-        ("op", pa.string()),
-        ("collection", pa.string()),
-        ("id", pa.string()),
-        ("document", pa.string()),
-        ("metadata", pa.string()),
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
+_SCHEMA = pa.schema([
+    ("op", pa.string()),
+    ("collection", pa.string()),
+    ("id", pa.string()),
+    ("document", pa.string()),
+    ("metadata", pa.string()),
+    ("embedding", pa.list_(pa.float32())),
+])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
