@@ -304,13 +304,13 @@ class Replication:
         return content
 
     def _adopt(self, user: str, newest: Manifest) -> None:
-        """Put the manifest's collections and sources back where the catalogue lacks them."""
+        """Fill an empty catalogue (a wiped disk) from the manifest; one that has rows is newer."""
+        if self.catalog.collections(user):
+            return
         for entry in newest.collections:
             self.catalog.restore_collection(user, Collection(**asdict(entry)))
-        known = {(s.collection, s.sha256) for s in self.catalog.sources(user)}
         for source in newest.sources:
-            if (source.collection, source.sha256) not in known:
-                self.catalog.put_source(user, SourceRow(**asdict(source)))
+            self.catalog.put_source(user, SourceRow(**asdict(source)))
 
     def _locked(self, user: str) -> threading.Lock:
         with self._guard:

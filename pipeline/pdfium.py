@@ -1,0 +1,244 @@
+"""pdfium: open, words, drawn paths, pictures, pixels. The only importer of pypdfium2.
+
+Runs inside page processes only: pdfium is not thread safe and a hostile file may abort it. Knows
+nothing of elements. Coordinates come out as in `page.py`: points, origin top left, rotation done.
+"""
+
+import ctypes
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
+
+from errors import InputError
+from pipeline.page import Box, PageContent, Word
+
+MAX_OBJECTS = 20_000
+_BREAKS = frozenset("\x00\t\n\r \u00a0\u2028\ufffe")
+_PASSWORD_NEEDED = raw.FPDF_ERR_PASSWORD
+
+
+@contextmanager
+def opened(path: Path, password: str | None = None) -> Iterator[Any]:
+    """The document; password_required, password_wrong or damaged_pdf otherwise."""
+    try:
+        document = pdfium.PdfDocument(path, password=password)
+    except pdfium.PdfiumError as problem:
+        if getattr(problem, "err_code", None) == _PASSWORD_NEEDED:
+            if password:
+                raise InputError(
+                    "password_wrong",
+                    "The password does not open this PDF.",
+                    "Submit it again with the right password.",
+                ) from problem
+            raise InputError(
+                "password_required",
+                "This PDF is locked with a password.",
+                "Submit it again with its password.",
+            ) from problem
+        raise InputError(
+            "damaged_pdf",
+            "The file is damaged and cannot be opened.",
+            "Open and save it again in a PDF program, then submit that copy.",
+        ) from problem
+    try:
+        yield document
+    finally:
+        document.close()
+
+
+def page_size(document: Any, number: int) -> tuple[float, float]:
+    """Width and height in points of a page counted from 1, without loading it."""
+    width, height = document.get_page_size(number - 1)
+    return float(width), float(height)
+
+
+class _Space:
+    """From a page's own coordinates (origin bottom left, unrotated) to ours."""
+
+    def __init__(self, page: Any) -> None:
+        left, bottom, right, top = page.get_bbox()
+        self.left, self.bottom, self.right, self.top = left, bottom, right, top
+        self.rotation = page.get_rotation()
+        across, up = right - left, top - bottom
+        self.width, self.height = (up, across) if self.rotation in {90, 270} else (across, up)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> Box:
+        """`y0` is the lower edge in the page's own coordinates."""
+        if self.rotation == 90:
+            return Box(y0 - self.bottom, x0 - self.left, y1 - self.bottom, x1 - self.left)
+        if self.rotation == 180:
+            return Box(self.right - x1, y0 - self.bottom, self.right - x0, y1 - self.bottom)
+        if self.rotation == 270:
+            return Box(self.top - y1, self.right - x1, self.top - y0, self.right - x0)
+        return Box(x0 - self.left, self.top - y1, x1 - self.left, self.top - y0)
+
+
+def content(document: Any, number: int) -> PageContent:
+    """Words in the order the page draws them, paths and pictures of one page, from 1."""
+    page = document[number - 1]
+    try:
+        space = _Space(page)
+        text = page.get_textpage()
+        try:
+            words, characters, bad = _words(text, space)
+        finally:
+            text.close()
+        paths, images, objects = _objects(page, space)
+        return PageContent(
+            number=number,
+            width=space.width,
+            height=space.height,
+            words=tuple(words),
+            paths=tuple(paths),
+            images=tuple(images),
+            characters=characters,
+            garbled=bad / characters if characters else 0.0,
+            objects=objects,
+        )
+    finally:
+        page.close()
+
+
+def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
+    handle = text.raw
+    count = raw.FPDFText_CountChars(handle)
+    get_unicode, get_box = raw.FPDFText_GetUnicode, raw.FPDFText_GetCharBox
+    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+    at = (ctypes.byref(left), ctypes.byref(right), ctypes.byref(bottom), ctypes.byref(top))
+    words: list[Word] = []
+    letters: list[str] = []
+    start = bad = seen = 0
+    x0 = y0 = x1 = y1 = 0.0
+
+    def close() -> None:
+        if letters:
+            words.append(_word(handle, start, "".join(letters), space, (x0, y0, x1, y1)))
+            letters.clear()
+
+    for i in range(count):
+        code = get_unicode(handle, i)
+        letter = chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
+        if letter in _BREAKS:
+            close()
+            continue
+        if code < 32 or letter == "\ufffd" or 0xE000 <= code < 0xF900:
+            bad += 1
+            if code < 32:
+                continue
+        if not get_box(handle, i, *at):
+            continue
+        a, b, c, d = left.value, right.value, bottom.value, top.value
+        if b <= a and d <= c:
+            continue
+        seen += 1
+        if letters:
+            height = max(y1 - y0, d - c, 1.0)
+            vertical = y1 - y0 > 2 * (x1 - x0) and len(letters) > 1
+            apart = min(y1, d) - max(y0, c) < 0.05 * height - 1.5
+            if not vertical and (a - x1 > 0.28 * height + 0.6 or a < x0 - 1 or apart):
+                close()
+        if letters:
+            x0, y0, x1, y1 = min(x0, a), min(y0, c), max(x1, b), max(y1, d)
+        else:
+            start, x0, y0, x1, y1 = i, a, c, b, d
+        letters.append(letter)
+    close()
+    return words, seen, bad
+
+
+def _word(
+    handle: Any, start: int, text: str, space: _Space, tight: tuple[float, float, float, float]
+) -> Word:
+    x0, y0, x1, y1 = tight
+    loose = raw.FS_RECTF()
+    angle = round(raw.FPDFText_GetCharAngle(handle, start) * 57.29578) % 360
+    upright = angle < 15 or angle > 345
+    if upright and raw.FPDFText_GetLooseCharBox(handle, start, ctypes.byref(loose)):
+        low, high = min(loose.bottom, loose.top), max(loose.bottom, loose.top)
+        if high - low <= 3.5 * max(y1 - y0, 3.0):
+            y0, y1 = min(y0, low), max(y1, high)
+    box = space.box(x0, y0, x1, y1)
+    weight = raw.FPDFText_GetFontWeight(handle, start)
+    mode = raw.FPDFText_GetTextRenderMode(handle, start) if _HAS_MODE else 0
+    return Word(
+        text,
+        box,
+        box.height if upright else box.width,
+        bold=weight >= 600,
+        angle=(angle - space.rotation) % 360,
+        invisible=mode == 3,
+    )
+
+
+_HAS_MODE = hasattr(raw, "FPDFText_GetTextRenderMode")
+
+
+def _objects(page: Any, space: _Space) -> tuple[list[Box], list[Box], int]:
+    paths: list[Box] = []
+    images: list[Box] = []
+    total = raw.FPDFPage_CountObjects(page.raw)
+    a, b, c, d = (ctypes.c_float() for _ in range(4))
+    at = (ctypes.byref(a), ctypes.byref(b), ctypes.byref(c), ctypes.byref(d))
+    for i in range(min(total, MAX_OBJECTS)):
+        thing = raw.FPDFPage_GetObject(page.raw, i)
+        kind = raw.FPDFPageObj_GetType(thing)
+        if kind == raw.FPDF_PAGEOBJ_TEXT or not raw.FPDFPageObj_GetBounds(thing, *at):
+            continue
+        box = space.box(a.value, b.value, c.value, d.value)
+        if kind == raw.FPDF_PAGEOBJ_PATH:
+            paths.append(box)
+        elif kind in {raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM, raw.FPDF_PAGEOBJ_SHADING}:
+            images.append(box)
+    return paths, images, total
+
+
+def render(
+    document: Any, number: int, *, dpi: float = 72, long_side: int = 2200, gray: bool = False
+) -> Any:
+    """A page as a Pillow image at that resolution, or less: `long_side` caps the pixels."""
+    page = document[number - 1]
+    try:
+        width, height = page.get_size()
+        scale = min(dpi / 72, long_side / max(width, height, 1.0))
+        bitmap = page.render(scale=max(scale, 1e-4), grayscale=gray)
+        try:
+            return bitmap.to_pil().copy()
+        finally:
+            bitmap.close()
+    finally:
+        page.close()
+
+
+def page_image(path: Path, number: int, width: int, password: str | None = None) -> bytes:
+    """A page as WebP, `width` pixels wide; runs in a page process."""
+    with opened(path, password) as document:
+        across, down = page_size(document, number)
+        long_side = round(width * max(1.0, down / max(across, 1.0)))
+        picture = render(document, number, dpi=72 * width / max(across, 1.0), long_side=long_side)
+        out = io.BytesIO()
+        picture.convert("RGB").save(out, "WEBP", quality=80, method=2)
+        return out.getvalue()
+
+
+def is_scan(document: Any, number: int) -> bool:
+    """A page of pictures without text: cheap, for the estimate."""
+    page = document[number - 1]
+    try:
+        text = page.get_textpage()
+        try:
+            characters = raw.FPDFText_CountChars(text.raw)
+        finally:
+            text.close()
+        if characters >= 25:
+            return False
+        space = _Space(page)
+        _, images, _ = _objects(page, space)
+        area = max(space.width * space.height, 1.0)
+        return any(image.area > 0.4 * area for image in images)
+    finally:
+        page.close()

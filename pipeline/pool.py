@@ -1,0 +1,183 @@
+"""Page processes: small, capped, killable children in which PDFs are opened.
+
+`Pool.run` calls a module-level function in a child and returns its answer. A child has a memory
+limit, each call a time limit; when it dies, hangs or is cancelled it is killed and replaced. Knows
+nothing of PDFs. The child is this module run as a program, so that it imports nothing of its parent.
+"""
+
+import ctypes
+import os
+import queue
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from errors import QuireError, Unavailable
+
+_TICK = 0.05
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class PageProcessDied(QuireError):
+    """The child was killed by the system, by its memory limit or by its time limit."""
+
+
+class Cancelled(QuireError):
+    """The caller no longer wants the answer."""
+
+
+class _Child:
+    def __init__(self, memory_mb: int) -> None:
+        ours, theirs = socket.socketpair()
+        os.set_inheritable(theirs.fileno(), True)
+        self.calls = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.pool", str(theirs.fileno()), str(memory_mb)],
+            pass_fds=[theirs.fileno()],
+            cwd=_ROOT,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self.pipe = Connection(ours.detach())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+
+
+class Pool:
+    """At most `processes` children; any number of threads may call `run`."""
+
+    def __init__(self, processes: int, *, memory_mb: int = 1500, recycle_after: int = 50) -> None:
+        self._memory_mb = memory_mb
+        self._recycle_after = recycle_after
+        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        self._closed = False
+        for _ in range(processes):
+            self._idle.put(None)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        seconds: float,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        """The function's answer, or its QuireError. `seconds` count from when a child is free."""
+        child = self._take(cancelled)
+        alive = False
+        try:
+            child.pipe.send((function, arguments, seconds))
+            answer = self._wait(child, seconds, cancelled)
+            alive = child.calls < self._recycle_after
+            child.calls += 1
+        finally:
+            if not alive:
+                child.kill()
+            self._idle.put(child if alive else None)
+        if isinstance(answer, QuireError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self._closed = True
+        while True:
+            try:
+                child = self._idle.get_nowait()
+            except queue.Empty:
+                return
+            if child is not None:
+                child.kill()
+
+    def _take(self, cancelled: Callable[[], bool]) -> _Child:
+        while not self._closed:
+            if cancelled():
+                raise _cancelled()
+            try:
+                return self._idle.get(timeout=_TICK) or _Child(self._memory_mb)
+            except queue.Empty:
+                continue
+        raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
+
+    def _wait(self, child: _Child, seconds: float, cancelled: Callable[[], bool]) -> Any:
+        limit = time.monotonic() + seconds
+        while not child.pipe.poll(_TICK):
+            if cancelled():
+                raise _cancelled()
+            if time.monotonic() > limit:
+                raise PageProcessDied(
+                    "page_timeout",
+                    f"Reading took longer than {seconds:.0f} s.",
+                    "Try these pages again with another strategy.",
+                )
+        try:
+            return child.pipe.recv()
+        except (EOFError, ConnectionResetError) as problem:
+            raise PageProcessDied(
+                "page_process_died",
+                "Reading needed too much memory or broke the reader.",
+                "Try these pages again with another strategy.",
+            ) from problem
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
+
+
+def serve(pipe: Connection) -> None:
+    """The child's loop: one call at a time until the parent is gone."""
+    while True:
+        try:
+            function, arguments, seconds = pipe.recv()
+        except EOFError:
+            return
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        spent = int(used.ru_utime + used.ru_stime)
+        resource.setrlimit(resource.RLIMIT_CPU, (spent + int(seconds) + 5, resource.RLIM_INFINITY))
+        try:
+            answer = function(*arguments)
+        except QuireError as problem:
+            answer = problem
+        except MemoryError:
+            answer = PageProcessDied(
+                "page_process_died",
+                "Reading needed too much memory or broke the reader.",
+                "Try these pages again with another strategy.",
+            )
+        pipe.send(answer)
+
+
+def main(arguments: list[str]) -> None:
+    """Limits first, then the loop; dies with its parent."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+    os.environ["OMP_THREAD_LIMIT"] = "1"  # tesseract reads it when it is loaded, later
+    limit = int(arguments[1]) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    serve(Connection(int(arguments[0])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
