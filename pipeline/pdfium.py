@@ -13,6 +13,7 @@ from typing import Any
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
+from pypdfium2 import PdfiumError
 
 from errors import InputError
 from pipeline.page import Box, PageContent, Word
@@ -27,7 +28,7 @@ def opened(path: Path, password: str | None = None) -> Iterator[Any]:
     """The document; password_required, password_wrong or damaged_pdf otherwise."""
     try:
         document = pdfium.PdfDocument(path, password=password)
-    except pdfium.PdfiumError as problem:
+    except PdfiumError as problem:
         if getattr(problem, "err_code", None) == _PASSWORD_NEEDED:
             if password:
                 raise InputError(
@@ -80,7 +81,7 @@ class _Space:
 
 def content(document: Any, number: int) -> PageContent:
     """Words in the order the page draws them, paths and pictures of one page, from 1."""
-    page = document[number - 1]
+    page = _page(document, number)
     try:
         space = _Space(page)
         text = page.get_textpage()
@@ -102,6 +103,15 @@ def content(document: Any, number: int) -> PageContent:
         )
     finally:
         page.close()
+
+
+def _page(document: Any, number: int) -> Any:
+    try:
+        return document[number - 1]
+    except PdfiumError as problem:
+        raise InputError(
+            "page_unreadable", "This page is damaged.", "Check the page in a PDF program."
+        ) from problem
 
 
 def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
@@ -201,7 +211,7 @@ def render(
     document: Any, number: int, *, dpi: float = 72, long_side: int = 2200, gray: bool = False
 ) -> Any:
     """A page as a Pillow image at that resolution, or less: `long_side` caps the pixels."""
-    page = document[number - 1]
+    page = _page(document, number)
     try:
         width, height = page.get_size()
         scale = min(dpi / 72, long_side / max(width, height, 1.0))
@@ -227,7 +237,10 @@ def page_image(path: Path, number: int, width: int, password: str | None = None)
 
 def is_scan(document: Any, number: int) -> bool:
     """A page of pictures without text: cheap, for the estimate."""
-    page = document[number - 1]
+    try:
+        page = _page(document, number)
+    except InputError:
+        return False
     try:
         text = page.get_textpage()
         try:

@@ -1,0 +1,412 @@
+"""Pages into unstructured Elements in reading order, in checkpointed batches.
+
+`read_pages` runs inside a page process; `partition_batch` in the parent asks the pool for it and
+writes what came back, once. What an element is does not depend on the batch it was read in. Knows
+nothing of jobs, chunks or stores.
+"""
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tablers
+from unstructured.documents import elements as kinds
+from unstructured.documents.coordinates import PixelSpace
+
+from errors import InputError, QuireError
+from pipeline import pdfium
+from pipeline.page import Box, PageContent
+from pipeline.pool import PageProcessDied, Pool
+from pipeline.readers import figures, ocr, reference, tables, text
+from pipeline.readers.text import Block
+from pipeline.router import STRATEGIES, Route, route
+from pipeline.source import Probe
+
+VERSION = "1"
+FIRST_BATCH = 2
+BATCH = 8
+CROP_DPI = 110
+OCR_DPI = 150
+OCR_LONG_SIDE = 2200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionOptions:
+    """`languages` are ISO 639-1 codes or tesseract's own names, for OCR."""
+
+    strategy: str = "auto"
+    languages: tuple[str, ...] = ()
+
+    def checked(self) -> "PartitionOptions":
+        if self.strategy == "hi_res":
+            raise InputError(
+                "layout_model_missing",
+                "The strategy hi_res needs a layout model, and none is set up here.",
+                "Use auto.",
+            )
+        if self.strategy not in STRATEGIES:
+            raise InputError(
+                "strategy_unknown",
+                f"There is no strategy {self.strategy!r}.",
+                f"Use one of: {', '.join(STRATEGIES)}.",
+            )
+        return self
+
+    def version(self) -> str:
+        """Names what the elements were made with; part of their folder's name."""
+        seen = json.dumps([VERSION, self.strategy, list(self.languages)])
+        return f"v{VERSION}-{self.strategy}-{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRecord:
+    """How one page was read; `error` is set when it was not."""
+
+    page: int
+    reader: str
+    reason: str
+    seconds: float
+    elements: int
+    error: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Pages `first` to `last`, counted from 1, both included."""
+
+    index: int
+    first: int
+    last: int
+
+    @property
+    def pages(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResult:
+    batch: Batch
+    pages: tuple[PageRecord, ...]
+    path: Path
+
+
+def plan(probe: Probe, size: int = BATCH) -> tuple[Batch, ...]:
+    """A small first batch, so that something shows at once, then equal ones."""
+    starts = [1, *range(FIRST_BATCH + 1, probe.pages + 1, size)]
+    ends = [s - 1 for s in starts[1:]] + [probe.pages]
+    return tuple(
+        Batch(index=i, first=a, last=b)
+        for i, (a, b) in enumerate(zip(starts, ends, strict=True))
+        if b >= a
+    )
+
+
+def partition_batch(
+    pool: Pool,
+    path: Path,
+    batch: Batch,
+    options: PartitionOptions,
+    *,
+    out: Path,
+    crops: Path,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> BatchResult:
+    """Read the batch in the pool and write `out/batch-00000.jsonl`, unless it is there already.
+
+    A batch whose process dies is halved down to the page; a page that cannot be read becomes a
+    record with its reason.
+    """
+    target = out / f"batch-{batch.index:05d}.jsonl"
+    if not target.exists():
+        crops.mkdir(parents=True, exist_ok=True)
+        records, elements = _bisect(pool, path, batch, options, crops=crops, cancelled=cancelled)
+        names = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
+        write_once(out / f"batch-{batch.index:05d}.crops", "\n".join(names))
+        lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
+        lines += [json.dumps(e, ensure_ascii=False) for e in elements]
+        write_once(target, "\n".join(lines) + "\n")
+    pages, _ = read_batch(target)
+    return BatchResult(batch=batch, pages=tuple(pages), path=target)
+
+
+def write_once(path: Path, content: str) -> None:
+    """Whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    aside.write_text(content, encoding="utf-8", errors="replace")
+    aside.replace(path)
+
+
+def read_batch(path: Path) -> tuple[list[PageRecord], list[dict[str, Any]]]:
+    """The page records and the element dicts of a checkpoint."""
+    with path.open(encoding="utf-8") as file:
+        head = json.loads(next(file))
+        return [PageRecord(**r) for r in head["pages"]], [json.loads(line) for line in file]
+
+
+def _bisect(
+    pool: Pool,
+    path: Path,
+    batch: Batch,
+    options: PartitionOptions,
+    *,
+    crops: Path,
+    cancelled: Callable[[], bool],
+) -> tuple[list[PageRecord], list[dict[str, Any]]]:
+    try:
+        answer: tuple[list[PageRecord], list[dict[str, Any]]] = pool.run(
+            read_pages,
+            path,
+            batch.first,
+            batch.last,
+            options,
+            crops,
+            seconds=10 + 20 * batch.pages,
+            cancelled=cancelled,
+        )
+        return answer
+    except PageProcessDied as problem:
+        if batch.pages == 1:
+            return [_failed(batch.first, problem, 0.0)], []
+        middle = (batch.first + batch.last) // 2
+        left = _bisect(
+            pool, path, replace(batch, last=middle), options, crops=crops, cancelled=cancelled
+        )
+        right = _bisect(
+            pool, path, replace(batch, first=middle + 1), options, crops=crops, cancelled=cancelled
+        )
+        return left[0] + right[0], left[1] + right[1]
+
+
+def _failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
+    return PageRecord(
+        page=page,
+        reader="failed",
+        reason=problem.message,
+        seconds=round(seconds, 4),
+        elements=0,
+        error=problem.as_dict(),
+    )
+
+
+# Inside a page process
+
+
+def read_pages(
+    path: Path, first: int, last: int, options: PartitionOptions, crops: Path
+) -> tuple[list[PageRecord], list[dict[str, Any]]]:
+    """Records and element dicts of a page range; crops are written under their hash."""
+    records: list[PageRecord] = []
+    found: list[dict[str, Any]] = []
+    if options.strategy == "reference":
+        started = time.perf_counter()
+        found = reference.read(path, first, last, options.languages)
+        each = (time.perf_counter() - started) / (last - first + 1)
+        for number in range(first, last + 1):
+            count = sum(e["metadata"].get("page_number") == number for e in found)
+            records.append(
+                PageRecord(
+                    page=number, reader="reference", reason="as asked", seconds=each, elements=count
+                )
+            )
+        return records, found
+    with pdfium.opened(path) as document:
+        ruled = _tablers(path)
+        for number in range(first, last + 1):
+            started = time.perf_counter()
+            try:
+                reader, made = _read_page(document, ruled, number, options, crops)
+            except QuireError as problem:
+                if not problem.permanent:
+                    raise
+                records.append(_failed(number, problem, time.perf_counter() - started))
+                continue
+            records.append(
+                PageRecord(
+                    page=number,
+                    reader=reader.reader,
+                    reason=reader.reason,
+                    seconds=round(time.perf_counter() - started, 4),
+                    elements=len(made),
+                )
+            )
+            found += made
+        if ruled is not None:
+            ruled.close()
+    return records, found
+
+
+def _tablers(path: Path) -> Any | None:
+    try:
+        return tablers.Document(path)
+    except (RuntimeError, ValueError):
+        return None  # pdfium opened it; only the ruled-table search does without
+
+
+def _read_page(
+    document: Any, ruled: Any | None, number: int, options: PartitionOptions, crops: Path
+) -> tuple[Route, list[dict[str, Any]]]:
+    content = pdfium.content(document, number)
+    chosen = route(content, options.strategy)
+    if chosen.reader == "blank":
+        return chosen, []
+    writer = _Writer(document, content, crops, options.languages)
+    if chosen.reader == "ocr":
+        picture = pdfium.render(document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True)
+        answer = ocr.read(picture, content.width, content.height, options.languages)
+        note = f"{chosen.reason}; confidence {answer.confidence:.0f}"
+        if answer.turned:
+            note += f"; turned by {answer.turned}°"
+        if not answer.blocks:
+            if content.characters >= 25:
+                return _text_page(content, ruled, writer, Route("text", f"{note}; OCR found none"))
+            return Route("ocr", f"{note}; no text found"), writer.pictures(content)
+        return Route("ocr", note), writer.blocks(answer.blocks)
+    return _text_page(content, ruled, writer, chosen)
+
+
+def _text_page(
+    content: PageContent, ruled: Any | None, writer: "_Writer", chosen: Route
+) -> tuple[Route, list[dict[str, Any]]]:
+    page = ruled.get_page(content.number - 1) if ruled is not None else None
+    found = tables.find_tables(content, page)
+    boxes = [t.box for t in found]
+    pictures = figures.find_figures(content, boxes)
+    taken = [*boxes, *pictures]
+    free = [
+        (i, w) for i, w in enumerate(content.words) if not any(_within(w.box, b) for b in taken)
+    ]
+    blocks = text.read(content, free)
+    placed: list[tuple[float, int, Any]] = [(b.index, 1, b) for b in blocks]
+    for thing, box in [*((t, t.box) for t in found), *((p, p) for p in pictures)]:
+        placed.append((_place(content, blocks, box), 0, thing))
+    placed.sort(key=lambda item: item[:2])
+    return chosen, writer.mixed([thing for _, _, thing in placed])
+
+
+def _within(word: Box, box: Box) -> bool:
+    x, y = (word.x0 + word.x1) / 2, (word.y0 + word.y1) / 2
+    return box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1
+
+
+def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
+    """Where a table or figure comes among the blocks: at its own first word, else before the
+    nearest block below it."""
+    inside = [i for i, w in enumerate(content.words) if _within(w.box, box)]
+    if inside:
+        return min(inside)
+    below = [
+        b for b in blocks if b.box.y0 >= box.y1 - 4 and b.box.x0 < box.x1 and b.box.x1 > box.x0
+    ]
+    if below:
+        return min(below, key=lambda b: b.box.y0).index - 0.5
+    return max((b.index for b in blocks), default=0) + 0.5
+
+
+class _Writer:
+    """Blocks, tables and figures of one page as element dicts; renders the page on first need."""
+
+    def __init__(
+        self, document: Any, content: PageContent, crops: Path, languages: tuple[str, ...]
+    ) -> None:
+        self._document = document
+        self._content = content
+        self._crops = crops
+        self._languages = list(languages) or None
+        self._picture: Any = None
+        self._made: list[dict[str, Any]] = []
+
+    def blocks(self, blocks: Iterable[Block]) -> list[dict[str, Any]]:
+        for block in blocks:
+            self._add(getattr(kinds, _CLASS.get(block.kind, "Text")), block.text, block.box)
+        return self._made
+
+    def mixed(self, things: Iterable[Any]) -> list[dict[str, Any]]:
+        for thing in things:
+            if isinstance(thing, Block):
+                self.blocks([thing])
+            elif isinstance(thing, tables.Table):
+                self._add(
+                    kinds.Table,
+                    thing.text,
+                    thing.box,
+                    text_as_html=tables.to_html(thing),
+                    image_path=self._crop(thing.box),
+                )
+            else:
+                inner = [w.text for w in self._content.words if _within(w.box, thing)]
+                self._add(kinds.Image, " ".join(inner), thing, image_path=self._crop(thing))
+        return self._made
+
+    def pictures(self, content: PageContent) -> list[dict[str, Any]]:
+        """A page that is only a picture: the picture itself."""
+        return self.mixed([Box(0, 0, content.width, content.height)])
+
+    def _add(self, kind: Any, words: str, box: Box, **metadata: Any) -> None:
+        number = self._content.number
+        element = kind(
+            text=words,
+            metadata=kinds.ElementMetadata(page_number=number, languages=self._languages),
+            coordinates=((box.x0, box.y0), (box.x0, box.y1), (box.x1, box.y1), (box.x1, box.y0)),
+            coordinate_system=PixelSpace(
+                width=round(self._content.width, 2), height=round(self._content.height, 2)
+            ),
+        )
+        element.id_to_hash(len(self._made))
+        made = element.to_dict()
+        made["metadata"].update({k: v for k, v in metadata.items() if v is not None})
+        points = made["metadata"]["coordinates"]["points"]
+        made["metadata"]["coordinates"]["points"] = [[round(x, 2), round(y, 2)] for x, y in points]
+        self._made.append(made)
+
+    def _crop(self, box: Box) -> str | None:
+        """The name of the crop, written under the hash of its bytes."""
+        if self._picture is None:
+            self._picture = pdfium.render(
+                self._document, self._content.number, dpi=CROP_DPI, long_side=3000
+            ).convert("RGB")
+        scale = self._picture.size[0] / max(self._content.width, 1.0)
+        bounds = (
+            max(0, int(box.x0 * scale) - 2),
+            max(0, int(box.y0 * scale) - 2),
+            min(self._picture.size[0], int(box.x1 * scale) + 3),
+            min(self._picture.size[1], int(box.y1 * scale) + 3),
+        )
+        if bounds[2] <= bounds[0] or bounds[3] <= bounds[1]:
+            return None
+        out = io.BytesIO()
+        self._picture.crop(bounds).save(out, "JPEG", quality=80)
+        name = f"{hashlib.sha256(out.getvalue()).hexdigest()}.jpg"
+        path = self._crops / name
+        if not path.exists():
+            aside = path.with_name(f".{name}.{os.getpid()}")
+            aside.write_bytes(out.getvalue())
+            aside.replace(path)
+        return name
+
+
+_CLASS = {
+    name: name
+    for name in (
+        "Title",
+        "NarrativeText",
+        "ListItem",
+        "FigureCaption",
+        "CodeSnippet",
+        "Header",
+        "Footer",
+        "Formula",
+    )
+}
+
+
+def document_elements(batches: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """All element dicts of a document in page order."""
+    for path in batches:
+        yield from read_batch(path)[1]

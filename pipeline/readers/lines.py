@@ -1,0 +1,100 @@
+"""Words into lines, lines into segments: geometry that text and table readers share."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.page import Box, Word
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Words side by side without a wide gap; `index` is the drawing order of its first word."""
+
+    words: tuple[Word, ...]
+    box: Box
+    index: int
+
+    @property
+    def text(self) -> str:
+        return " ".join(w.text for w in self.words)
+
+    @property
+    def size(self) -> float:
+        return statistics.median(w.size for w in self.words)
+
+    @property
+    def bold(self) -> bool:
+        return sum(w.bold for w in self.words) > len(self.words) / 2
+
+
+def segment(words: Sequence[Word], index: int) -> Segment:
+    box = words[0].box
+    for word in words[1:]:
+        box = box.union(word.box)
+    return Segment(tuple(words), box, index)
+
+
+def drawn(words: Sequence[Word], gap: float = 1.0) -> list[Segment]:
+    """Segments in drawing order: a word joins the one before on the same line, to its right and
+    nearer than `gap` times its size."""
+    found: list[Segment] = []
+    current: list[Word] = []
+    start = 0
+    for i, word in enumerate(words):
+        if current and not _continues(current[-1], word, gap):
+            found.append(segment(current, start))
+            current = []
+        if not current:
+            start = i
+        current.append(word)
+    if current:
+        found.append(segment(current, start))
+    return found
+
+
+def _continues(last: Word, word: Word, gap: float) -> bool:
+    a, b = last.box, word.box
+    if last.angle != word.angle:
+        return False
+    if 15 < word.angle < 345:  # turned text: near in either direction
+        return (
+            max(a.x0, b.x0) - min(a.x1, b.x1) < gap * word.size
+            and max(a.y0, b.y0) - min(a.y1, b.y1) < gap * word.size
+        )
+    shared = min(a.y1, b.y1) - max(a.y0, b.y0)
+    size = max(last.size, word.size)
+    return (
+        shared > 0.4 * min(a.height, b.height)
+        and b.x0 - a.x1 < gap * size
+        and b.x0 > a.x0 - 0.3 * size
+    )
+
+
+def rows(words: Iterable[Word]) -> list[list[Word]]:
+    """Lines over the whole width, top down, each from left to right."""
+    found: list[list[Word]] = []
+    bands: list[tuple[float, float]] = []
+    for word in sorted(words, key=lambda w: (w.box.y0 + w.box.y1) / 2):
+        middle = (word.box.y0 + word.box.y1) / 2
+        for i in range(len(found) - 1, max(-1, len(found) - 5), -1):
+            top, bottom = bands[i]
+            shared = min(bottom, word.box.y1) - max(top, word.box.y0)
+            low = min(bottom - top, word.box.height)
+            if top - 0.5 <= middle <= bottom + 0.5 and shared > 0.35 * low:
+                found[i].append(word)
+                break
+        else:
+            found.append([word])
+            bands.append((word.box.y0, word.box.y1))
+    return [sorted(line, key=lambda w: w.box.x0) for line in found]
+
+
+def split(line: Sequence[Word], gap: float) -> list[Segment]:
+    """A line cut where the space between two words is at least `gap` points."""
+    parts: list[list[Word]] = [[line[0]]]
+    for word in line[1:]:
+        if word.box.x0 - max(w.box.x1 for w in parts[-1]) >= gap:
+            parts.append([])
+        parts[-1].append(word)
+    return [segment(part, 0) for part in parts]

@@ -1,0 +1,41 @@
+"""Which reader a page gets, from cheap signals, and why. Decides only; reads nothing."""
+
+from typing import NamedTuple
+
+from pipeline.page import PageContent
+
+STRATEGIES = ("auto", "fast", "ocr_only", "hi_res", "reference")
+
+
+class Route(NamedTuple):
+    """`reader` is `text`, `ocr` or `blank`."""
+
+    reader: str
+    reason: str
+
+
+def route(content: PageContent, strategy: str) -> Route:
+    """The reader for a page under `auto`, `fast` or `ocr_only`."""
+    inked = bool(content.paths or content.images or content.words)
+    if strategy == "fast":
+        if content.words:
+            return Route("text", "text layer, as asked")
+        return Route("blank", "no text layer, and only the text layer was asked for")
+    if not inked:
+        return Route("blank", "no text and no ink")
+    if strategy == "ocr_only":
+        return Route("ocr", "as asked")
+    page = max(content.width * content.height, 1.0)
+    cover = sum(b.area for b in content.images) / page
+    if content.characters < 25:
+        if cover > 0.4:
+            return Route("ocr", f"a picture covers {min(cover, 1):.0%} of the page")
+        if len(content.paths) > 200 or content.objects > 500:
+            return Route("ocr", "drawn, with hardly any text")
+        if content.images:
+            return Route("ocr", "pictures and hardly any text")
+        if not content.words:
+            return Route("blank", "lines only, no text")
+    if content.garbled > 0.1:
+        return Route("ocr", f"{content.garbled:.0%} of the text layer is unreadable")
+    return Route("text", "text layer")
