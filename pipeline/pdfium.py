@@ -150,7 +150,12 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
             height = max(y1 - y0, d - c, 1.0)
             vertical = y1 - y0 > 2 * (x1 - x0) and len(letters) > 1
             apart = min(y1, d) - max(y0, c) < 0.05 * height - 1.5
-            if not vertical and (a - x1 > 0.28 * height + 0.6 or a < x0 - 1 or apart):
+            gap = 0.28 * height + 0.6
+            if is_rtl(letter):
+                away = x0 - b > gap or b > x1 + 1
+            else:
+                away = a - x1 > gap or a < x0 - 1
+            if not vertical and (away or apart):
                 close()
         if letters:
             x0, y0, x1, y1 = min(x0, a), min(y0, c), max(x1, b), max(y1, d)
@@ -159,6 +164,11 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
         letters.append(letter)
     close()
     return words, seen, bad
+
+
+def is_rtl(letter: str) -> bool:
+    """Hebrew, Arabic and their neighbours, presentation forms included."""
+    return "\u0590" <= letter <= "\u08ff" or "\ufb1d" <= letter <= "\ufefc"
 
 
 def _word(

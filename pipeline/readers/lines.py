@@ -64,11 +64,17 @@ def _continues(last: Word, word: Word, gap: float) -> bool:
         )
     shared = min(a.y1, b.y1) - max(a.y0, b.y0)
     size = max(last.size, word.size)
+    if _rtl(last) or _rtl(word):
+        return shared > 0.4 * min(a.height, b.height) and a.x0 - b.x1 < gap * size and b.x0 < a.x1
     return (
         shared > 0.4 * min(a.height, b.height)
         and b.x0 - a.x1 < gap * size
         and b.x0 > a.x0 - 0.3 * size
     )
+
+
+def _rtl(word: Word) -> bool:
+    return any("\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" for c in word.text)
 
 
 def rows(words: Iterable[Word]) -> list[list[Word]]:

@@ -17,10 +17,10 @@ _ITEM = re.compile(
 )
 _BULLET = re.compile(r"[•▪●○■◦‣⁃∙·\uf0b7\uf0a7]")
 _CAPTION = re.compile(r"(fig(ure|\.)?|abb(ildung|\.)?|table|tab\.|tableau|tabelle)\s*\d", re.I)
+_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
 _CODE = re.compile(
     r"(^|\s)(def |class |import |return |#include|function |var |let |const |\{|\};?)"
 )
-_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,8 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
     if not 0.72 <= s.size / height <= 1.4:
         return False
     same_line = min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5 * min(a.height, b.height)
+    if same_line and _RTL.search(s.text):
+        return a.x0 - b.x1 < 2.2 * height
     if same_line:
         return b.x0 >= a.x1 - 1 and b.x0 - a.x1 < 2.2 * height
     if _ITEM.match(s.text) or _BULLET.match(s.text):
@@ -154,8 +156,3 @@ def _classify(
     if len(_CODE.findall(text)) >= 2:
         return "CodeSnippet"
     return "UncategorizedText"
-
-
-def right_to_left(words: Sequence[Word]) -> float:
-    """The share of words in a script written from right to left."""
-    return sum(bool(_RTL.search(w.text)) for w in words) / len(words) if words else 0.0
