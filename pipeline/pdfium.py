@@ -151,9 +151,8 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
             vertical = y1 - y0 > 2 * (x1 - x0) and len(letters) > 1
             apart = min(y1, d) - max(y0, c) < 0.05 * height - 1.5
             gap = 0.28 * height + 0.6
-            if is_rtl(letter):
-                away = x0 - b > gap or b > x1 + 1
-            else:
+            away = x0 - b > gap or b > x1 + 1
+            if not is_rtl(letter):
                 away = a - x1 > gap or a < x0 - 1
             if not vertical and (away or apart):
                 close()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +63,8 @@ class Pool:
         self._recycle_after = recycle_after
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         self._closed = False
+        # A child dies with the thread that started it (prctl), so one thread starts them all.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="page-process-starter")
         for _ in range(processes):
             self._idle.put(None)
 
@@ -105,6 +108,7 @@ class Pool:
             try:
                 child = self._idle.get_nowait()
             except queue.Empty:
+                self._starter.shutdown(wait=False)
                 return
             if child is not None:
                 child.kill()
@@ -114,9 +118,10 @@ class Pool:
             if cancelled():
                 raise _cancelled()
             try:
-                return self._idle.get(timeout=_TICK) or _Child(self._memory_mb)
+                free = self._idle.get(timeout=_TICK)
             except queue.Empty:
                 continue
+            return free or self._starter.submit(_Child, self._memory_mb).result()
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
     def _wait(self, child: _Child, seconds: float, cancelled: Callable[[], bool]) -> Any:

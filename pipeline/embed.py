@@ -1,0 +1,49 @@
+"""Chunks into records: a vector from an `encode` callable and flat metadata. Knows no model."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.chunk import Chunk
+from storage.chroma import Record
+
+Encode = Callable[[Sequence[str]], list[list[float]]]
+
+
+def records(
+    chunks: Sequence[Chunk], encode: Encode, *, source_id: str, filename: str, model: str
+) -> list[Record]:
+    """One record per chunk; ids come from content, so the same chunks give the same records."""
+    vectors = encode([c.text for c in chunks])
+    made = {
+        c.record_id(source_id): Record(
+            id=c.record_id(source_id),
+            document=c.text,
+            embedding=v,
+            metadata=metadata(c, source_id=source_id, filename=filename, model=model),
+        )
+        for c, v in zip(chunks, vectors, strict=True)
+    }
+    return list(made.values())
+
+
+def metadata(chunk: Chunk, *, source_id: str, filename: str, model: str) -> dict[str, Any]:
+    """Scalars and lists of one type, as Chroma takes them; keys without a value are left out."""
+    values: dict[str, Any] = {
+        "source_id": source_id,
+        "filename": filename,
+        "page": chunk.pages[0],
+        "last_page": chunk.pages[-1],
+        "page_numbers": list(chunk.pages),
+        "boxes": json.dumps(chunk.boxes),
+        "element_type": chunk.kind,
+        "element_types": list(chunk.element_types),
+        "element_ids": list(chunk.element_ids),
+        "section_titles": list(chunk.section_titles),
+        "languages": list(chunk.languages),
+        "table_html": chunk.table_html,
+        "image": chunk.image,
+        "caption": chunk.caption,
+        "model": model,
+    }
+    return {k: v for k, v in values.items() if v not in (None, [], "")}
