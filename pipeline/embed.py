@@ -2,12 +2,29 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.chunk import Chunk
 from storage.chroma import Record
 
 Encode = Callable[[Sequence[str]], list[list[float]]]
+
+
+class Encoder(Protocol):
+    """A loaded model, as `models.py` makes it; the stages know no more of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+    def encode_query(self, text: str) -> list[float]: ...
 
 
 def records(

@@ -25,7 +25,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class LoadedModel:
     """A loaded model: texts to unit vectors, the same for any batch size up to rounding."""
 
     name: str
@@ -69,7 +69,7 @@ class Encoder:
         return vectors
 
 
-def load_encoder(name: str, *, threads: int | None = None) -> Encoder:
+def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
     """The model on the best device here; bfloat16 where the processor computes in it."""
     if threads:
         torch.set_num_threads(threads)
@@ -93,7 +93,7 @@ def load_encoder(name: str, *, threads: int | None = None) -> Encoder:
         raise InputError(
             "model_unusable", f"{name} gives no vectors.", "Use a sentence-transformers model."
         )
-    return Encoder(name=name, dimension=int(dimension), device=device, model=model)
+    return LoadedModel(name=name, dimension=int(dimension), device=device, model=model)
 
 
 def _precision(device: str) -> Any:

@@ -87,6 +87,13 @@ _deliveries = Table(
     Column("reason", Text),
     Column("at", Float, nullable=False),
 )
+_events = Table(
+    "events",
+    _meta,
+    Column("job", String(64), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("body", Text, nullable=False),
+)
 
 FINISHED = ("succeeded", "partial", "failed", "cancelled")
 
@@ -343,6 +350,32 @@ class Catalog:
                 values["status"] = status
             if values:
                 db.execute(update(_jobs).where(_jobs.c.id == job_id).values(**values))
+
+    # Events: append-only, numbered from 1 without a gap
+
+    def append_event(self, job_id: str, seq: int, body: Mapping[str, Any]) -> None:
+        """The same number again changes nothing: a step that is repeated after a crash writes
+        what it wrote before."""
+        try:
+            with self._engine.begin() as db:
+                db.execute(insert(_events).values(job=job_id, seq=seq, body=json.dumps(body)))
+        except IntegrityError:
+            return
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        query = (
+            select(_events)
+            .where(_events.c.job == job_id, _events.c.seq > after)
+            .order_by(_events.c.seq)
+            .limit(limit)
+        )
+        with self._engine.connect() as db:
+            return [{"seq": r.seq, **json.loads(r.body)} for r in db.execute(query)]
+
+    def last_event(self, job_id: str) -> int:
+        query = select(func.max(_events.c.seq)).where(_events.c.job == job_id)
+        with self._engine.connect() as db:
+            return int(db.execute(query).scalar() or 0)
 
     # Deliveries
 

@@ -1,0 +1,391 @@
+"""The engine seam: submit, watch, status, cancel, retry, list. Nothing above it knows DBOS.
+
+Both processes hold one. A job is a row of the catalogue, its history a numbered list of events, its
+execution a DBOS workflow in the worker process, named here so that both sides agree. Knows nothing
+of PDFs beyond the cheap upload checks.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import time
+import unicodedata
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+
+from errors import InputError, QuireError, Refused, Unavailable
+from pipeline.chunk import ChunkOptions
+from pipeline.partition import PartitionOptions
+from pipeline.source import check_upload, digest
+from settings import Settings
+from storage.catalog import FINISHED, Catalog, JobRow
+from storage.paths import Paths
+
+APPLICATION = "quire"
+APPLICATION_VERSION = "ingest-1"
+WORKFLOW = "ingest_v1"
+QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX = "jobs", "pages", "index"
+STAGES = ("probe", "partition", "chunk", "embed", "index", "save", "notify")
+MAX_ACTIVE = 200
+_POLL = 0.4
+_KEEP_ALIVE = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One file of a submit; `path` is the upload and is moved into the user's sources."""
+
+    path: Path
+    filename: str
+    collection: str = "default"
+    partition: PartitionOptions = field(default_factory=PartitionOptions)
+    chunk: ChunkOptions = field(default_factory=ChunkOptions)
+    notify: str | None = None
+    password: str | None = None
+
+
+def catalog_url(settings: Settings, paths: Paths) -> str:
+    """The catalogue is beside the job database: a file of its own, or the same Postgres."""
+    url = settings.database_url
+    return url if url.startswith("postgres") else f"sqlite:///{paths.catalog}"
+
+
+@dataclass(slots=True)
+class Jobs:
+    """All jobs of all users; every public method takes the caller's user key first."""
+
+    settings: Settings
+    paths: Paths
+    catalog: Catalog
+    _client: DBOSClient | None = None
+
+    def submit(self, user: str, request: Request) -> dict[str, Any]:
+        """Check, store, enqueue: a job at once. A file that is refused is a failed job with its
+        reason; the same file with the same options is the job there was, marked `duplicate`."""
+        request = replace(
+            request,
+            filename=display_name(request.filename),
+            partition=request.partition,
+            chunk=request.chunk.checked(),
+        )
+        collection = self.catalog.create_collection(user, request.collection)
+        try:
+            request.partition.checked()
+            check_upload(request.path, max_mb=self.settings.max_file_mb)
+            self._admit(user, request.path)
+        except QuireError as problem:
+            return self._refused(user, collection.id, request, problem)
+        sha256, size = digest(request.path)
+        spec = {
+            "user": user,
+            "collection": collection.id,
+            "sha256": sha256,
+            "bytes": size,
+            "filename": request.filename,
+            "strategy": request.partition.strategy,
+            "languages": list(request.partition.languages),
+            "chunk": asdict(request.chunk),
+            "locked": request.password is not None,
+        }
+        stem = _job_id(user, spec)
+        runs = self.catalog.runs(user, stem)
+        if runs and runs[-1].status not in {"failed", "cancelled"}:
+            return {
+                **self._shown(runs[-1]),
+                "duplicate": True,
+                "message": "This file was submitted before; this is that job.",
+            }
+        job_id = f"{stem}-r{len(runs) + 1}" if runs else stem
+        self._keep(user, request.path, sha256)
+        work = self.paths.work(user, job_id)
+        for name, secret in (("notify", request.notify), ("password", request.password)):
+            if secret:
+                write_private(work / name, secret)
+        row = JobRow(
+            id=job_id,
+            user=user,
+            collection=collection.id,
+            sha256=sha256,
+            filename=request.filename,
+            status="queued",
+            spec=spec,
+            summary={"kind": "ingest", "attempt": 1},
+            created_at=time.time(),
+            started_at=None,
+            finished_at=None,
+        )
+        if self.catalog.put_job(row):
+            self._enqueue(row, 1, {})
+        return self._shown(self.catalog.job(user, job_id))
+
+    async def watch(self, user: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """Events after that number, those to come too; the last one carries the final status.
+        Every 15 s without news the newest one is given again, so that a dead caller is noticed."""
+        latest: dict[str, Any] = {}
+        silent = time.monotonic()
+        while True:
+            events, job = await asyncio.to_thread(self.read_events, user, job_id, after)
+            for event in events:
+                latest, after, silent = event, event["seq"], time.monotonic()
+                yield event
+            if job["status"] in FINISHED and not events:
+                if latest.get("status") != job["status"]:
+                    yield {
+                        "seq": after,
+                        "stage": "end",
+                        "status": job["status"],
+                        "message": f"The job is {job['status']}.",
+                        "error": job["error"],
+                        "time": time.time(),
+                    }
+                return
+            if time.monotonic() - silent > _KEEP_ALIVE:
+                silent = time.monotonic()
+                yield latest or {"seq": after, "stage": "queued", "status": job["status"]}
+            if not events:
+                await asyncio.sleep(_POLL)
+
+    def read_events(
+        self, user: str, job_id: str, after: int
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """What is there now: events after that number, and the job."""
+        row = self.catalog.job(user, job_id)
+        return self.catalog.events(job_id, max(0, after)), self._shown(row)
+
+    def job(self, user: str, job_id: str) -> dict[str, Any]:
+        return self._shown(self.catalog.job(user, job_id))
+
+    def list_jobs(
+        self, user: str, status: str | None = None, limit: int = 50
+    ) -> list[dict[str, Any]]:
+        """Newest first."""
+        statuses = None if not status else [status]
+        rows = self.catalog.jobs(user, statuses, max(1, min(limit, 1000)))
+        return [self._shown(row) for row in rows]
+
+    def cancel(self, user: str, job_id: str) -> dict[str, Any]:
+        """Nothing new starts; what is indexed stays. A finished job is returned as it is."""
+        row = self.catalog.job(user, job_id)
+        if row.status not in FINISHED:
+            self.catalog.update_job(job_id, status="cancelled", finished_at=time.time())
+            self._connected().cancel_workflow(
+                _workflow_id(row.id, int(row.summary.get("attempt", 1))), cancel_children=True
+            )
+            self._note(job_id, "The job was cancelled; what was indexed stays.", "cancelled")
+        return self.job(user, job_id)
+
+    def retry(
+        self,
+        user: str,
+        job_id: str,
+        pages: list[int] | None = None,
+        strategy: str | None = None,
+    ) -> dict[str, Any]:
+        """Run again: from the checkpoints that are there, or only `pages` with `strategy`."""
+        row = self.catalog.job(user, job_id)
+        if row.status not in FINISHED:
+            raise Refused("job_running", "The job is not finished.", "Cancel it or wait.")
+        if "sha256" not in row.spec:
+            raise Refused("job_refused", "The file was refused and not kept.", "Submit it again.")
+        total = int(row.summary.get("pages", 0))
+        again: dict[str, Any] = {}
+        if strategy:
+            PartitionOptions(strategy=strategy).checked()
+        if pages:
+            if not all(isinstance(p, int) and 1 <= p <= total for p in pages):
+                raise InputError(
+                    "pages_range", "A page number is out of range.", f"Use 1 to {total}."
+                )
+            again = {"pages": sorted(set(pages)), "strategy": strategy or "auto"}
+        elif strategy:
+            again = {"pages": list(range(1, total + 1)), "strategy": strategy}
+        elif row.summary.get("pages_failed"):
+            again = {"pages": row.summary["pages_failed"], "strategy": row.spec["strategy"]}
+        attempt = int(row.summary.get("attempt", 1)) + 1
+        self.catalog.update_job(
+            job_id,
+            status="queued",
+            finished_at=None,
+            summary={"attempt": attempt, "error": None},
+        )
+        self._note(job_id, "The job was put in the queue again.", "queued")
+        self._enqueue(self.catalog.job(user, job_id), attempt, again)
+        return self.job(user, job_id)
+
+    def ready(self) -> bool:
+        """The worker has opened its database and takes jobs."""
+        return (self.paths.run / "ready").exists()
+
+    # Inside
+
+    def _connected(self) -> DBOSClient:
+        if self._client is None:
+            if not self.ready():  # a client made earlier would leave an empty database behind
+                raise Unavailable(
+                    "worker_starting", "Quire is starting.", "Try again in a few seconds."
+                )
+            self._client = DBOSClient(
+                system_database_url=self.settings.database_url,
+                serializer=DBOSPortableJSONSerializer(),
+                retry_connection_errors=False,
+            )
+        return self._client
+
+    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
+        options: Any = {
+            "workflow_name": WORKFLOW,
+            "queue_name": QUEUE_JOBS,
+            "workflow_id": _workflow_id(row.id, attempt),
+            "app_version": APPLICATION_VERSION,
+            "queue_partition_key": row.user,
+            "authenticated_user": row.user,
+        }
+        first = self.catalog.last_event(row.id)
+        body = {**row.spec, "job": row.id, "attempt": attempt, "first_seq": first, "again": again}
+        self._connected().enqueue(options, body)
+
+    def _admit(self, user: str, upload: Path) -> None:
+        if not self.ready():
+            self._connected()
+        active = self.catalog.jobs(user, ("queued", "running", "waiting"), MAX_ACTIVE + 1)
+        if len(active) >= MAX_ACTIVE:
+            raise Refused(
+                "too_many_jobs",
+                f"You have {MAX_ACTIVE} jobs in the queue.",
+                "Wait until some are done.",
+            )
+        free = shutil.disk_usage(self.paths.root).free
+        if free < (500 << 20) + 3 * upload.stat().st_size:
+            raise Refused(
+                "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
+            )
+        stored = sum(source.bytes for source in self.catalog.sources(user))
+        if stored + upload.stat().st_size > self.settings.user_quota_mb << 20:
+            raise Refused(
+                "quota_exceeded",
+                f"Your {self.settings.user_quota_mb} MB are used up.",
+                "Delete sources that are not needed.",
+            )
+
+    def _keep(self, user: str, upload: Path, sha256: str) -> None:
+        target = self.paths.source(user, sha256)
+        if target.exists():
+            upload.unlink(missing_ok=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            upload.replace(target)
+        except OSError:  # another file system
+            aside = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copyfile(upload, aside)
+            aside.replace(target)
+
+    def _refused(
+        self, user: str, collection: str, request: Request, problem: QuireError
+    ) -> dict[str, Any]:
+        now = time.time()
+        seen = f"{user}|{request.filename}|{now}"
+        job_id = f"x{hashlib.sha256(seen.encode(errors='replace')).hexdigest()[:23]}"
+        self.catalog.put_job(
+            JobRow(
+                id=job_id,
+                user=user,
+                collection=collection,
+                sha256="",
+                filename=request.filename,
+                status="failed",
+                spec={},
+                summary={"kind": "ingest", "error": problem.as_dict()},
+                created_at=now,
+                started_at=now,
+                finished_at=now,
+            )
+        )
+        self._note(job_id, str(problem), "failed", problem.as_dict())
+        return self.job(user, job_id)
+
+    def _note(
+        self, job_id: str, message: str, status: str, error: dict[str, str] | None = None
+    ) -> None:
+        self.catalog.append_event(
+            job_id,
+            self.catalog.last_event(job_id) + 1,
+            {
+                "stage": "queue" if status == "queued" else "end",
+                "status": status,
+                "message": message,
+                "error": error,
+                "time": time.time(),
+            },
+        )
+
+    def _shown(self, row: JobRow) -> dict[str, Any]:
+        """A job as the public interface shows it."""
+        summary = row.summary
+        stages = summary.get("stages", {})
+        queued = row.status == "queued"
+        return {
+            "id": row.id,
+            "kind": summary.get("kind", "ingest"),
+            "status": row.status,
+            "collection": row.collection,
+            "source": {
+                "id": row.sha256 or None,
+                "filename": row.filename,
+                "sha256": row.sha256 or None,
+                "pages": summary.get("pages"),
+            },
+            "stages": stages,
+            "position": self.catalog.ahead(row.created_at) + 1 if queued else None,
+            "eta_seconds": _eta(row) if row.status == "running" else None,
+            "message": summary.get("message"),
+            "created_at": row.created_at,
+            "started_at": row.started_at,
+            "finished_at": row.finished_at,
+            "saved_generation": summary.get("saved_generation"),
+            "error": summary.get("error"),
+            "pages_failed": summary.get("pages_failed", []),
+            "strategy": row.spec.get("strategy"),
+        }
+
+
+def display_name(name: str) -> str:
+    """For display only, never part of a path: NFC, no folder, no control characters."""
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")[-1]
+    plain = "".join(c for c in last if c.isprintable())[:300].strip()
+    return plain or "document.pdf"
+
+
+def write_private(path: Path, content: str) -> None:
+    """A file only this user of the machine can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(content)
+
+
+def _job_id(user: str, spec: dict[str, Any]) -> str:
+    same = {k: spec[k] for k in ("collection", "sha256", "strategy", "languages", "chunk")}
+    seen = json.dumps([user, same], sort_keys=True)
+    return hashlib.sha256(seen.encode()).hexdigest()[:24]
+
+
+def _workflow_id(job_id: str, attempt: int) -> str:
+    return f"{job_id}~{attempt}"
+
+
+def _eta(row: JobRow) -> float | None:
+    """From this job's own rate once some pages are indexed; the probe's estimate before."""
+    done = row.summary.get("stages", {}).get("index", {}).get("done", 0)
+    total = row.summary.get("pages") or 0
+    began = row.started_at or row.created_at
+    if done and total:
+        return round(float((time.time() - began) / done * (total - done)), 1)
+    estimate = row.summary.get("estimate")
+    return round(max(0.0, float(estimate) - (time.time() - began)), 1) if estimate else None

@@ -1,0 +1,278 @@
+"""What the worker does for the page besides jobs: search, collections, sources, pages, export.
+
+Each public method is one call of `link.py`; the first argument is always the caller's user key.
+Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from errors import InputError, NotFound
+from pipeline import pdfium, search
+from pipeline.embed import Encoder
+from pipeline.export import export
+from pipeline.partition import read_batch
+from pipeline.pool import Pool
+from settings import Settings
+from storage.catalog import Catalog, Collection, SourceRow
+from storage.paths import Paths
+from storage.replication import Replication
+from storage.workspace import Workspaces
+
+Json = dict[str, Any]
+_WIDTHS = (200, 400, 800, 1200, 1700)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    settings: Settings
+    paths: Paths
+    catalog: Catalog
+    workspaces: Workspaces
+    replication: Replication
+    viewer: Pool
+    encoder: Callable[[], Encoder]
+
+    def search(
+        self,
+        user: str,
+        query: str,
+        collection: str = "default",
+        top_k: int = 10,
+        mode: str = "hybrid",
+        where: Any = None,
+    ) -> list[Json]:
+        asked = search.checked(query, collection=collection, top_k=top_k, mode=mode, where=where)
+        found = self._find(user, collection)
+        if found is None:
+            return []
+        asked = search.Query(
+            text=asked.text,
+            collection=found.id,
+            top_k=asked.top_k,
+            mode=asked.mode,
+            where=asked.where,
+        )
+        with self.workspaces.open(user) as workspace:
+            return search.search(workspace, asked, self.encoder().encode_query)
+
+    def collections(self, user: str) -> list[Json]:
+        with self.workspaces.open(user) as workspace:
+            return [self._shown(user, c, workspace.count(c.id)) for c in self._listed(user)]
+
+    def create_collection(self, user: str, title: str) -> Json:
+        return self._shown(user, self.catalog.create_collection(user, title), 0)
+
+    def rename_collection(self, user: str, collection: str, title: str) -> Json:
+        found = self.catalog.find_collection(user, collection)
+        renamed = self.catalog.rename_collection(user, found.id, title)
+        self.replication.save(user)
+        return self._shown(user, renamed, 0)
+
+    def delete_collection(self, user: str, collection: str) -> Json:
+        found = self.catalog.find_collection(user, collection)
+        sources = self.catalog.sources(user, found.id)
+        with self.workspaces.open(user) as workspace:
+            records = workspace.drop(found.id)
+        self.catalog.drop_collection(user, found.id)
+        freed = sum(self._remove_files(user, source) for source in sources)
+        generation = self.replication.save(user)
+        return {
+            "collection": found.id,
+            "title": found.title,
+            "sources": len(sources),
+            "records": records,
+            "bytes": freed,
+            "saved_generation": generation,
+        }
+
+    def sources(self, user: str, collection: str = "default") -> list[Json]:
+        found = self._find(user, collection)
+        return [
+            {
+                "id": s.sha256,
+                "filename": s.filename,
+                "pages": s.pages,
+                "bytes": s.bytes,
+                "created_at": s.created_at,
+            }
+            for s in (self.catalog.sources(user, found.id) if found else ())
+        ]
+
+    def delete_source(self, user: str, collection: str, source_id: str) -> Json:
+        found = self.catalog.find_collection(user, collection)
+        source = self._source(user, source_id, found.id)
+        with self.workspaces.open(user) as workspace:
+            records = workspace.delete_where(found.id, {"source_id": source_id})
+            left = workspace.get(found.id, where={"source_id": source_id})
+        self.catalog.drop_source(user, found.id, source_id)
+        freed = self._remove_files(user, source)
+        generation = self.replication.save(user)
+        return {
+            "source_id": source_id,
+            "filename": source.filename,
+            "records": records,
+            "bytes": freed,
+            "left": len(left),
+            "saved_generation": generation,
+        }
+
+    def page_image(self, user: str, source_id: str, page: int, width: int = 800) -> str:
+        """The path of a WebP; rendered once per width."""
+        source = self._source(user, source_id)
+        if not 1 <= page <= source.pages:
+            raise NotFound("page_not_found", "There is no such page.", f"1 to {source.pages}.")
+        wide = min(_WIDTHS, key=lambda w: abs(w - width))
+        target = self.paths.page_images(user, source_id) / f"{page}-{wide}.webp"
+        if not target.exists():
+            pdf = self._readable(user, source)
+            picture = self.viewer.run(pdfium.page_image, pdf, page, wide, seconds=30)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = target.with_suffix(f".{page}.tmp")
+            aside.write_bytes(picture)
+            aside.replace(target)
+        return str(target)
+
+    def crop(self, user: str, name: str) -> str:
+        """The path of a figure's or table's picture."""
+        path = self.paths.crop(user, name)
+        if not path.exists():
+            raise NotFound("figure_not_found", "There is no such figure.", "Search again.")
+        return str(path)
+
+    def elements(self, user: str, source_id: str, page: int | None = None) -> list[Json]:
+        """Unstructured's element dicts of a source, or of one of its pages."""
+        source = self._source(user, source_id)
+        folder = self.paths.elements(user, source_id, source.version)
+        found = [e for path in sorted(folder.glob("batch-*.jsonl")) for e in read_batch(path)[1]]
+        return [e for e in found if page is None or e["metadata"].get("page_number") == page]
+
+    def pages(self, user: str, source_id: str) -> list[Json]:
+        """How each page of a source was read."""
+        source = self._source(user, source_id)
+        folder = self.paths.elements(user, source_id, source.version)
+        return [
+            asdict(r) for path in sorted(folder.glob("batch-*.jsonl")) for r in read_batch(path)[0]
+        ]
+
+    def gallery(self, user: str, collection: str = "default", limit: int = 60) -> list[Json]:
+        """Tables and figures as hits without a rank."""
+        found = self._find(user, collection)
+        if found is None:
+            return []
+        with self.workspaces.open(user) as workspace:
+            held = workspace.get(found.id, where={"element_type": {"$in": ["Table", "Image"]}})
+        hits = [search.hit(r, 0.0, {}) for r in held]
+        hits.sort(key=lambda h: (h["filename"] or "", h["page"] or 0))
+        return [h for h in hits if h["image_url"]][: max(1, min(limit, 500))]
+
+    def export(self, user: str, collection: str, format: str = "parquet") -> str:
+        """The path of a zip file."""
+        found = self.catalog.find_collection(user, collection)
+        with self.workspaces.open(user) as workspace:
+            held = workspace.get(found.id, vectors=True)
+        elements = {
+            s.filename: self.elements(user, s.sha256) for s in self.catalog.sources(user, found.id)
+        }
+        return str(
+            export(
+                found,
+                held,
+                elements,
+                kind=format,
+                crops=self.paths.crops(user),
+                folder=self.paths.exports / user,
+            )
+        )
+
+    def status(self, user: str) -> Json:
+        state = asdict(self.replication.status(user))
+        encoder = self.encoder()
+        return {
+            "remotes": state,
+            "model": encoder.name,
+            "device": encoder.device,
+            "dimension": encoder.dimension,
+            "gpu": encoder.device if encoder.device != "cpu" else None,
+        }
+
+    # Inside
+
+    def _listed(self, user: str) -> list[Collection]:
+        return self.catalog.collections(user)
+
+    def _find(self, user: str, reference: str) -> Collection | None:
+        """A collection; None for a `default` that nobody has filled yet."""
+        try:
+            return self.catalog.find_collection(user, reference)
+        except NotFound:
+            if reference == "default":
+                return None
+            raise
+
+    def _shown(self, user: str, c: Collection, records: int) -> Json:
+        sources = self.catalog.sources(user, c.id)
+        return {
+            "id": c.id,
+            "title": c.title,
+            "sources": len(sources),
+            "pages": sum(s.pages for s in sources),
+            "records": records,
+            "bytes": sum(s.bytes for s in sources),
+            "model": c.model,
+            "created_at": c.created_at,
+        }
+
+    def _source(self, user: str, source_id: str, collection: str | None = None) -> SourceRow:
+        for source in self.catalog.sources(user, collection):
+            if source.sha256 == source_id:
+                return source
+        raise NotFound("source_not_found", "There is no such source.", "See /sources.")
+
+    def _readable(self, user: str, source: SourceRow) -> Any:
+        copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
+        original = self.paths.source(user, source.sha256)
+        if not copy.exists() and not original.exists():
+            self.replication.fetch(user, f"sources/{source.sha256}.pdf", original)
+        return copy if copy.exists() else original
+
+    def _remove_files(self, user: str, source: SourceRow) -> int:
+        """Bytes given back; files that another collection needs stay."""
+        if any(s.sha256 == source.sha256 for s in self.catalog.sources(user)):
+            return 0
+        folder = self.paths.elements(user, source.sha256, source.version)
+        original = self.paths.source(user, source.sha256)
+        shared = {
+            name
+            for other in self.catalog.sources(user)
+            for path in self.paths.elements(user, other.sha256, other.version).glob("*.crops")
+            for name in path.read_text("ascii").split()
+        }
+        files = [original, folder.with_suffix(".zip"), *folder.glob("*")]
+        for path in folder.glob("*.crops"):
+            names = set(path.read_text("ascii").split()) - shared
+            files += [self.paths.crop(user, name) for name in names]
+        freed = 0
+        for path in files:
+            if path.is_file():
+                freed += path.stat().st_size
+                path.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.paths.page_images(user, source.sha256), ignore_errors=True)
+        return freed
+
+
+CALLS = frozenset(
+    name for name in vars(Library) if not name.startswith("_") and callable(vars(Library)[name])
+)
+
+
+def dispatch(library: Library, body: bytes) -> Any:
+    """A call of `link.py`, checked against the names above."""
+    request = json.loads(body)
+    if request["call"] not in CALLS:
+        raise InputError("call_unknown", "There is no such call.", "Update the app.")
+    return getattr(library, request["call"])(request["user"], **request["arguments"])

@@ -1,0 +1,251 @@
+"""The worker process: the DBOS executor, the stores, the models and the page processes.
+
+`python -m pipeline.worker` is the worker; with `--supervise` it is the small process that keeps one
+running, so that the app process starts nothing after launch. May be killed at any moment.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import importlib
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from functools import cache
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from types import FrameType
+
+from dbos import DBOS, DBOSPortableJSONSerializer
+
+from errors import QuireError
+from pipeline import ingest
+from pipeline.embed import Encoder
+from pipeline.jobs import (
+    APPLICATION,
+    APPLICATION_VERSION,
+    QUEUE_INDEX,
+    QUEUE_JOBS,
+    QUEUE_PAGES,
+    catalog_url,
+)
+from pipeline.library import Library, dispatch
+from pipeline.link import address, key
+from pipeline.notify import Notifier
+from pipeline.pool import Pool
+from settings import Settings
+from storage.catalog import Catalog
+from storage.local import LocalRemote
+from storage.paths import Paths
+from storage.replication import Replication, titles
+from storage.retrying import Retrying
+from storage.workspace import Workspaces
+
+log = logging.getLogger(__name__)
+_HEALTHY = 20.0
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.worker", description=__doc__)
+    parser.add_argument("--supervise", action="store_true", help="keep a worker running")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    if parser.parse_args(arguments).supervise:
+        return supervise()
+    return work(Settings.from_env(os.environ, os.cpu_count() or 2))
+
+
+# The supervisor
+
+
+def supervise() -> int:
+    """Restart the worker when it ends, at once after a healthy run, else with back-off to 30 s."""
+    _die_with_parent()
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    pause = 0.5
+    while not stopping.is_set():
+        began = time.monotonic()
+        child = subprocess.Popen([sys.executable, "-m", "pipeline.worker"])
+        while child.poll() is None:
+            if stopping.wait(0.1):
+                child.terminate()
+                try:
+                    child.wait(5)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+                return 0
+        pause = 0.5 if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
+        log.warning(
+            "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
+        )
+        stopping.wait(pause)
+    return 0
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit(0)
+
+
+# The worker
+
+
+def work(settings: Settings) -> int:
+    """Until SIGTERM: take jobs and calls."""
+    _die_with_parent()
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    paths = Paths(settings.data_dir)
+    paths.run.mkdir(parents=True, exist_ok=True)
+    (paths.run / "ready").unlink(missing_ok=True)
+    with (paths.run / "jobs.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run(settings, paths, stopping)
+    return 0
+
+
+def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
+    catalog = Catalog(catalog_url(settings, paths))
+    primary = Retrying(LocalRemote(paths.remote))
+    primary.check()
+    replication = Replication(paths, catalog, primary)
+    workspaces = Workspaces(paths, replication.saved_rows, lambda user: titles(catalog, user))
+    threads = max(1, (os.cpu_count() or 2) - 1)
+
+    @cache
+    def encoder() -> Encoder:
+        with loading:
+            models = importlib.import_module("pipeline.models")  # torch: seconds, off the way
+            loaded: Encoder = models.load_encoder(settings.embedding_model, threads=threads)
+            return loaded
+
+    loading = threading.Lock()
+    pool = Pool(settings.page_processes)
+    viewer = Pool(1)
+    library = Library(
+        settings=settings,
+        paths=paths,
+        catalog=catalog,
+        workspaces=workspaces,
+        replication=replication,
+        viewer=viewer,
+        encoder=encoder,
+    )
+    ingest.register(
+        ingest.Tools(
+            settings=settings,
+            paths=paths,
+            catalog=catalog,
+            pool=pool,
+            workspaces=workspaces,
+            replication=replication,
+            notifier=Notifier(settings=settings, catalog=catalog),
+            encoder=encoder,
+        )
+    )
+    _launch(settings)
+    listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
+    threading.Thread(target=_listen, args=(listener, library), daemon=True).start()
+    (paths.run / "ready").write_text(str(os.getpid()), encoding="ascii")
+    threading.Thread(target=encoder, daemon=True).start()
+    stopping.wait()
+    (paths.run / "ready").unlink(missing_ok=True)
+    pool.close()
+    viewer.close()
+    DBOS.destroy(workflow_completion_timeout_sec=0)
+    workspaces.close()
+    catalog.close()
+
+
+def _launch(settings: Settings) -> None:
+    url = settings.database_url
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+    DBOS(
+        config={
+            "name": APPLICATION,
+            "application_version": APPLICATION_VERSION,
+            "system_database_url": url,
+            "executor_id": "local",
+            "serializer": DBOSPortableJSONSerializer(),
+            "log_level": "WARNING",
+            "notification_listener_polling_interval_sec": 0.5,
+        }
+    )
+    DBOS.listen_queues([QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX])
+    DBOS.launch()
+    pages = settings.page_processes
+    DBOS.register_queue(
+        QUEUE_JOBS, worker_concurrency=32, partition_concurrency=4, polling_interval_sec=0.25
+    )
+    DBOS.register_queue(
+        QUEUE_PAGES,
+        worker_concurrency=pages,
+        partition_worker_concurrency=pages,
+        polling_interval_sec=0.1,
+    )
+    DBOS.register_queue(
+        QUEUE_INDEX,
+        worker_concurrency=1,
+        partition_worker_concurrency=1,
+        polling_interval_sec=0.1,
+    )
+
+
+def _listen(listener: Listener, library: Library) -> None:
+    while True:
+        try:
+            connection = listener.accept()
+        except (AuthenticationError, ConnectionError, EOFError):
+            continue
+        threading.Thread(target=_serve, args=(connection, library), daemon=True).start()
+
+
+def _serve(connection: Connection, library: Library) -> None:
+    while True:
+        try:
+            body = connection.recv_bytes()
+        except (EOFError, OSError):
+            connection.close()
+            return
+        try:
+            answer = {"ok": dispatch(library, body)}
+        except QuireError as problem:
+            answer = {"error": {"kind": type(problem).__name__, **problem.as_dict()}}
+        except Exception as problem:
+            log.exception("a call failed")
+            answer = {
+                "error": {
+                    "kind": "QuireError",
+                    "code": "internal",
+                    "message": f"Something unexpected happened ({type(problem).__name__}).",
+                    "advice": "Try again; if it stays, report the time and the version.",
+                }
+            }
+        try:
+            connection.send_bytes(json.dumps(answer).encode())
+        except OSError:
+            connection.close()
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
