@@ -59,7 +59,7 @@ class Settings:
             max_pages=int(environ.get("QUIRE_MAX_PAGES", "5000")),
             user_quota_mb=int(environ.get("QUIRE_USER_QUOTA_MB", "5000")),
             page_processes=int(environ.get("QUIRE_PAGE_PROCESSES", str(max(1, cpu_count)))),
-            host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),  # noqa: S104
+            host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),
             port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,
             space_id=space_id,
             zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"},

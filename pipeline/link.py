@@ -60,7 +60,7 @@ class Link:
     paths: Paths
     _idle: "queue.LifoQueue[Connection]" = field(default_factory=queue.LifoQueue)
 
-    def call(self, name: str, user: str, **arguments: Any) -> Any:
+    def call(self, name: str, user: str, /, **arguments: Any) -> Any:
         """The worker's answer, or its error; a connection that a restart broke is made anew."""
         body = json.dumps({"call": name, "user": user, "arguments": arguments}).encode()
         for last in (False, True):

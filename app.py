@@ -1,0 +1,131 @@
+"""Quire's composition root: settings, the worker's supervisor, the page, launch.
+
+Everything else can be used without it: `python -m pipeline` is the command line.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pipeline.jobs import Jobs, catalog_url
+from pipeline.link import Link
+from settings import Settings
+from storage.catalog import Catalog
+from storage.paths import Paths
+
+log = logging.getLogger("quire")
+
+
+def prepare(settings: Settings) -> None:
+    """What Gradio reads when it is imported: no analytics, uploads beside the data."""
+    uploads = settings.data_dir / "uploads"
+    uploads.mkdir(parents=True, exist_ok=True)
+    for name, value in (
+        ("GRADIO_ANALYTICS_ENABLED", "False"),
+        ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000"),
+        ("GRADIO_ANALYTICS_MAX_EVENTS", "200"),
+        ("GRADIO_TEMP_DIR", str(uploads)),
+    ):
+        os.environ.setdefault(name, value)
+
+
+def supervise() -> subprocess.Popen[bytes]:
+    """The worker's supervisor, without ZeroGPU's variables: torch is not patched there."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SPACES_ZERO")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.worker", "--supervise"], env=environment
+    )
+
+
+def free_port(settings: Settings) -> int:
+    """The asked-for port, 7860 on a Space, else the first free one from 7860."""
+    if settings.port or settings.space_id:
+        return settings.port or 7860
+    for port in range(7860, 7960):
+        with socket.socket() as probe:
+            if probe.connect_ex((settings.host, port)):
+                return port
+    return 0
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    prepare(settings)
+    worker = supervise()
+    # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.
+    from starlette.middleware import Middleware
+
+    from web import page
+    from web.api import App
+    from web.guard import CrossSiteGuard
+    from web.identity import Identity
+    from web.routes import routes
+    from web.watch import Hub
+
+    paths = Paths(settings.data_dir)
+    jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
+    app = App(
+        settings=settings,
+        identity=Identity(settings),
+        jobs=jobs,
+        link=Link(paths),
+        hub=Hub(jobs),
+    )
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        loops.append(asyncio.get_running_loop())
+        yield
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    demo = page.build(app)
+    demo.queue(default_concurrency_limit=8, max_size=512, api_open=False)
+    _, url, _ = demo.launch(
+        server_name=settings.host,
+        server_port=free_port(settings),
+        max_threads=256,
+        state_session_capacity=1000,
+        max_file_size=f"{settings.max_file_mb}mb",
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        show_error=False,
+        footer_links=[],
+        mcp_server=True,
+        quiet=True,
+        theme=page.theme(),
+        css=page.CSS,
+        js=page.JS,
+        prevent_thread_lock=True,
+        app_kwargs={
+            "routes": routes(app),
+            "middleware": [Middleware(CrossSiteGuard, visitors=bool(settings.space_id))],
+            "lifespan": lifespan,
+        },
+    )
+    log.info("Quire is at %s", url)
+    stop.wait()
+    for loop in loops:
+        loop.call_soon_threadsafe(app.hub.close)
+    demo.close(verbose=False)
+    worker.terminate()
+    try:
+        worker.wait(6)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+
+
+if __name__ == "__main__":
+    main()
