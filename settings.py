@@ -1,5 +1,6 @@
 """Settings: everything the environment may say, read once. The only reader of the environment."""
 
+import contextlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,9 +82,7 @@ def _secret(given: str | None, data_dir: Path) -> bytes:
         made = path.with_name(f"secret.{secrets.token_hex(4)}")
         made.touch(mode=0o600)
         made.write_text(secrets.token_hex(32), encoding="ascii")
-        try:
+        with contextlib.suppress(FileExistsError):
             path.hardlink_to(made)
-        except FileExistsError:
-            pass
         made.unlink()
     return path.read_text(encoding="ascii").strip().encode()

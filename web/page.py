@@ -70,12 +70,11 @@ CSS = (_HERE / "static" / "page.css").read_text(encoding="utf-8")
 JS = (_HERE / "static" / "page.js").read_text(encoding="utf-8")
 
 
-def build(app: App) -> gr.Blocks:
+def build(app: App) -> Any:
     """The whole page and every endpoint."""
     with gr.Blocks(title="Quire", fill_width=True, delete_cache=(3600, 86400)) as demo:
-        parts = _layout(app)
-        _events(app, demo, parts)
-        api.register(app)
+        api.register(app)  # first: a page event of the same name would take the endpoint's
+        _events(app, demo, _layout(app))
     return demo
 
 
