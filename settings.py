@@ -16,14 +16,7 @@ class Settings:
     data_dir: Path
     secret: bytes
     database_url: str
-    hub_dataset: str | None = None
-    hub_token: str | None = None
-    s3_bucket: str | None = None
-    s3_prefix: str = ""
-    s3_endpoint_url: str | None = None
     embedding_model: str = DEFAULT_MODEL
-    layout_model: str | None = None
-    table_model: str | None = None
     mail_url: str | None = None
     mail_from: str | None = None
     public_url: str | None = None
@@ -45,14 +38,7 @@ class Settings:
             data_dir=data_dir,
             secret=_secret(environ.get("QUIRE_SECRET"), data_dir),
             database_url=environ.get("QUIRE_DATABASE_URL") or f"sqlite:///{data_dir}/jobs.sqlite",
-            hub_dataset=environ.get("QUIRE_HUB_DATASET") or None,
-            hub_token=environ.get("HF_TOKEN") or None,
-            s3_bucket=environ.get("QUIRE_S3_BUCKET") or None,
-            s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
-            s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
             embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,
-            layout_model=environ.get("QUIRE_LAYOUT_MODEL") or None,
-            table_model=environ.get("QUIRE_TABLE_MODEL") or None,
             mail_url=environ.get("QUIRE_MAIL_URL") or None,
             mail_from=environ.get("QUIRE_MAIL_FROM") or None,
             public_url=environ.get("QUIRE_PUBLIC_URL") or _space_url(environ),

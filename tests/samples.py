@@ -77,6 +77,8 @@ def _report(page: canvas.Canvas) -> None:
     page.drawString(60, 600, "Table 1. Rainfall by month, in millimetres")
     ruled.wrapOn(page, 400, 300)
     ruled.drawOn(page, 60, 460)
+    page.setFillColorRGB(0.93, 0.93, 0.93)
+    page.rect(80, 176, 360, 180, fill=1)
     for i, rain in enumerate(RAIN):
         page.setFillColorRGB(0.1, 0.35, 0.6)
         page.rect(90 + i * 60, 180, 36, rain * 2, fill=1)

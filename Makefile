@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo run check test bench setup setup-dev resolve samples clean
+
+setup:            ## apt packages, virtual environment, pinned requirements
+	@bash bin/setup requirements.lock
+
+setup-dev:        ## the same with what tests need
+	@bash bin/setup requirements-dev.lock
+
+demo: setup       ## the main job end to end; PDF=path for your own file, KILL=1 kills the worker
+	@$(BIN)/python demo.py $(PDF) $(if $(KILL),--kill)
+
+run: setup        ## the app, for a person
+	@$(BIN)/python app.py
+
+check: setup-dev  ## the fast loop: format, lint, types, structure, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+test: setup-dev   ## everything that CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: setup-dev  ## the numbers, beside raw pypdfium2 and stock unstructured; PDF=path for your own
+	$(BIN)/python bench/run.py $(PDF)
+
+resolve: setup-dev ## the same requirements resolve for the Space's Python
+	$(BIN)/uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 -q requirements.txt -o /dev/null
+
+samples: setup-dev
+	PYTHONPATH=. $(BIN)/python -m tests.samples samples
+
+clean:
+	rm -rf .venv demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
