@@ -1,0 +1,93 @@
+"""A running app for the tests that need one, and PDFs made on the spot."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pikepdf
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "samples"
+
+
+@dataclass
+class Running:
+    url: str
+    data: Path
+    process: "subprocess.Popen[bytes]"
+
+    def worker_pid(self) -> int:
+        return int((self.data / "run" / "ready").read_text(encoding="ascii"))
+
+    def kill_worker(self) -> None:
+        os.kill(self.worker_pid(), signal.SIGKILL)
+        (self.data / "run" / "ready").unlink(missing_ok=True)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def start_app(data: Path, **extra: str) -> Running:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "QUIRE_DATA_DIR": str(data),
+        "QUIRE_PORT": str(port),
+        "HF_HUB_OFFLINE": "1",
+        **extra,
+    }
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "app.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    running = Running(f"http://127.0.0.1:{port}", data, process)
+    limit = time.monotonic() + 180
+    while time.monotonic() < limit:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{running.url}/readyz", timeout=5) as answer:
+                if answer.status == 200:
+                    return running
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    process.kill()
+    raise AssertionError((data / "app.log").read_text(encoding="utf-8")[-3000:])
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = start_app(tmp_path_factory.mktemp("app") / "data")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def make_pdf(tmp_path: Path) -> Callable[..., Path]:
+    """A PDF of the sample report: `pages` of it, encrypted or cut when asked."""
+
+    def make(name: str = "made.pdf", *, pages: int | None = None, **save: object) -> Path:
+        path = tmp_path / name
+        with pikepdf.open(SAMPLES / "report.pdf") as document:
+            if pages is not None:
+                while len(document.pages) < pages:
+                    document.pages.append(document.pages[0])
+                while len(document.pages) > pages:
+                    del document.pages[-1]
+            document.save(path, **save)  # type: ignore[arg-type]
+        return path
+
+    return make

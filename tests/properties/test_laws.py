@@ -1,0 +1,162 @@
+"""Laws that hold for any input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from errors import Corrupt, InputError
+from pipeline.chunk import ChunkOptions, chunks
+from pipeline.search import fuse
+from storage import manifest as manifests
+from storage import segments
+from storage.fulltext import Entry, Fulltext
+from storage.manifest import File, Manifest
+from storage.paths import Paths
+from storage.segments import Row
+
+USER = "0" * 32
+TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
+VECTOR = st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3)
+PUT = st.builds(
+    lambda i, d, v: Row(
+        op="put", collection="c-1", id=str(i), document=d, metadata={"page": i}, embedding=v
+    ),
+    st.integers(1, 5), TEXT, VECTOR,
+)  # fmt: skip
+DELETE = st.builds(lambda i: Row(op="delete", collection="c-1", id=str(i)), st.integers(1, 5))
+
+
+@given(st.lists(st.one_of(PUT, DELETE), max_size=20))
+def test_a_segment_gives_back_what_was_put_in(rows: list[Row]) -> None:
+    content = segments.encode(rows)
+    assert list(map(_plain, segments.decode(content))) == list(map(_plain, rows))
+    assert segments.encode(rows) == content
+
+
+def _plain(row: Row) -> tuple[object, ...]:
+    return (row.op, row.collection, row.id, row.document, row.metadata, list(row.embedding))
+
+
+@given(st.lists(st.one_of(PUT, DELETE), max_size=20), st.integers(0, 20))
+def test_folding_in_two_steps_is_folding_at_once(rows: list[Row], at: int) -> None:
+    first = [r for c in segments.fold(rows[:at]).values() for r in c.values()]
+    assert segments.fold([*first, *rows[at:]]).get("c-1", {}) == segments.fold(rows).get("c-1", {})
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_a_manifest_by_chance(content: bytes) -> None:
+    with pytest.raises(Corrupt):
+        manifests.load(content, user=USER)
+
+
+@given(TEXT)
+def test_a_hostile_path_is_refused(path: str) -> None:
+    made = Manifest(
+        user=USER, generation=1, parent=None, created_at=0.0,
+        files=(File(path=f"../{path}", sha256="a" * 64, bytes=1),),
+    )  # fmt: skip
+    with pytest.raises(Corrupt):
+        manifests.load(manifests.dump(made), user=USER)
+
+
+def test_a_manifest_comes_back_equal_and_a_changed_byte_does_not() -> None:
+    made = Manifest(
+        user=USER, generation=3, parent="b" * 64, created_at=1.5,
+        segments=(File(path="segments/1-a.parquet", sha256="a" * 64, bytes=9, rows=2),),
+    )  # fmt: skip
+    content = manifests.dump(made)
+    assert manifests.load(content, user=USER) == made
+    for i in range(len(content)):
+        changed = bytearray(content)
+        changed[i] ^= 1
+        try:
+            assert manifests.load(bytes(changed), user=USER) == made
+        except Corrupt:
+            continue
+
+
+@given(st.text(max_size=200))
+def test_no_id_leads_out_of_a_users_folder(text: str) -> None:
+    paths = Paths(Path("/data"))
+    for ask in (
+        lambda: paths.source(USER, text),
+        lambda: paths.crop(USER, text),
+        lambda: paths.work(USER, text),
+        lambda: paths.export(USER, text),
+    ):
+        try:
+            assert ".." not in ask().parts
+            assert ask().is_relative_to("/data")
+        except InputError:
+            continue
+
+
+@given(st.text(max_size=100))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_a_keyword_query(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    words = Fulltext(tmp_path_factory.mktemp("words") / "w.sqlite")
+    entry = Entry(id="1", text=f"rain {text}", source="s", page=1, kind="Text")
+    words.upsert("c", [entry])
+    words.search("c", text, limit=5)
+    assert words.search("c", "rain", limit=5)[0][0] == "1"
+    words.close()
+
+
+KIND = st.sampled_from(["Title", "NarrativeText", "ListItem", "Table", "Image", "Header"])
+ELEMENT = st.tuples(KIND, st.text("abc de.", min_size=1, max_size=400))
+
+
+def _pages(drawn: list[list[tuple[str, str]]]) -> list[list[dict[str, object]]]:
+    return [
+        [
+            {
+                "type": kind,
+                "element_id": f"{n:04d}-{i:04d}",
+                "text": text,
+                "metadata": {
+                    "page_number": n,
+                    **({"text_as_html": "<table><tr><td>a</td></tr></table>"} if kind == "Table" else {}),
+                },
+            }
+            for i, (kind, text) in enumerate(page)
+        ]
+        for n, page in enumerate(drawn, 1)
+    ]  # fmt: skip
+
+
+@given(st.lists(st.lists(ELEMENT, max_size=6), min_size=1, max_size=6), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_chunks_do_not_depend_on_batches(drawn: list[list[tuple[str, str]]], size: int) -> None:
+    pages = _pages(drawn)
+    options = ChunkOptions(max_characters=200, new_after_n_chars=150, combine_text_under_n_chars=80)
+    whole = [json.dumps(_key(c)) for c in chunks([sum(pages, [])], options)]
+    parts = [sum(pages[i : i + size], []) for i in range(0, len(pages), size)]
+    assert sorted(json.dumps(_key(c)) for c in chunks(parts, options)) == sorted(whole)
+
+
+def _key(chunk: object) -> object:
+    return [chunk.record_id("s"), chunk.text, chunk.pages, chunk.section_titles, chunk.part]  # type: ignore[attr-defined]
+
+
+@given(st.lists(st.lists(ELEMENT, max_size=6), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_chunking_loses_no_text(drawn: list[list[tuple[str, str]]]) -> None:
+    made = " ".join(c.text for c in chunks(_pages(drawn), ChunkOptions()))
+    for page in drawn:
+        for kind, text in page:
+            if kind in {"Title", "NarrativeText", "ListItem"}:
+                assert all(word in made for word in text.split())
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.text("abcd", min_size=1, max_size=1), st.integers(1, 9)), max_size=3
+    )
+)
+def test_being_ranked_by_one_more_list_never_lowers_a_score(lists: list[dict[str, int]]) -> None:
+    before = fuse(lists)
+    after = fuse([*lists, {"a": 1}])
+    assert after["a"] > before.get("a", 0)

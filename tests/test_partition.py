@@ -1,0 +1,217 @@
+"""Real PDFs through real page processes: what is read, how, and what is refused."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pikepdf
+import pytest
+from unstructured.staging.base import elements_from_json
+
+from errors import InputError
+from pipeline.__main__ import main
+from pipeline.partition import (
+    Batch,
+    PartitionOptions,
+    document_elements,
+    partition_batch,
+    plan,
+    read_batch,
+)
+from pipeline.pool import Pool
+from pipeline.source import Probe, check_upload, digest, probe
+
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+AUTO = PartitionOptions()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(2) as made:
+        yield made
+
+
+def elements(pool: Pool, path: Path, work: Path, *, size: int = 8, strategy: str = "auto") -> list:  # type: ignore[type-arg]
+    seen = look(pool, path, work)
+    options = PartitionOptions(strategy=strategy)
+    readable = work / "copy.pdf" if seen.copy else path
+    done = [
+        partition_batch(pool, readable, b, options, out=work / f"b{size}", crops=work / "crops")
+        for b in plan(seen, size)
+    ]
+    return list(document_elements([r.path for r in done]))
+
+
+def look(pool: Pool, path: Path, work: Path, password: str | None = None) -> Probe:
+    found: Probe = pool.run(probe, path, work / "copy.pdf", password, 100, seconds=60)
+    return found
+
+
+def test_a_report_becomes_typed_elements(pool: Pool, tmp_path: Path) -> None:
+    found = elements(pool, SAMPLES / "report.pdf", tmp_path)
+    kinds = [e["type"] for e in found]
+    assert kinds[0] == "Title"
+    assert found[0]["text"] == "Rainfall in the valley"
+    assert kinds.count("Table") == 2
+    assert kinds.count("Image") == 2
+    ruled, loose = (e["metadata"]["text_as_html"] for e in found if e["type"] == "Table")
+    assert "<thead><tr><th>Month</th><th>Rain (mm)</th><th>Days</th></tr></thead>" in ruled
+    assert "<td>Alder</td><td>112</td><td>48,200</td><td>14</td>" in loose
+    for e in found:
+        place = e["metadata"]["coordinates"]
+        assert all(0 <= x <= place["layout_width"] for x, _ in place["points"])
+        assert all(0 <= y <= place["layout_height"] for _, y in place["points"])
+    for e in found:
+        name = e["metadata"].get("image_path")
+        assert (name is not None) == (e["type"] in {"Table", "Image"})
+        if name:
+            assert digest(tmp_path / "crops" / name)[0] == name.removesuffix(".jpg")
+
+
+def test_columns_are_read_one_after_the_other(pool: Pool, tmp_path: Path) -> None:
+    text = " ".join(e["text"] for e in elements(pool, SAMPLES / "two-columns.pdf", tmp_path))
+    assert text.index("A warbler of twelve grams") < text.index("Tides follow the moon")
+    assert text.count("crosses the sea in a single flight") == 3
+
+
+def test_a_scan_is_read_by_ocr(pool: Pool, tmp_path: Path) -> None:
+    text = " ".join(e["text"] for e in elements(pool, SAMPLES / "scanned.pdf", tmp_path))
+    assert "The new crane arrived on time and lifts forty tonnes" in text
+    records, _ = read_batch(tmp_path / "b8" / "batch-00000.jsonl")
+    assert records[0].reader == "ocr"
+    assert "picture covers" in records[0].reason
+
+
+def test_a_turned_scan_is_turned_back(pool: Pool, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.pdf"
+    with pikepdf.open(SAMPLES / "scanned.pdf") as document:
+        document.pages[0].rotate(90, relative=True)
+        document.save(turned)
+    text = " ".join(e["text"] for e in elements(pool, turned, tmp_path))
+    assert "lifts forty tonnes" in text
+
+
+def test_another_script_keeps_its_letters(pool: Pool, tmp_path: Path) -> None:
+    text = " ".join(e["text"] for e in elements(pool, SAMPLES / "greek.pdf", tmp_path))
+    assert "Η θάλασσα χωρίζει τα νησιά και ενώνει τους ανθρώπους" in text
+    assert "Море разделяет острова" in text
+
+
+def test_elements_do_not_depend_on_batches(
+    pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path]
+) -> None:
+    path = make_pdf(pages=7)
+    one = elements(pool, path, tmp_path, size=1)
+    assert one == elements(pool, path, tmp_path, size=3)
+    assert one == elements(pool, path, tmp_path, size=50)
+    assert len({e["element_id"] for e in one}) == len(one)
+
+
+def test_a_batch_that_is_there_is_not_read_again(pool: Pool, tmp_path: Path) -> None:
+    batch = Batch(index=0, first=1, last=1)
+    path = SAMPLES / "greek.pdf"
+    first = partition_batch(pool, path, batch, AUTO, out=tmp_path, crops=tmp_path / "c")
+    before = first.path.stat().st_mtime_ns
+    again = partition_batch(
+        pool, tmp_path / "gone.pdf", batch, AUTO, out=tmp_path, crops=tmp_path / "c"
+    )
+    assert again == first
+    assert again.path.stat().st_mtime_ns == before
+
+
+def refused(pool: Pool, path: Path, tmp_path: Path, password: str | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        check_upload(path, max_mb=1)
+        look(pool, path, tmp_path, password)
+    assert caught.value.advice
+    return caught.value.code
+
+
+def test_what_is_not_a_pdf_is_refused(pool: Pool, tmp_path: Path) -> None:
+    cases = {"empty_file": b"", "not_a_pdf": b"hello", "file_too_large": b"%PDF" + bytes(2 << 20)}
+    for code, content in cases.items():
+        path = tmp_path / "bad.pdf"
+        path.write_bytes(content)
+        assert refused(pool, path, tmp_path) == code
+
+
+def test_a_damaged_file_is_refused_and_a_cut_one_is_repaired(pool: Pool, tmp_path: Path) -> None:
+    whole = (SAMPLES / "report.pdf").read_bytes()
+    path = tmp_path / "cut.pdf"
+    path.write_bytes(whole[:200])
+    assert refused(pool, path, tmp_path) == "damaged_pdf"
+    path.write_bytes(whole[: whole.rindex(b"xref") + 8])
+    assert look(pool, path, tmp_path).pages == 2
+
+
+def test_passwords(pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path]) -> None:
+    locked = make_pdf("locked.pdf", encryption=pikepdf.Encryption(user="geheim", owner="o"))
+    assert refused(pool, locked, tmp_path) == "password_required"
+    assert refused(pool, locked, tmp_path, "falsch") == "password_wrong"
+    seen = look(pool, locked, tmp_path, "geheim")
+    assert (seen.pages, seen.encrypted, seen.copy) == (2, True, True)
+    owner = make_pdf("owner.pdf", encryption=pikepdf.Encryption(user="", owner="o"))
+    assert look(pool, owner, tmp_path).pages == 2
+
+
+def test_page_counts(pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path]) -> None:
+    assert refused(pool, make_pdf(pages=101), tmp_path) == "too_many_pages"
+    none = tmp_path / "none.pdf"
+    with pikepdf.new() as document:
+        document.save(none)
+    assert refused(pool, none, tmp_path) in {"no_pages", "damaged_pdf"}
+
+
+def test_a_page_without_ink_is_recorded_as_blank(pool: Pool, tmp_path: Path) -> None:
+    path = tmp_path / "blank.pdf"
+    with pikepdf.new() as document:
+        document.add_blank_page()
+        document.save(path)
+    assert elements(pool, path, tmp_path) == []
+    records, _ = read_batch(tmp_path / "b8" / "batch-00000.jsonl")
+    assert (records[0].reader, records[0].reason) == ("blank", "no text and no ink")
+
+
+def test_a_bomb_costs_its_own_page_only(tmp_path: Path, make_pdf: Callable[..., Path]) -> None:
+    bomb = make_pdf("bomb.pdf", pages=2)
+    with pikepdf.open(bomb, allow_overwriting_input=True) as document:
+        text = b"BT /F1 9 Tf 1 0 0 1 9 9 Tm (aaaaaaaaaaaaaaaaaaaaaaaa) Tj ET\n" * 700_000
+        stream = document.make_stream(b"")
+        stream.write(zlib.compress(text, 9), filter=pikepdf.Name.FlateDecode)
+        document.pages[0].Contents = stream
+        document.save(bomb)
+    with Pool(1, memory_mb=400) as small:
+        found = elements(small, bomb, tmp_path)
+    records, _ = read_batch(tmp_path / "b8" / "batch-00000.jsonl")
+    assert records[0].reader == "failed"
+    assert records[0].reason
+    assert records[1].reader == "text"
+    assert any("Rivers" in e["text"] for e in found)
+
+
+def test_the_command_line_writes_what_unstructured_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.pdf"
+    bad.write_bytes(b"no")
+    status = main([
+        "partition",
+        str(SAMPLES / "report.pdf"),
+        str(bad),
+        "--out",
+        str(tmp_path / "o"),
+    ])
+    assert status == 1
+    assert "not_a_pdf" in capsys.readouterr().err
+    made = elements_from_json(str(tmp_path / "o" / "report.json"))
+    assert made[0].text == "Rainfall in the valley"
+    assert made[0].metadata.filename == "report.pdf"
+    raw = json.loads((tmp_path / "o" / "report.json").read_text(encoding="utf-8"))
+    assert [e["type"] for e in raw] == [e.to_dict()["type"] for e in made]
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        PartitionOptions(strategy="magic").checked()
+    assert caught.value.code == "strategy_unknown"

@@ -1,0 +1,307 @@
+"""Catalogue, live store, journal, generations: on real files."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from errors import Conflict, Corrupt, InputError, NotFound, Unavailable
+from storage.catalog import Catalog, JobRow, SourceRow
+from storage.chroma import Record, VectorStore
+from storage.fulltext import Entry, Filter, Fulltext
+from storage.local import LocalRemote
+from storage.paths import Paths, user_key
+from storage.replication import Replication, titles
+from storage.workspace import Space, Workspaces, pending
+
+USER = user_key(b"secret", "ada")
+OTHER = user_key(b"secret", "bob")
+
+
+class House:
+    """Everything of one data directory, as the worker wires it."""
+
+    def __init__(self, root: Path, *, mirror: Path | None = None) -> None:
+        self.paths = Paths(root)
+        self.catalog = Catalog(f"sqlite:///{root}/catalog.sqlite")
+        self.replication = Replication(
+            self.paths,
+            self.catalog,
+            LocalRemote(root.parent / "remote"),
+            LocalRemote(mirror, "mirror") if mirror else None,
+        )
+        self.workspaces = Workspaces(
+            self.paths, self.replication.saved_rows, lambda u: titles(self.catalog, u)
+        )
+
+    def space(self) -> Space:
+        made = self.catalog.create_collection(USER, "papers")
+        return Space(collection=made.id, title="papers", model="m", dimension=3)
+
+    def put(self, *numbers: int) -> None:
+        with self.workspaces.open(USER) as workspace:
+            workspace.upsert(self.space(), [record(n) for n in numbers])
+
+    def ids(self) -> list[str]:
+        with self.workspaces.open(USER) as workspace:
+            return sorted(r.id for r in workspace.get(self.space().collection))
+
+
+def record(n: int, **metadata: object) -> Record:
+    return Record(
+        id=f"id{n}",
+        document=f"document number{n}",
+        embedding=[1.0, n / 10, 0.0],
+        metadata={
+            "source_id": "s" * 64,
+            "page": n,
+            "element_type": "Text",
+            "model": "m",
+            **metadata,
+        },
+    )
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    (tmp_path / "data").mkdir()
+    made = House(tmp_path / "data", mirror=tmp_path / "mirror")
+    yield made
+    made.workspaces.close()
+
+
+def test_a_user_key_is_stable_and_tells_nothing() -> None:
+    assert user_key(b"secret", "ada") == USER != OTHER
+    assert user_key(b"other", "ada") != USER
+
+
+def test_collections_belong_to_their_user(house: House) -> None:
+    made = house.catalog.create_collection(USER, "  Papers\n of  2026 ")
+    assert made.title == "Papers of 2026"
+    assert house.catalog.create_collection(USER, "Papers of 2026") == made
+    assert house.catalog.find_collection(USER, made.id) == made
+    with pytest.raises(NotFound):
+        house.catalog.find_collection(OTHER, made.id)
+    house.catalog.create_collection(USER, "b")
+    with pytest.raises(InputError):
+        house.catalog.rename_collection(USER, made.id, "b")
+    assert house.catalog.rename_collection(USER, made.id, "c").title == "c"
+
+
+def test_a_final_status_stays_until_a_retry(house: House) -> None:
+    row = JobRow(
+        id="j", user=USER, collection="c", sha256="", filename="f", status="queued", spec={},
+        summary={"a": 1}, created_at=1.0, started_at=None, finished_at=None,
+    )  # fmt: skip
+    assert house.catalog.put_job(row)
+    assert not house.catalog.put_job(row)
+    house.catalog.update_job("j", status="cancelled")
+    house.catalog.update_job("j", status="running", summary={"b": 2})
+    found = house.catalog.job(USER, "j")
+    assert (found.status, found.summary) == ("cancelled", {"a": 1, "b": 2})
+    house.catalog.update_job("j", status="queued")
+    assert house.catalog.job(USER, "j").status == "queued"
+    with pytest.raises(NotFound):
+        house.catalog.job(OTHER, "j")
+
+
+def test_an_event_counts_once(house: House) -> None:
+    for seq, word in ((1, "a"), (2, "b"), (2, "again"), (3, "c")):
+        house.catalog.append_event("j", seq, {"message": word})
+    assert [e["message"] for e in house.catalog.events("j")] == ["a", "b", "c"]
+    assert [e["seq"] for e in house.catalog.events("j", after=2)] == [3]
+    assert house.catalog.events("j", after=99) == []
+
+
+def test_the_model_of_a_collection_is_checked(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "chroma")
+    store.ensure("c-1234", model="a", dimension=3, title="t")
+    store.ensure("c-1234", model="a", dimension=3, title="t")
+    with pytest.raises(Conflict) as caught:
+        store.ensure("c-1234", model="b", dimension=3, title="t")
+    assert caught.value.code == "model_mismatch"
+    store.close()
+
+
+def test_an_upsert_replaces_metadata_and_batches(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "chroma")
+    store.ensure("c-1234", model="m", dimension=3, title="t")
+    store.upsert("c-1234", [record(n, caption="old") for n in range(1201)])
+    store.upsert("c-1234", [record(1)])
+    assert "caption" not in store.get("c-1234", ids=["id1"])[0].metadata
+    assert store.count("c-1234") == 1201
+    near = store.query("c-1234", [1.0, 0.5, 0.0], limit=1, where={"page": {"$lte": 9}})
+    assert near[0].id == "id5"
+    store.close()
+
+
+def test_keywords_are_found_filtered_and_forgotten(tmp_path: Path) -> None:
+    words = Fulltext(tmp_path / "w.sqlite")
+    words.upsert(
+        "c",
+        [
+            Entry(id="1", text="Größe der Brücke", source="a", page=1, kind="Text"),
+            Entry(id="2", text="bridge table", source="b", page=7, kind="Table"),
+            Entry(id="3", text="東京の橋の長さ", source="b", page=8, kind="Text"),
+        ],
+    )
+    assert words.search("c", "grosse brucke", limit=5)[0][0] == "1"
+    assert [i for i, _ in words.search("c", "bridge", limit=5, where=Filter(first_page=8))] == []
+    assert [i for i, _ in words.search("c", "bridge", limit=5, where=Filter(kinds=("Table",)))] == [
+        "2"
+    ]
+    assert [i for i, _ in words.search("c", "橋の長", limit=5)] == ["3"]
+    assert words.search("other", "bridge", limit=5) == []
+    words.delete("c", ["2"])
+    assert words.search("c", "bridge", limit=5) == []
+    words.close()
+
+
+def test_a_clean_store_is_opened_and_an_unclean_one_rebuilt(house: House) -> None:
+    house.put(1, 2, 3)
+    house.workspaces.close()
+    assert house.paths.clean(USER).exists()
+    assert house.ids() == ["id1", "id2", "id3"]
+    assert not house.paths.clean(USER).exists()
+    # As after a kill: nothing was closed, and the index files are torn.
+    house.workspaces._open.clear()
+    for path in house.paths.chroma(USER).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"torn")
+    again = House(house.paths.root)
+    assert again.ids() == ["id1", "id2", "id3"]
+    with again.workspaces.open(USER) as workspace:
+        assert workspace.keyword(again.space().collection, "number2", limit=1)[0][0] == "id2"
+    again.workspaces.close()
+
+
+def test_a_generation_restores_on_a_wiped_disk(house: House) -> None:
+    house.put(1, 2)
+    assert house.replication.save(USER) == 1
+    assert pending(house.paths, USER) == []
+    house.put(3)
+    with house.workspaces.open(USER) as workspace:
+        workspace.delete(house.space().collection, ["id1"])
+    assert house.replication.save(USER) == 2
+    assert house.replication.save(USER) == 2  # nothing changed
+    house.workspaces.close()
+    house.catalog.close()
+    shutil.rmtree(house.paths.root)
+    house.paths.root.mkdir()
+    fresh = House(house.paths.root)
+    with fresh.workspaces.open(USER):
+        pass
+    assert [c.title for c in fresh.catalog.collections(USER)] == ["papers"]
+    assert fresh.ids() == ["id2", "id3"]
+    fresh.workspaces.close()
+
+
+def test_the_mirror_catches_up_and_takes_over(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    (tmp_path / "mirror").rename(tmp_path / "away")
+    (tmp_path / "mirror").write_text("not a folder", encoding="ascii")
+    house.put(2)
+    assert house.replication.save(USER) == 2
+    status = house.replication.status(USER)
+    assert status.error is not None
+    (tmp_path / "mirror").unlink()
+    (tmp_path / "away").rename(tmp_path / "mirror")
+    house.put(3)
+    house.replication.save(USER)
+    status = house.replication.status(USER)
+    assert (status.saved_generation, status.lag, status.error) == (3, 0, None)
+    shutil.rmtree(tmp_path / "remote")
+    house.workspaces.forget(USER)
+    assert house.ids() == ["id1", "id2", "id3"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["segments/*", "manifest.json"])
+def test_a_flipped_byte_is_never_served(house: House, tmp_path: Path, kind: str) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    flip(next((tmp_path / "remote" / "users" / USER).glob(kind)))
+    shutil.rmtree(tmp_path / "mirror")
+    house.workspaces.forget(USER)
+    with pytest.raises(Corrupt):
+        house.ids()
+
+
+def test_nothing_is_opened_while_no_store_answers(house: House) -> None:
+    class Away(LocalRemote):
+        def read(self, name: str) -> bytes:
+            raise Unavailable("away", "The store is away.")
+
+    house.put(1)
+    house.workspaces.forget(USER)
+    house.replication.primary = Away(Path("/nowhere"))
+    house.replication.mirror = None
+    with pytest.raises(Unavailable):
+        house.ids()
+
+
+def test_two_instances_lose_no_saved_write(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    remote = tmp_path / "remote" / "users" / USER / "manifest.json"
+    before = remote.read_bytes()
+
+    class Late(LocalRemote):
+        def read(self, name: str) -> bytes:
+            return before if name.endswith("manifest.json") else super().read(name)
+
+    house.put(2)
+    house.replication.save(USER)
+    house.put(3)
+    house.replication.primary = Late(tmp_path / "remote")
+    with pytest.raises(Conflict):
+        house.replication.save(USER)
+    assert len(pending(house.paths, USER)) == 1
+    house.replication.primary = LocalRemote(tmp_path / "remote")
+    assert house.replication.save(USER) == 3
+    house.workspaces.forget(USER)
+    assert house.ids() == ["id1", "id2", "id3"]
+
+
+def test_many_saves_are_compacted(house: House) -> None:
+    for n in range(35):
+        house.put(n)
+        house.replication.save(USER)
+    segments = house.replication._current(USER)[1].segments  # type: ignore[index]
+    assert len(segments) < 33
+    assert house.replication.verify(USER) == []
+    house.workspaces.forget(USER)
+    assert len(house.ids()) == 35
+
+
+def test_sources_and_elements_go_with_the_save(
+    house: House, make_pdf: Callable[..., Path], tmp_path: Path
+) -> None:
+    sha = "a" * 64
+    house.paths.source(USER, sha).parent.mkdir(parents=True)
+    make_pdf().rename(house.paths.source(USER, sha))
+    folder = house.paths.elements(USER, sha, "v1")
+    folder.mkdir(parents=True)
+    (folder / "batch-00000.jsonl").write_text('{"pages":[]}\n', encoding="utf-8")
+    house.catalog.put_source(
+        USER,
+        SourceRow(
+            collection=house.space().collection, sha256=sha, filename="f", bytes=1, pages=1,
+            version="v1", created_at=1.0,
+        ),
+    )  # fmt: skip
+    house.replication.save(USER)
+    back = tmp_path / "back" / "x.pdf"
+    house.replication.fetch(USER, f"sources/{sha}.pdf", back)
+    assert back.read_bytes() == house.paths.source(USER, sha).read_bytes()
+    house.catalog.drop_source(USER, house.space().collection, sha)
+    house.replication.save(USER)
+    with pytest.raises(NotFound):
+        house.replication.fetch(USER, f"sources/{sha}.pdf", back)

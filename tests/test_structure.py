@@ -1,0 +1,101 @@
+"""The shape of the house: imports point one way, each library has one home, one reader of the
+environment."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted([
+    *(ROOT / n for n in ("app.py", "errors.py", "settings.py")),
+    *(p for folder in ("web", "pipeline", "storage") for p in (ROOT / folder).rglob("*.py")),
+])
+MAY_IMPORT = {
+    "app": {"web", "pipeline", "storage", "settings", "errors"},
+    "web": {"web", "pipeline", "storage", "settings", "errors"},
+    "pipeline": {"pipeline", "storage", "settings", "errors"},
+    "storage": {"storage", "errors"},
+    "settings": set(),
+    "errors": set(),
+}
+WEB_SEES = {
+    "pipeline.jobs", "pipeline.link", "pipeline.chunk", "pipeline.partition", "pipeline.notify",
+    "storage.paths", "storage.catalog",
+}  # fmt: skip
+HOMES = {
+    "gradio": {"web/page.py", "web/api.py", "web/guard.py"},
+    "torch": {"pipeline/models.py"},
+    "sentence_transformers": {"pipeline/models.py"},
+    "chromadb": {"storage/chroma.py"},
+    "dbos": {"pipeline/jobs.py", "pipeline/ingest.py", "pipeline/worker.py"},
+    "pyarrow": {"storage/segments.py"},
+    "sqlalchemy": {"storage/catalog.py"},
+    "pypdfium2": {"pipeline/pdfium.py"},
+    "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
+    "tesserocr": {"pipeline/readers/ocr.py"},
+    "tablers": {"pipeline/readers/tables.py", "pipeline/partition.py"},
+    "huggingface_hub": {"web/identity.py", "pipeline/models.py"},
+}
+READS_ENVIRONMENT = {"app.py", "pipeline/worker.py", "pipeline/pool.py"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_point_one_way(path: Path) -> None:
+    layer = name(path).split("/")[0].removesuffix(".py")
+    ours = {m.split(".")[0] for m in imports(path)} & set(MAY_IMPORT)
+    assert ours <= MAY_IMPORT[layer]
+
+
+def test_web_sees_the_seam_only() -> None:
+    seen = {
+        ".".join(m.split(".")[:2])
+        for path in FILES
+        if name(path).startswith("web/")
+        for m in imports(path)
+        if m.startswith(("pipeline.", "storage."))
+    }
+    assert seen <= WEB_SEES
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_has_one_home(library: str) -> None:
+    used = {name(p) for p in FILES if any(m.split(".")[0] == library for m in imports(p))}
+    assert used
+    assert used <= HOMES[library]
+
+
+def test_settings_are_the_only_reader_of_the_environment() -> None:
+    readers = {
+        name(p)
+        for p in FILES
+        for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+    }
+    assert readers == READS_ENVIRONMENT  # they hand it to Settings, or set a child's
+
+
+def test_broad_excepts_stand_at_the_boundary_of_a_call_only() -> None:
+    broad = {
+        name(p)
+        for p in FILES
+        for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id in
+             {"Exception", "BaseException"}))
+    }  # fmt: skip
+    assert broad == {"pipeline/worker.py"}
