@@ -30,8 +30,18 @@ class QuireError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.advice}".strip()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process borders whole."""
+        return _rebuilt, (type(self), self.__dict__.copy())
+
     def as_dict(self) -> dict[str, str]:
         return {"code": self.code, "message": self.message, "advice": self.advice}
+
+
+def _rebuilt(kind: type[QuireError], state: dict[str, Any]) -> QuireError:
+    made = kind.__new__(kind, state["message"])
+    made.__dict__.update(state)
+    return made
 
 
 class InputError(QuireError):

@@ -17,7 +17,7 @@ from pipeline.partition import (
 )
 from pipeline.pool import Pool
 from pipeline.router import STRATEGIES
-from pipeline.source import Probe, check_upload, probe
+from pipeline.source import check_upload, look
 
 
 def partition_file(
@@ -28,7 +28,7 @@ def partition_file(
     check_upload(path, max_mb=1 << 20)
     with tempfile.TemporaryDirectory() as work:
         copy = Path(work) / "copy.pdf"
-        seen: Probe = pool.run(probe, path, copy, password, 1 << 20, seconds=120)
+        seen = look(pool, path, copy, password=password, max_pages=1 << 20)
         readable = copy if seen.copy else path
         with ThreadPoolExecutor(4) as threads:
             results = list(

@@ -31,7 +31,7 @@ from pipeline.partition import (
     write_once,
 )
 from pipeline.pool import Pool
-from pipeline.source import Probe, probe
+from pipeline.source import Probe, look
 from settings import Settings
 from storage.catalog import Catalog, SourceRow
 from storage.paths import Paths
@@ -122,13 +122,12 @@ def probe_source(place: Place) -> Json:
             tools.replication.fetch(
                 place.spec["user"], f"sources/{place.spec['sha256']}.pdf", original
             )
-        found: Probe = tools.pool.run(
-            probe,
+        found = look(
+            tools.pool,
             original,
             place.elements / "readable.pdf",
-            password,
-            tools.settings.max_pages,
-            seconds=120,
+            password=password,
+            max_pages=tools.settings.max_pages,
             cancelled=place.cancelled(),
         )
         secret.unlink(missing_ok=True)

@@ -20,27 +20,14 @@ from pipeline.page import Box, PageContent, Word
 
 MAX_OBJECTS = 20_000
 _BREAKS = frozenset("\x00\t\n\r \u00a0\u2028\ufffe")
-_PASSWORD_NEEDED = raw.FPDF_ERR_PASSWORD
 
 
 @contextmanager
-def opened(path: Path, password: str | None = None) -> Iterator[Any]:
-    """The document; password_required, password_wrong or damaged_pdf otherwise."""
+def opened(path: Path) -> Iterator[Any]:
+    """The document, or damaged_pdf."""
     try:
-        document = pdfium.PdfDocument(path, password=password)
+        document = pdfium.PdfDocument(path)
     except PdfiumError as problem:
-        if getattr(problem, "err_code", None) == _PASSWORD_NEEDED:
-            if password:
-                raise InputError(
-                    "password_wrong",
-                    "The password does not open this PDF.",
-                    "Submit it again with the right password.",
-                ) from problem
-            raise InputError(
-                "password_required",
-                "This PDF is locked with a password.",
-                "Submit it again with its password.",
-            ) from problem
         raise InputError(
             "damaged_pdf",
             "The file is damaged and cannot be opened.",
@@ -150,7 +137,7 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
             height = max(y1 - y0, d - c, 1.0)
             vertical = y1 - y0 > 2 * (x1 - x0) and len(letters) > 1
             apart = min(y1, d) - max(y0, c) < 0.05 * height - 1.5
-            gap = 0.28 * height + 0.6
+            gap = 0.4 * height + 0.6
             away = x0 - b > gap or b > x1 + 1
             if not is_rtl(letter):
                 away = a - x1 > gap or a < x0 - 1
@@ -233,9 +220,9 @@ def render(
         page.close()
 
 
-def page_image(path: Path, number: int, width: int, password: str | None = None) -> bytes:
+def page_image(path: Path, number: int, width: int) -> bytes:
     """A page as WebP, `width` pixels wide; runs in a page process."""
-    with opened(path, password) as document:
+    with opened(path) as document:
         across, down = page_size(document, number)
         long_side = round(width * max(1.0, down / max(across, 1.0)))
         picture = render(document, number, dpi=72 * width / max(across, 1.0), long_side=long_side)

@@ -2,7 +2,7 @@
 
 `Pool.run` calls a module-level function in a child and returns its answer. A child has a memory
 limit, each call a time limit; when it dies, hangs or is cancelled it is killed and replaced. Knows
-nothing of PDFs. The child is this module run as a program, so that it imports nothing of its parent.
+nothing of PDFs. The child is a program of its own, so that it imports nothing of its parent.
 """
 
 import ctypes
@@ -24,6 +24,8 @@ from typing import Any
 from errors import QuireError, Unavailable
 
 _TICK = 0.05
+# Not `-m`: classes of a module run as __main__ cannot be unpickled by the parent.
+_ENTRY = "import sys; from pipeline.pool import main; main(sys.argv[1:])"
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,7 +43,7 @@ class _Child:
         os.set_inheritable(theirs.fileno(), True)
         self.calls = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.pool", str(theirs.fileno()), str(memory_mb)],
+            [sys.executable, "-c", _ENTRY, str(theirs.fileno()), str(memory_mb)],
             pass_fds=[theirs.fileno()],
             cwd=_ROOT,
             stdin=subprocess.DEVNULL,
@@ -182,7 +184,3 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     serve(Connection(int(arguments[0])))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

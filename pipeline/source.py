@@ -4,13 +4,15 @@
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pikepdf
 
 from errors import InputError
 from pipeline import pdfium
+from pipeline.pool import PageProcessDied, Pool
 
 SAMPLED = 24
 TEXT_SECONDS = 0.03
@@ -19,17 +21,14 @@ SCAN_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What was found before reading. `text_pages` and `scanned_pages` are extrapolated from a
-    sample; `seconds` estimates the CPU time of partitioning; `copy` says that a repaired or
+    """What was found before reading. `scanned_pages` is extrapolated from a sample; `seconds` estimates the CPU time of partitioning; `copy` says that a repaired or
     decrypted copy was written and is to be read instead."""
 
     sha256: str
     pages: int
     page_sizes: tuple[tuple[float, float], ...]
     encrypted: bool
-    repaired: bool
     copy: bool
-    text_pages: int
     scanned_pages: int
     seconds: float
 
@@ -59,23 +58,16 @@ def check_upload(path: Path, *, max_mb: int) -> None:
 def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe:
     """Open, count, sample; write `copy` when the original cannot be read as it is."""
     sha256, _ = digest(path)
-    encrypted = repaired = False
+    encrypted = copied = False
     readable = path
     try:
-        with pdfium.opened(path) as document:
-            pages = len(document)
+        pages = _count(path)
+        if not pages:
+            raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
     except InputError as problem:
-        if problem.code == "password_required":
-            encrypted = True
-            _decrypt(path, copy, password)
-        else:
-            repaired = True
-            _repair(path, copy, problem)
-        readable = copy
-        with pdfium.opened(copy) as document:
-            pages = len(document)
-    if pages == 0:
-        raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
+        encrypted = _copy(path, copy, password, problem)
+        copied, readable = True, copy
+        pages = _count(copy)
     if pages > max_pages:
         raise InputError(
             "too_many_pages",
@@ -84,38 +76,77 @@ def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe
         )
     with pdfium.opened(readable) as document:
         sizes = tuple(pdfium.page_size(document, n) for n in range(1, min(pages, 50) + 1))
-        step = max(1, pages // SAMPLED)
-        sampled = range(1, pages + 1, step)
-        scans = sum(pdfium.is_scan(document, n) for n in sampled)
-    scanned = round(pages * scans / len(sampled))
     return Probe(
         sha256=sha256,
         pages=pages,
         page_sizes=sizes,
         encrypted=encrypted,
-        repaired=repaired,
-        copy=encrypted or repaired,
-        text_pages=pages - scanned,
-        scanned_pages=scanned,
-        seconds=(pages - scanned) * TEXT_SECONDS + scanned * SCAN_SECONDS,
+        copy=copied,
+        scanned_pages=0,
+        seconds=pages * TEXT_SECONDS,
     )
 
 
-def _decrypt(path: Path, copy: Path, password: str | None) -> None:
-    with pdfium.opened(path, password):  # raises password_required or password_wrong
-        pass
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with pikepdf.open(path, password=password or "") as document:
-        document.save(copy)
-    copy.chmod(0o600)
+def scans(path: Path, pages: int) -> int:
+    """How many pages are scans, extrapolated from a sample; opens pages, so a hostile file may
+    take its process down."""
+    sampled = range(1, pages + 1, max(1, pages // SAMPLED))
+    with pdfium.opened(path) as document:
+        found = sum(pdfium.is_scan(document, n) for n in sampled)
+    return round(pages * found / len(sampled))
 
 
-def _repair(path: Path, copy: Path, problem: InputError) -> None:
+def look(
+    pool: Pool,
+    path: Path,
+    copy: Path,
+    *,
+    password: str | None,
+    max_pages: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Probe:
+    """`probe` and `scans` in page processes; a page that kills the sample costs the estimate."""
+    found: Probe = pool.run(
+        probe, path, copy, password, max_pages, seconds=120, cancelled=cancelled
+    )
+    readable = copy if found.copy else path
+    try:
+        scanned = int(pool.run(scans, readable, found.pages, seconds=15, cancelled=cancelled))
+    except PageProcessDied:
+        return found
+    text = found.pages - scanned
+    return replace(
+        found, scanned_pages=scanned, seconds=text * TEXT_SECONDS + scanned * SCAN_SECONDS
+    )
+
+
+def _count(path: Path) -> int:
+    with pdfium.opened(path) as document:
+        return len(document)
+
+
+def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> bool:
+    """A decrypted or repaired copy by pikepdf; whether the file was encrypted."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with pikepdf.open(path) as document:
+        with pikepdf.open(path, password=password or "") as document:
             if not len(document.pages):
-                raise problem
-            document.save(copy)
+                raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
+            document.save(copy, encryption=False)
+            encrypted = bool(document.is_encrypted)
+    except pikepdf.PasswordError as cause:
+        if password:
+            raise InputError(
+                "password_wrong",
+                "The password does not open this PDF.",
+                "Submit it again with the right password.",
+            ) from cause
+        raise InputError(
+            "password_required",
+            "This PDF is locked with a password.",
+            "Submit it again with its password.",
+        ) from cause
     except (pikepdf.PdfError, ValueError, RuntimeError) as cause:
         raise problem from cause
+    copy.chmod(0o600)
+    return encrypted

@@ -24,16 +24,12 @@ class LocalRemote:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> bytes:
-        try:
+        with _translated(name):
             return self._path(name).read_bytes()
-        except FileNotFoundError as problem:
-            raise _missing(name) from problem
 
     def fetch(self, name: str, to: Path) -> None:
-        try:
+        with _translated(name):
             shutil.copyfile(self._path(name), to)
-        except FileNotFoundError as problem:
-            raise _missing(name) from problem
 
     def names(self, prefix: str) -> Iterator[str]:
         top = self._path(prefix) if prefix else self.root
@@ -43,27 +39,20 @@ class LocalRemote:
                     yield path.relative_to(self.root).as_posix()
 
     def commit(self, change: Change) -> None:
-        try:
-            with self._locked():
-                for name, expected in change.expected.items():
-                    if self._digest(name) != expected:
-                        raise Conflict(
-                            "changed_elsewhere",
-                            "Another instance saved in between.",
-                            "It is read again and the save repeated.",
-                        )
-                for name, content in change.files.items():
-                    self._write(name, content)
-                for name, content in change.manifests.items():
-                    self._write(name, content)
-                for name in change.deletes:
-                    self._path(name).unlink(missing_ok=True)
-        except OSError as problem:
-            raise Unavailable(
-                "local_remote_failed",
-                f"The local store cannot be written ({problem.strerror}).",
-                "Free some disk space; the save is repeated by itself.",
-            ) from problem
+        with _translated("the commit"), self._locked():
+            for name, expected in change.expected.items():
+                if self._digest(name) != expected:
+                    raise Conflict(
+                        "changed_elsewhere",
+                        "Another instance saved in between.",
+                        "It is read again and the save repeated.",
+                    )
+            for name, content in change.files.items():
+                self._write(name, content)
+            for name, content in change.manifests.items():
+                self._write(name, content)
+            for name in change.deletes:
+                self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         path = (self.root / name).resolve()
@@ -97,5 +86,17 @@ class LocalRemote:
             yield
 
 
-def _missing(name: str) -> NotFound:
-    return NotFound("not_in_store", f"{name} is not in the store.", "Nothing was saved there yet.")
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as problem:
+        raise NotFound(
+            "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
+        ) from problem
+    except OSError as problem:
+        raise Unavailable(
+            "local_remote_failed",
+            f"The local store cannot be used ({problem.strerror}).",
+            "Free some disk space; the save is repeated by itself.",
+        ) from problem

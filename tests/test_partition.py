@@ -10,6 +10,7 @@ import pytest
 from unstructured.staging.base import elements_from_json
 
 from errors import InputError
+from pipeline import source
 from pipeline.__main__ import main
 from pipeline.partition import (
     Batch,
@@ -20,7 +21,7 @@ from pipeline.partition import (
     read_batch,
 )
 from pipeline.pool import Pool
-from pipeline.source import Probe, check_upload, digest, probe
+from pipeline.source import Probe, check_upload, digest
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 AUTO = PartitionOptions()
@@ -44,8 +45,7 @@ def elements(pool: Pool, path: Path, work: Path, *, size: int = 8, strategy: str
 
 
 def look(pool: Pool, path: Path, work: Path, password: str | None = None) -> Probe:
-    found: Probe = pool.run(probe, path, work / "copy.pdf", password, 100, seconds=60)
-    return found
+    return source.look(pool, path, work / "copy.pdf", password=password, max_pages=100)
 
 
 def test_a_report_becomes_typed_elements(pool: Pool, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Page processes: answers, errors, limits, death."""
 
 import os
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,37 +8,13 @@ import pytest
 
 from errors import InputError
 from pipeline.pool import Cancelled, PageProcessDied, Pool
+from tests.in_child import add, die, fill, hang, limits, refuse
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     with Pool(1, memory_mb=600) as made:
         yield made
-
-
-def add(a: int, b: int) -> int:
-    return a + b
-
-
-def refuse() -> None:
-    raise InputError("not_a_pdf", "No.", "Try another.")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def hang() -> None:
-    while True:
-        time.sleep(1)
-
-
-def fill() -> int:
-    return len(bytearray(2 << 30))
-
-
-def limits() -> str | None:
-    return os.environ.get("OMP_THREAD_LIMIT")
 
 
 def test_an_answer_comes_back(pool: Pool) -> None:

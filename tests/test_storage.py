@@ -1,6 +1,9 @@
 """Catalogue, live store, journal, generations: on real files."""
 
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,22 +161,42 @@ def test_keywords_are_found_filtered_and_forgotten(tmp_path: Path) -> None:
     words.close()
 
 
-def test_a_clean_store_is_opened_and_an_unclean_one_rebuilt(house: House) -> None:
+def test_a_clean_store_is_opened_as_it_is(house: House) -> None:
     house.put(1, 2, 3)
     house.workspaces.close()
     assert house.paths.clean(USER).exists()
     assert house.ids() == ["id1", "id2", "id3"]
     assert not house.paths.clean(USER).exists()
-    # As after a kill: nothing was closed, and the index files are torn.
-    house.workspaces._open.clear()
-    for path in house.paths.chroma(USER).rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"torn")
-    again = House(house.paths.root)
-    assert again.ids() == ["id1", "id2", "id3"]
-    with again.workspaces.open(USER) as workspace:
-        assert workspace.keyword(again.space().collection, "number2", limit=1)[0][0] == "id2"
-    again.workspaces.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_storage import USER, House
+house = House(Path(sys.argv[1]))
+house.put(1, 2, 3)
+house.put(2, 4)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_store_is_never_opened_but_rebuilt(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(root)], cwd=Path(__file__).parent.parent, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    house = House(root)
+    torn = [p for p in house.paths.chroma(USER).rglob("*") if p.is_file()]
+    assert torn
+    for path in torn:
+        path.write_bytes(b"torn")
+    assert house.ids() == ["id1", "id2", "id3", "id4"]
+    with house.workspaces.open(USER) as workspace:
+        assert workspace.keyword(house.space().collection, "number2", limit=1)[0][0] == "id2"
+    house.workspaces.close()
 
 
 def test_a_generation_restores_on_a_wiped_disk(house: House) -> None:

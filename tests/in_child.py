@@ -1,0 +1,32 @@
+"""Functions that the tests run in page processes."""
+
+import os
+import signal
+import time
+
+from errors import InputError
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def refuse() -> None:
+    raise InputError("not_a_pdf", "No.", "Try another.")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    while True:
+        time.sleep(1)
+
+
+def fill() -> int:
+    return len(bytearray(2 << 30))
+
+
+def limits() -> str | None:
+    return os.environ.get("OMP_THREAD_LIMIT")
