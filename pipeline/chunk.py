@@ -158,7 +158,9 @@ def _tables(batch: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
         if e["type"] != "Table":
             continue
         caption = _caption(batch, i)
-        for part, piece in enumerate(_by_title(elements_from_dicts([e]), options)):
+        pieces = list(_by_title(elements_from_dicts([e]), options))
+        whole = e["metadata"].get("text_as_html")
+        for part, piece in enumerate(pieces):
             text = f"{caption}\n{piece.text}" if caption else piece.text
             if not text.strip():
                 continue
@@ -170,7 +172,7 @@ def _tables(batch: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
                 element_ids=(e["element_id"],),
                 element_types=("Table",),
                 languages=_languages([e]),
-                table_html=piece.metadata.text_as_html or e["metadata"].get("text_as_html"),
+                table_html=whole if len(pieces) == 1 else piece.metadata.text_as_html or whole,
                 image=e["metadata"].get("image_path"),
                 caption=caption,
                 part=part,

@@ -28,6 +28,9 @@ class Running:
     def worker_pid(self) -> int:
         return int((self.data / "run" / "ready").read_text(encoding="ascii"))
 
+    def ready(self) -> bool:
+        return (self.data / "run" / "ready").exists()
+
     def kill_worker(self) -> None:
         os.kill(self.worker_pid(), signal.SIGKILL)
         (self.data / "run" / "ready").unlink(missing_ok=True)
