@@ -35,6 +35,7 @@ class Library:
     replication: Replication
     viewer: Pool
     encoder: Callable[[], Encoder]
+    loaded: Callable[[], Encoder | None]
 
     def search(
         self,
@@ -189,14 +190,12 @@ class Library:
         )
 
     def status(self, user: str) -> Json:
-        state = asdict(self.replication.status(user))
-        encoder = self.encoder()
+        encoder = self.loaded()
         return {
-            "remotes": state,
-            "model": encoder.name,
-            "device": encoder.device,
-            "dimension": encoder.dimension,
-            "gpu": encoder.device if encoder.device != "cpu" else None,
+            "remotes": asdict(self.replication.status(user)),
+            "model": self.settings.embedding_model,
+            "device": encoder.device if encoder else "loading",
+            "gpu": encoder.device if encoder and encoder.device != "cpu" else None,
         }
 
     # Inside

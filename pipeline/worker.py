@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import cache
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -127,11 +126,15 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     workspaces = Workspaces(paths, replication.saved_rows, lambda user: titles(catalog, user))
     threads = max(1, (os.cpu_count() or 2) - 1)
 
-    @cache
+    held: list[Encoder] = []
+
     def encoder() -> Encoder:
         with loading:
+            if held:
+                return held[0]
             models = importlib.import_module("pipeline.models")  # torch: seconds, off the way
             loaded: Encoder = models.load_encoder(settings.embedding_model, threads=threads)
+            held.append(loaded)
             return loaded
 
     loading = threading.Lock()
@@ -145,6 +148,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         replication=replication,
         viewer=viewer,
         encoder=encoder,
+        loaded=lambda: held[0] if held else None,
     )
     ingest.register(
         ingest.Tools(

@@ -162,9 +162,13 @@ def _events(app: App, demo: gr.Blocks, p: dict[str, Any]) -> None:
 
     def load(request: gr.Request) -> list[Any]:
         asked = dict(request.query_params)
-        tab = "jobs" if asked.get("job") else "search" if asked.get("q") else "add"
+        tab = "jobs" if asked.get("job") else "search" if asked.get("q") else None
         wanted = asked.get("collection") or "default"
-        return [*view(wanted, request), gr.Tabs(selected=tab), asked.get("q", "")]
+        return [
+            *view(wanted, request),
+            gr.Tabs(selected=tab) if tab else gr.skip(),
+            asked.get("q", ""),
+        ]
 
     demo.load(guarded(load), None, [*views, p["tabs"], p["query"]], **private)
     p["refresh"].click(guarded(view), p["collection"], views, **private)
