@@ -80,6 +80,8 @@ class Jobs:
             check_upload(request.path, max_mb=self.settings.max_file_mb)
             self._admit(user, request.path)
         except QuireError as problem:
+            if not problem.permanent:
+                raise
             return self._refused(user, collection.id, request, problem)
         sha256, size = digest(request.path)
         spec = {
@@ -251,8 +253,7 @@ class Jobs:
         self._connected().enqueue(options, body)
 
     def _admit(self, user: str, upload: Path) -> None:
-        if not self.ready():
-            self._connected()
+        self._connected()
         active = self.catalog.jobs(user, ("queued", "running", "waiting"), MAX_ACTIVE + 1)
         if len(active) >= MAX_ACTIVE:
             raise Refused(
