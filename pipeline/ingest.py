@@ -433,7 +433,7 @@ async def _compose(run: _Run) -> None:
         f"{pages} pages, about {scans} of them scanned." if scans else f"{pages} pages.",
         summary={"pages": pages, "estimate": float(found["seconds"]) + pages * 0.05},
     )
-    probed = Probe(**{**found, "page_sizes": tuple(map(tuple, found["page_sizes"]))})
+    probed = Probe(**found)
     await _read_and_index(run, [asdict(b) for b in plan(probed)], pages)
     await run.settle(QUEUE_INDEX, "finish", value={"pages": pages})
     saved = await run.settle(QUEUE_INDEX, "save")

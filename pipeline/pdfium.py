@@ -41,7 +41,12 @@ def opened(path: Path) -> Iterator[Any]:
 
 def page_size(document: Any, number: int) -> tuple[float, float]:
     """Width and height in points of a page counted from 1, without loading it."""
-    width, height = document.get_page_size(number - 1)
+    try:
+        width, height = document.get_page_size(number - 1)
+    except PdfiumError as problem:
+        raise InputError(
+            "page_unreadable", "This page is damaged.", "Check the page in a PDF program."
+        ) from problem
     return float(width), float(height)
 
 

@@ -26,7 +26,6 @@ class Probe:
 
     sha256: str
     pages: int
-    page_sizes: tuple[tuple[float, float], ...]
     encrypted: bool
     copy: bool
     scanned_pages: int
@@ -59,14 +58,13 @@ def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe
     """Open, count, sample; write `copy` when the original cannot be read as it is."""
     sha256, _ = digest(path)
     encrypted = copied = False
-    readable = path
     try:
         pages = _count(path)
         if not pages:
             raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
     except InputError as problem:
         encrypted = _copy(path, copy, password, problem)
-        copied, readable = True, copy
+        copied = True
         pages = _count(copy)
     if pages > max_pages:
         raise InputError(
@@ -74,12 +72,9 @@ def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe
             f"The PDF has {pages} pages; the limit is {max_pages}.",
             "Split it, or raise QUIRE_MAX_PAGES in your own Space.",
         )
-    with pdfium.opened(readable) as document:
-        sizes = tuple(pdfium.page_size(document, n) for n in range(1, min(pages, 50) + 1))
     return Probe(
         sha256=sha256,
         pages=pages,
-        page_sizes=sizes,
         encrypted=encrypted,
         copy=copied,
         scanned_pages=0,
