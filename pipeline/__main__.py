@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from errors import QuireError
+from pipeline.document import document_elements
 from pipeline.partition import (
     PartitionOptions,
-    document_elements,
     partition_batch,
     plan,
 )
@@ -39,7 +39,7 @@ def partition_file(
                     plan(seen),
                 )
             )
-        elements = list(document_elements([r.path for r in results]))
+        elements = document_elements([r.path for r in results])
         for element in elements:
             element["metadata"]["filename"] = path.name
         target = out / f"{path.stem}.json"

@@ -12,6 +12,7 @@ from typing import Any
 
 from errors import InputError, NotFound
 from pipeline import pdfium, search
+from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.export import export
 from pipeline.partition import read_batch
@@ -148,7 +149,7 @@ class Library:
         """Unstructured's element dicts of a source, or of one of its pages."""
         source = self._source(user, source_id)
         folder = self.paths.elements(user, source_id, source.version)
-        found = [e for path in sorted(folder.glob("batch-*.jsonl")) for e in read_batch(path)[1]]
+        found = document_elements(sorted(folder.glob("batch-*.jsonl")))
         return [e for e in found if page is None or e["metadata"].get("page_number") == page]
 
     def pages(self, user: str, source_id: str) -> list[Json]:

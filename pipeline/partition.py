@@ -10,7 +10,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from unstructured.documents import elements as kinds
 from unstructured.documents.coordinates import PixelSpace
 
 from errors import InputError, QuireError
-from pipeline import pdfium
+from pipeline import language, pdfium
 from pipeline.page import Box, PageContent
 from pipeline.pool import PageProcessDied, Pool
 from pipeline.readers import figures, ocr, reference, tables, text
@@ -28,7 +28,7 @@ from pipeline.readers.text import Block
 from pipeline.router import STRATEGIES, Route, route
 from pipeline.source import Probe
 
-VERSION = "1"
+VERSION = "2"
 FIRST_BATCH = 2
 BATCH = 8
 CROP_DPI = 110
@@ -222,6 +222,7 @@ def read_pages(
             started = time.perf_counter()
             try:
                 reader, made = _read_page(document, ruled, number, options, crops)
+                _name_languages(made, options)
             except QuireError as problem:
                 if not problem.permanent:
                     raise
@@ -242,6 +243,13 @@ def read_pages(
     return records, found
 
 
+def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> None:
+    words = " ".join(e["text"] for e in made)
+    found = list(options.languages or language.detect(language.load(), words))
+    for element in made if found else ():
+        element["metadata"]["languages"] = found
+
+
 def _tablers(path: Path) -> Any | None:
     try:
         return tablers.Document(path)
@@ -256,7 +264,7 @@ def _read_page(
     chosen = route(content, options.strategy)
     if chosen.reader == "blank":
         return chosen, []
-    writer = _Writer(document, content, crops, options.languages)
+    writer = _Writer(document, content, crops)
     if chosen.reader == "ocr":
         picture = pdfium.render(document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True)
         answer = ocr.read(picture, content.width, content.height, options.languages)
@@ -312,13 +320,10 @@ def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
 class _Writer:
     """Blocks, tables and figures of one page as element dicts; renders the page on first need."""
 
-    def __init__(
-        self, document: Any, content: PageContent, crops: Path, languages: tuple[str, ...]
-    ) -> None:
+    def __init__(self, document: Any, content: PageContent, crops: Path) -> None:
         self._document = document
         self._content = content
         self._crops = crops
-        self._languages = list(languages) or None
         self._picture: Any = None
         self._made: list[dict[str, Any]] = []
 
@@ -352,7 +357,7 @@ class _Writer:
         number = self._content.number
         element = kind(
             text=words,
-            metadata=kinds.ElementMetadata(page_number=number, languages=self._languages),
+            metadata=kinds.ElementMetadata(page_number=number),
             coordinates=((box.x0, box.y0), (box.x0, box.y1), (box.x1, box.y1), (box.x1, box.y0)),
             coordinate_system=PixelSpace(
                 width=round(self._content.width, 2), height=round(self._content.height, 2)
@@ -404,9 +409,3 @@ _CLASS = {
         "Formula",
     )
 }
-
-
-def document_elements(batches: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """All element dicts of a document in page order."""
-    for path in batches:
-        yield from read_batch(path)[1]

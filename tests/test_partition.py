@@ -12,10 +12,10 @@ from unstructured.staging.base import elements_from_json
 from errors import InputError
 from pipeline import source
 from pipeline.__main__ import main
+from pipeline.document import document_elements
 from pipeline.partition import (
     Batch,
     PartitionOptions,
-    document_elements,
     partition_batch,
     plan,
     read_batch,
@@ -41,7 +41,7 @@ def elements(pool: Pool, path: Path, work: Path, *, size: int = 8, strategy: str
         partition_batch(pool, readable, b, options, out=work / f"b{size}", crops=work / "crops")
         for b in plan(seen, size)
     ]
-    return list(document_elements([r.path for r in done]))
+    return document_elements([r.path for r in done])
 
 
 def look(pool: Pool, path: Path, work: Path, password: str | None = None) -> Probe:
@@ -62,6 +62,11 @@ def test_a_report_becomes_typed_elements(pool: Pool, tmp_path: Path) -> None:
         place = e["metadata"]["coordinates"]
         assert all(0 <= x <= place["layout_width"] for x, _ in place["points"])
         assert all(0 <= y <= place["layout_height"] for _, y in place["points"])
+    assert {
+        tuple(e["metadata"]["languages"]) for e in found if e["metadata"]["page_number"] == 1
+    } == {("eng",)}
+    paragraph = next(e for e in found if "72 millimetres" in e["text"])
+    assert paragraph["metadata"]["parent_id"] == found[0]["element_id"]
     for e in found:
         name = e["metadata"].get("image_path")
         assert (name is not None) == (e["type"] in {"Table", "Image"})
@@ -181,7 +186,7 @@ def test_a_bomb_costs_its_own_page_only(tmp_path: Path, make_pdf: Callable[..., 
         stream.write(zlib.compress(text, 9), filter=pikepdf.Name.FlateDecode)
         document.pages[0].Contents = stream
         document.save(bomb)
-    with Pool(1, memory_mb=400) as small:
+    with Pool(1, memory_mb=600) as small:
         found = elements(small, bomb, tmp_path)
     records, _ = read_batch(tmp_path / "b8" / "batch-00000.jsonl")
     assert records[0].reader == "failed"

@@ -34,6 +34,7 @@ HOMES = {
     "sqlalchemy": {"storage/catalog.py"},
     "pypdfium2": {"pipeline/pdfium.py"},
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
+    "langdetect": {"pipeline/language.py"},
     "tesserocr": {"pipeline/readers/ocr.py"},
     "tablers": {"pipeline/readers/tables.py", "pipeline/partition.py"},
     "huggingface_hub": {"web/identity.py", "pipeline/models.py"},

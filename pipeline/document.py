@@ -1,0 +1,22 @@
+"""The elements of a whole document, from its checkpoints. Runs in the parent: what it imports is too
+large for page processes.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from unstructured.partition.common.metadata import set_element_hierarchy
+from unstructured.staging.base import elements_from_dicts
+
+from pipeline.partition import read_batch
+
+
+def document_elements(batches: Iterable[Path]) -> list[dict[str, Any]]:
+    """All element dicts of a document in page order, each under the title it stands below."""
+    found = [e for path in batches for e in read_batch(path)[1]]
+    with_parents = set_element_hierarchy(elements_from_dicts(found))
+    for element, typed in zip(found, with_parents, strict=True):
+        if typed.metadata.parent_id:
+            element["metadata"]["parent_id"] = typed.metadata.parent_id
+    return found
