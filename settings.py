@@ -16,6 +16,9 @@ class Settings:
     data_dir: Path
     secret: bytes
     database_url: str
+    s3_bucket: str | None = None
+    s3_prefix: str = ""
+    s3_endpoint_url: str | None = None
     embedding_model: str = DEFAULT_MODEL
     mail_url: str | None = None
     mail_from: str | None = None
@@ -37,6 +40,9 @@ class Settings:
             data_dir=data_dir,
             secret=_secret(environ.get("QUIRE_SECRET"), data_dir),
             database_url=environ.get("QUIRE_DATABASE_URL") or f"sqlite:///{data_dir}/jobs.sqlite",
+            s3_bucket=environ.get("QUIRE_S3_BUCKET") or None,
+            s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
+            s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
             embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,
             mail_url=environ.get("QUIRE_MAIL_URL") or None,
             mail_from=environ.get("QUIRE_MAIL_FROM") or None,

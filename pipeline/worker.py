@@ -40,9 +40,11 @@ from pipeline.link import address, key
 from pipeline.notify import Notifier
 from pipeline.pool import Pool
 from settings import Settings
+from storage import s3
 from storage.catalog import Catalog
 from storage.local import LocalRemote
 from storage.paths import Paths
+from storage.remote import Remote
 from storage.replication import Replication, titles
 from storage.retrying import Retrying
 from storage.workspace import Workspaces
@@ -120,9 +122,7 @@ def work(settings: Settings) -> int:
 
 def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     catalog = Catalog(catalog_url(settings, paths))
-    primary = Retrying(LocalRemote(paths.remote))
-    primary.check()
-    replication = Replication(paths, catalog, primary)
+    replication = Replication(paths, catalog, *remotes(settings, paths))
     workspaces = Workspaces(paths, replication.saved_rows, lambda user: titles(catalog, user))
     threads = max(1, (os.cpu_count() or 2) - 1)
 
@@ -174,6 +174,17 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     DBOS.destroy(workflow_completion_timeout_sec=0)
     workspaces.close()
     catalog.close()
+
+
+def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
+    """Primary and mirror: the local directory, and the bucket when one is set."""
+    primary = Retrying(LocalRemote(paths.remote))
+    primary.check()
+    if not settings.s3_bucket:
+        return primary, None
+    bucket = s3.connect(settings.s3_bucket, settings.s3_prefix, settings.s3_endpoint_url)
+    bucket.check()
+    return primary, Retrying(bucket)
 
 
 def _launch(settings: Settings) -> None:

@@ -336,6 +336,8 @@ def _state(app: App, user: str) -> str:
     saved = f"Saved: generation {remotes['saved_generation']} on {remotes['primary']}."
     if remotes["unsaved"]:
         saved = f"{remotes['unsaved']} changes not yet saved. {saved}"
-    if remotes["primary"] == "local":
+    if remotes["mirror"]:
+        saved += f" Mirror {remotes['mirror']}: {remotes['lag'] or 0} generations behind."
+    elif remotes["primary"] == "local":
         saved += " No remote is set up: a wiped disk loses everything."
     return f"{saved} [API](/?view=api)"

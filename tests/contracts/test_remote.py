@@ -1,26 +1,56 @@
 """What every Remote promises; a new one is added to `REMOTES`."""
 
+import concurrent.futures
 import hashlib
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
-from errors import Conflict, InputError, NotFound, Unavailable
+from errors import Conflict, InputError, NotFound, Refused, Unavailable
 from storage.local import LocalRemote
 from storage.remote import Change, Remote
 from storage.retrying import Retrying
+from storage.s3 import S3Remote, connect
 
-REMOTES: dict[str, Callable[[Path], Remote]] = {
-    "local": lambda folder: LocalRemote(folder / "remote"),
-    "retrying": lambda folder: Retrying(LocalRemote(folder / "remote"), waits=()),
+REMOTES: dict[str, Callable[[Path, str], Remote]] = {
+    "local": lambda folder, _: LocalRemote(folder / "remote"),
+    "retrying": lambda folder, _: Retrying(LocalRemote(folder / "remote"), waits=()),
+    "s3": lambda _, url: bucket(url, ""),
+    "s3-prefix": lambda _, url: bucket(url, "quire/one"),
 }
 MANIFEST = "users/u/manifest.json"
 
 
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    """moto's S3 server on loopback, with keys that mean nothing elsewhere."""
+    keys = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        server = ThreadedMotoServer(port=0)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
+
+
+def bucket(url: str, prefix: str) -> S3Remote:
+    made = connect(f"b-{secrets.token_hex(6)}", prefix, url)
+    made.client.create_bucket(Bucket=made.bucket)
+    return made
+
+
 @pytest.fixture(params=REMOTES)
-def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Remote:
-    made = REMOTES[request.param](tmp_path)
+def remote(request: pytest.FixtureRequest, tmp_path: Path, s3_url: str) -> Remote:
+    made = REMOTES[request.param](tmp_path, s3_url)
     made.check()
     return made
 
@@ -74,8 +104,31 @@ def test_deletes_follow_the_commit(remote: Remote) -> None:
 
 
 def test_a_name_cannot_leave_the_store(remote: Remote) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises((InputError, NotFound, Refused)):
         remote.read("../outside")
+
+
+def test_of_many_writers_one_wins(remote: Remote) -> None:
+    remote.commit(change(b"one", None))
+
+    def write(n: int) -> bool:
+        try:
+            remote.commit(change(b"two by %d" % n, b"one"))
+        except Conflict:
+            return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        won = list(threads.map(write, range(6)))
+    assert won.count(True) == 1
+    assert remote.read(MANIFEST) == b"two by %d" % won.index(True)
+
+
+def test_s3_says_what_is_wrong(s3_url: str) -> None:
+    with pytest.raises((NotFound, Refused)):
+        connect("b-nobody-made", "", s3_url).check()
+    with pytest.raises(Unavailable):
+        connect("b", "", "http://127.0.0.1:9").read("x")
 
 
 def test_retrying_waits_as_asked_and_gives_up(tmp_path: Path) -> None:
