@@ -46,7 +46,7 @@ from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote
 from storage.replication import Replication, titles
-from storage.retrying import Retrying
+from storage.retrying import Proved, Retrying
 from storage.workspace import Workspaces
 
 log = logging.getLogger(__name__)
@@ -183,8 +183,7 @@ def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
     if not settings.s3_bucket:
         return primary, None
     bucket = s3.connect(settings.s3_bucket, settings.s3_prefix, settings.s3_endpoint_url)
-    bucket.check()
-    return primary, Retrying(bucket)
+    return primary, Retrying(Proved(bucket))
 
 
 def _launch(settings: Settings) -> None:

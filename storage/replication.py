@@ -60,7 +60,7 @@ class Replication:
             generation = self._save(user)
             if self.mirror is not None:
                 try:
-                    self._catch_up(user, self.mirror)
+                    self._copy(user, self.primary, self.mirror)
                     self._errors.pop(user, None)
                 except QuireError as problem:
                     self._errors[user] = problem.as_dict()
@@ -94,6 +94,8 @@ class Replication:
             return
         remote, newest = found
         self._adopt(user, newest)
+        if remote is not self.primary:  # a wiped primary goes on from where the mirror is
+            self._copy(user, remote, self.primary)
         for file in newest.segments:
             yield from segments.decode(self._verified(remote, user, file))
 
@@ -238,21 +240,22 @@ class Replication:
                 archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
         return target
 
-    def _catch_up(self, user: str, mirror: Remote) -> None:
-        raw = self._raw(self.primary, user)
+    def _copy(self, user: str, source: Remote, target: Remote) -> None:
+        """Bring `target` to the newest generation of `source`; never back to an older one."""
+        raw = self._raw(source, user)
         if raw is None:
             return
         new = manifests.load(raw, user=user)
-        behind = self._raw(mirror, user)
+        behind = self._raw(target, user)
         old = manifests.load(behind, user=user) if behind else None
         if old and old.generation >= new.generation:
             return
         there = {f.path for f in (*old.segments, *old.files)} if old else set()
         wanted = {f.path: f for f in (*new.segments, *new.files)}
-        mirror.commit(
+        target.commit(
             Change(
                 files={
-                    _name(user, path): self._verified(self.primary, user, file)
+                    _name(user, path): self._verified(source, user, file)
                     for path, file in wanted.items()
                     if path not in there
                 },

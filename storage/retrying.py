@@ -1,4 +1,7 @@
-"""Retrying as a wrapper of any Remote: the same promises, fewer Unavailable. Not a store itself."""
+"""Wrappers of any Remote: `Retrying` tries again, `Proved` checks before the first use.
+
+The same promises as what they wrap; not stores themselves.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -50,3 +53,37 @@ class Retrying:
                     raise
                 self.sleep(max(wait, problem.retry_after or 0))
         return call()
+
+
+@dataclass(slots=True)
+class Proved:
+    """Runs `check` before anything else, again until it passes: a remote that is away or unfit at
+    start is told at every use instead of stopping the worker."""
+
+    remote: Remote
+    _passed: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.remote.name
+
+    def check(self) -> None:
+        if not self._passed:
+            self.remote.check()
+            self._passed = True
+
+    def read(self, name: str) -> bytes:
+        self.check()
+        return self.remote.read(name)
+
+    def fetch(self, name: str, to: Path) -> None:
+        self.check()
+        self.remote.fetch(name, to)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        self.check()
+        return self.remote.names(prefix)
+
+    def commit(self, change: Change) -> None:
+        self.check()
+        self.remote.commit(change)

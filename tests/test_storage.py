@@ -240,6 +240,27 @@ def test_the_mirror_catches_up_and_takes_over(house: House, tmp_path: Path) -> N
     assert house.ids() == ["id1", "id2", "id3"]
 
 
+def test_a_wiped_primary_goes_on_from_the_mirror(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    house.put(2)
+    house.replication.save(USER)
+    for expected, added in ((["id1", "id2"], 3), (["id1", "id2", "id3"], 4)):
+        house.workspaces.close()
+        house.catalog.close()
+        shutil.rmtree(tmp_path / "remote")
+        shutil.rmtree(house.paths.root)
+        house.paths.root.mkdir()
+        house = House(house.paths.root, mirror=tmp_path / "mirror")
+        with house.workspaces.open(USER):
+            pass
+        assert house.ids() == expected
+        house.put(added)
+        house.replication.save(USER)
+        assert house.replication.status(USER).lag == 0
+    house.workspaces.close()
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -12,12 +12,13 @@ from moto.server import ThreadedMotoServer
 from errors import Conflict, InputError, NotFound, Refused, Unavailable
 from storage.local import LocalRemote
 from storage.remote import Change, Remote
-from storage.retrying import Retrying
+from storage.retrying import Proved, Retrying
 from storage.s3 import S3Remote, connect
 
 REMOTES: dict[str, Callable[[Path, str], Remote]] = {
     "local": lambda folder, _: LocalRemote(folder / "remote"),
     "retrying": lambda folder, _: Retrying(LocalRemote(folder / "remote"), waits=()),
+    "proved": lambda folder, _: Proved(LocalRemote(folder / "remote")),
     "s3": lambda _, url: bucket(url, ""),
     "s3-prefix": lambda _, url: bucket(url, "quire/one"),
 }
@@ -141,3 +142,18 @@ def test_retrying_waits_as_asked_and_gives_up(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         remote.read("x")
     assert waited == [3, 4]
+
+
+def test_an_unfit_remote_is_told_at_every_use_until_it_is_fit(tmp_path: Path) -> None:
+    class Unfit(LocalRemote):
+        def check(self) -> None:
+            if not (self.root / "fit").exists():
+                raise Refused("unfit", "Not fit.")
+
+    remote = Proved(Unfit(tmp_path))
+    for _ in range(2):
+        with pytest.raises(Refused):
+            remote.read(MANIFEST)
+    (tmp_path / "fit").touch()
+    with pytest.raises(NotFound):
+        remote.read(MANIFEST)
