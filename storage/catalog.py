@@ -192,26 +192,26 @@ class Catalog:
         return made
 
     def restore_collection(self, user: str, collection: Collection) -> None:
-        """Put back a collection that a manifest names."""
+        """Put back a collection that a manifest names; its title gets a number when a newer
+        collection has taken it."""
+        known = {c.id: c.title for c in self.collections(user)}
+        if collection.id in known:
+            return
+        title, number = collection.title, 1
+        while title in known.values():
+            number += 1
+            title = f"{collection.title} ({number})"
         with self._engine.begin() as db:
-            known = select(_collections.c.id).where(
-                _collections.c.user == user, _collections.c.id == collection.id
+            db.execute(
+                insert(_collections).values(
+                    id=collection.id,
+                    user=user,
+                    title=title,
+                    model=collection.model,
+                    created_at=collection.created_at,
+                )
             )
-            if db.execute(known).first() is None:
-                db.execute(
-                    insert(_collections).values(
-                        id=collection.id,
-                        user=user,
-                        title=collection.title,
-                        model=collection.model,
-                        created_at=collection.created_at,
-                    )
-                )
-                db.execute(
-                    insert(_titles).values(
-                        user=user, title=collection.title, collection=collection.id
-                    )
-                )
+            db.execute(insert(_titles).values(user=user, title=title, collection=collection.id))
 
     def rename_collection(self, user: str, collection: str, title: str) -> Collection:
         title = _title(title)

@@ -84,5 +84,9 @@ class Paths:
         """There while the live store is closed and whole; a store without it is rebuilt."""
         return self.user(key) / "CLEAN"
 
+    def adopted(self, key: str) -> Path:
+        """There once the catalogue holds what the stores knew of this user."""
+        return self.user(key) / "ADOPTED"
+
     def export(self, key: str, name: str) -> Path:
         return self.exports / _checked(_KEY, key) / _checked(_NAME, name)

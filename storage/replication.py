@@ -91,6 +91,8 @@ class Replication:
         """The rows of the newest valid generation in order, every byte verified first."""
         found = self._current(user)
         if found is None:
+            self.paths.user(user).mkdir(parents=True, exist_ok=True)
+            self.paths.adopted(user).touch()
             return
         remote, newest = found
         self._adopt(user, newest)
@@ -126,8 +128,11 @@ class Replication:
     # Inside
 
     def _save(self, user: str) -> int:
+        self.paths.user(user).mkdir(parents=True, exist_ok=True)
         raw = self._raw(self.primary, user)
         old = manifests.load(raw, user=user) if raw else None
+        if old:
+            self._adopt(user, old)
         journal = pending(self.paths, user)
         files: dict[str, Path | bytes] = {}
         kept = list(old.segments) if old else []
@@ -169,6 +174,7 @@ class Replication:
                 deletes=frozenset(_name(user, path) for path in deletes),
             )
         )
+        self.paths.adopted(user).touch()
         for path in journal:
             path.unlink()
         return new.generation
@@ -307,13 +313,17 @@ class Replication:
         return content
 
     def _adopt(self, user: str, newest: Manifest) -> None:
-        """Fill an empty catalogue (a wiped disk) from the manifest; one that has rows is newer."""
-        if self.catalog.collections(user):
+        """After a wipe the catalogue lacks what the manifest names: put it back, once. A mark
+        beside the user's data says that the catalogue is the newer one from then on."""
+        mark = self.paths.adopted(user)
+        if mark.exists():
             return
         for entry in newest.collections:
             self.catalog.restore_collection(user, Collection(**asdict(entry)))
         for source in newest.sources:
             self.catalog.put_source(user, SourceRow(**asdict(source)))
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
     def _locked(self, user: str) -> threading.Lock:
         with self._guard:

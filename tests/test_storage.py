@@ -261,6 +261,25 @@ def test_a_wiped_primary_goes_on_from_the_mirror(house: House, tmp_path: Path) -
     house.workspaces.close()
 
 
+def test_a_collection_made_right_after_a_wipe_hides_nothing(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    house.workspaces.close()
+    house.catalog.close()
+    shutil.rmtree(house.paths.root)
+    house.paths.root.mkdir()
+    fresh = House(house.paths.root, mirror=tmp_path / "mirror")
+    made = fresh.catalog.create_collection(USER, "papers")
+    with fresh.workspaces.open(USER):
+        pass
+    fresh.replication.save(USER)
+    titles_now = {c.title: c.id for c in fresh.catalog.collections(USER)}
+    assert titles_now["papers"] == made.id
+    with fresh.workspaces.open(USER) as workspace:
+        assert workspace.count(titles_now["papers (2)"]) == 1
+    fresh.workspaces.close()
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
