@@ -1,5 +1,4 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-PYTHON ?= python3
 BIN = .venv/bin
 
 .PHONY: demo run check test bench setup setup-dev resolve samples clean

@@ -3,8 +3,10 @@
 import contextlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from errors import InputError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -16,6 +18,8 @@ class Settings:
     data_dir: Path
     secret: bytes
     database_url: str
+    hub_dataset: str | None = None
+    hub_token: str | None = field(default=None, repr=False)
     s3_bucket: str | None = None
     s3_prefix: str = ""
     s3_endpoint_url: str | None = None
@@ -36,11 +40,21 @@ class Settings:
         """Read `QUIRE_*` and the platform's own variables; unknown ones are left alone."""
         data_dir = Path(environ.get("QUIRE_DATA_DIR", "./data")).resolve()
         space_id = environ.get("SPACE_ID")
+        hub_dataset = environ.get("QUIRE_HUB_DATASET") or None
+        s3_bucket = environ.get("QUIRE_S3_BUCKET") or None
+        if space_id and (hub_dataset or s3_bucket) and not environ.get("QUIRE_SECRET"):
+            raise InputError(
+                "secret_needed",
+                "What is stored outside is filed under keys made with QUIRE_SECRET, and it is unset.",
+                "Set QUIRE_SECRET to a long random text, and keep it.",
+            )
         return cls(
             data_dir=data_dir,
             secret=_secret(environ.get("QUIRE_SECRET"), data_dir),
             database_url=environ.get("QUIRE_DATABASE_URL") or f"sqlite:///{data_dir}/jobs.sqlite",
-            s3_bucket=environ.get("QUIRE_S3_BUCKET") or None,
+            hub_dataset=hub_dataset,
+            hub_token=environ.get("HF_TOKEN") or None,
+            s3_bucket=s3_bucket,
             s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
             s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
             embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,

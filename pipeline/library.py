@@ -275,4 +275,6 @@ def dispatch(library: Library, body: bytes) -> Any:
     request = json.loads(body)
     if request["call"] not in CALLS:
         raise InputError("call_unknown", "There is no such call.", "Update the app.")
+    if request["call"] != "status":  # which tells, also when the remotes are away
+        library.replication.adopt(request["user"])
     return getattr(library, request["call"])(request["user"], **request["arguments"])

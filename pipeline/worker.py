@@ -40,7 +40,7 @@ from pipeline.link import address, key
 from pipeline.notify import Notifier
 from pipeline.pool import Pool
 from settings import Settings
-from storage import s3
+from storage import hub, s3
 from storage.catalog import Catalog
 from storage.local import LocalRemote
 from storage.paths import Paths
@@ -177,9 +177,12 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
 
 
 def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
-    """Primary and mirror: the local directory, and the bucket when one is set."""
-    primary = Retrying(LocalRemote(paths.remote))
-    primary.check()
+    """Primary and mirror: the dataset, else the local directory; and the bucket when one is set."""
+    if settings.hub_dataset:
+        primary = Retrying(Proved(hub.connect(settings.hub_dataset, settings.hub_token)))
+    else:
+        primary = Retrying(LocalRemote(paths.remote))
+        primary.check()
     if not settings.s3_bucket:
         return primary, None
     bucket = s3.connect(settings.s3_bucket, settings.s3_prefix, settings.s3_endpoint_url)

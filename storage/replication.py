@@ -91,8 +91,7 @@ class Replication:
         """The rows of the newest valid generation in order, every byte verified first."""
         found = self._current(user)
         if found is None:
-            self.paths.user(user).mkdir(parents=True, exist_ok=True)
-            self.paths.adopted(user).touch()
+            self._mark(user)
             return
         remote, newest = found
         self._adopt(user, newest)
@@ -100,6 +99,16 @@ class Replication:
             self._copy(user, remote, self.primary)
         for file in newest.segments:
             yield from segments.decode(self._verified(remote, user, file))
+
+    def adopt(self, user: str) -> None:
+        """After a wipe, what the newest manifest names is in the catalogue again; at once when
+        it is. Raises what the remotes answer when they cannot be asked."""
+        if not self.paths.adopted(user).exists():
+            found = self._current(user)
+            if found:
+                self._adopt(user, found[1])
+            else:
+                self._mark(user)
 
     def fetch(self, user: str, path: str, to: Path) -> None:
         """A file of the newest generation (a source, an elements archive) to a local path."""
@@ -315,15 +324,17 @@ class Replication:
     def _adopt(self, user: str, newest: Manifest) -> None:
         """After a wipe the catalogue lacks what the manifest names: put it back, once. A mark
         beside the user's data says that the catalogue is the newer one from then on."""
-        mark = self.paths.adopted(user)
-        if mark.exists():
+        if self.paths.adopted(user).exists():
             return
         for entry in newest.collections:
             self.catalog.restore_collection(user, Collection(**asdict(entry)))
         for source in newest.sources:
             self.catalog.put_source(user, SourceRow(**asdict(source)))
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        self._mark(user)
+
+    def _mark(self, user: str) -> None:
+        self.paths.user(user).mkdir(parents=True, exist_ok=True)
+        self.paths.adopted(user).touch()
 
     def _locked(self, user: str) -> threading.Lock:
         with self._guard:

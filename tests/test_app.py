@@ -15,6 +15,7 @@ from gradio_client.exceptions import AppError
 
 from quire_client import FINISHED, Json, Quire
 from tests.conftest import SAMPLES, Running, start_app
+from tests.hub_server import Fault, Hub
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +216,31 @@ def test_a_submit_answers_while_jobs_run(quire: Quire, make_pdf: Callable[..., P
         made = list(threads.map(lambda f: quire.submit(f, collection="many")[0], files))
     assert len({j["id"] for j in made}) == 6
     assert all(finish(quire, j)["status"] == "succeeded" for j in made)
+
+
+def test_a_wiped_space_is_restored_from_the_dataset(tmp_path: Path) -> None:
+    with Hub() as hub:
+        told = {
+            "QUIRE_HUB_DATASET": "ada/quire", "HF_TOKEN": "hf_write", "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0", "QUIRE_SECRET": "the same after the wipe",
+        }  # fmt: skip
+        first = start_app(tmp_path / "first", **told)
+        job = finish(Quire(first.url), Quire(first.url).submit(SAMPLES / "report.pdf")[0])
+        assert job["saved_generation"] == 1
+        first.stop()
+        assert hub.repos["ada/quire"].private
+        hub.faults = [Fault("GET", "/resolve/", status=503, times=2)]
+        second = start_app(tmp_path / "second", **told)
+        quire = Quire(second.url)
+        assert quire.search("how much rain fell in April?")[0]["filename"] == "report.pdf"
+        assert [c["sources"] for c in quire.call("collections")] == [1]
+        assert quire.call("status")["remotes"]["primary"] == "hub"
+        source = quire.call("sources")[0]["id"]
+        assert get(second, f"/pages/{source}/1")[0] == 200
+        second.stop()
+        for folder in ("first", "second"):
+            log = (tmp_path / folder / "app.log").read_text(encoding="utf-8")
+            assert "hf_write" not in log
 
 
 def test_a_restarted_app_has_everything_and_stops_cleanly(tmp_path: Path) -> None:

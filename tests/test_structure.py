@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "web": {"web", "pipeline", "storage", "settings", "errors"},
     "pipeline": {"pipeline", "storage", "settings", "errors"},
     "storage": {"storage", "errors"},
-    "settings": set(),
+    "settings": {"errors"},
     "errors": set(),
 }
 WEB_SEES = {
@@ -38,7 +38,7 @@ HOMES = {
     "langdetect": {"pipeline/language.py"},
     "tesserocr": {"pipeline/readers/ocr.py"},
     "tablers": {"pipeline/readers/tables.py", "pipeline/partition.py"},
-    "huggingface_hub": {"web/identity.py", "pipeline/models.py"},
+    "huggingface_hub": {"web/identity.py", "pipeline/models.py", "storage/hub.py"},
 }
 READS_ENVIRONMENT = {"app.py", "pipeline/worker.py", "pipeline/pool.py"}
 

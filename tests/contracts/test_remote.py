@@ -4,16 +4,20 @@ import concurrent.futures
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
 from errors import Conflict, InputError, NotFound, Refused, Unavailable
+from storage.hub import HubRemote
+from storage.hub import connect as hub_connect
 from storage.local import LocalRemote
 from storage.remote import Change, Remote
 from storage.retrying import Proved, Retrying
 from storage.s3 import S3Remote, connect
+from tests.hub_server import Fault, Hub, Repo
 
 REMOTES: dict[str, Callable[[Path, str], Remote]] = {
     "local": lambda folder, _: LocalRemote(folder / "remote"),
@@ -49,16 +53,30 @@ def bucket(url: str, prefix: str) -> S3Remote:
     return made
 
 
-@pytest.fixture(params=REMOTES)
-def remote(request: pytest.FixtureRequest, tmp_path: Path, s3_url: str) -> Remote:
-    made = REMOTES[request.param](tmp_path, s3_url)
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as made:
+        yield made
+
+
+def dataset(hub: Hub, token: str = "hf_write") -> HubRemote:
+    made = hub_connect(f"ada/{secrets.token_hex(6)}", token, hub.url)
+    return replace(made, sleep=lambda _: None)
+
+
+@pytest.fixture(params=[*REMOTES, "hub"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path, s3_url: str, hub: Hub) -> Remote:
+    if request.param == "hub":
+        made: Remote = dataset(hub)
+    else:
+        made = REMOTES[request.param](tmp_path, s3_url)
     made.check()
     return made
 
 
 def change(content: bytes, expected: bytes | None, **files: bytes) -> Change:
     return Change(
-        files={f"users/u/segments/{n}": c for n, c in files.items()},
+        files={f"users/u/segments/{n}.parquet": c for n, c in files.items()},
         manifests={MANIFEST: content},
         expected={MANIFEST: hashlib.sha256(expected).hexdigest() if expected else None},
     )
@@ -67,9 +85,9 @@ def change(content: bytes, expected: bytes | None, **files: bytes) -> Change:
 def test_a_commit_can_be_read_back(remote: Remote, tmp_path: Path) -> None:
     remote.commit(change(b"one", None, a=b"segment"))
     assert remote.read(MANIFEST) == b"one"
-    remote.fetch("users/u/segments/a", tmp_path / "a")
+    remote.fetch("users/u/segments/a.parquet", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"segment"
-    assert list(remote.names("users/u")) == [MANIFEST, "users/u/segments/a"]
+    assert list(remote.names("users/u")) == [MANIFEST, "users/u/segments/a.parquet"]
 
 
 def test_a_stale_commit_changes_nothing(remote: Remote) -> None:
@@ -80,7 +98,7 @@ def test_a_stale_commit_changes_nothing(remote: Remote) -> None:
     with pytest.raises(Conflict):
         remote.commit(change(b"three", None))
     assert remote.read(MANIFEST) == b"two"
-    assert "users/u/segments/late" not in list(remote.names("users/u"))
+    assert "users/u/segments/late.parquet" not in list(remote.names("users/u"))
 
 
 def test_what_is_not_there_is_not_found(remote: Remote, tmp_path: Path) -> None:
@@ -98,7 +116,7 @@ def test_deletes_follow_the_commit(remote: Remote) -> None:
             files={},
             manifests={MANIFEST: b"two"},
             expected={MANIFEST: hashlib.sha256(b"one").hexdigest()},
-            deletes=frozenset({"users/u/segments/a"}),
+            deletes=frozenset({"users/u/segments/a.parquet"}),
         )
     )
     assert list(remote.names("users/u")) == [MANIFEST]
@@ -157,3 +175,84 @@ def test_an_unfit_remote_is_told_at_every_use_until_it_is_fit(tmp_path: Path) ->
     (tmp_path / "fit").touch()
     with pytest.raises(NotFound):
         remote.read(MANIFEST)
+
+
+def test_the_hub_dataset_must_be_private(hub: Hub) -> None:
+    remote = dataset(hub)
+    hub.repos[remote.repo] = Repo(private=False)
+    hub.repos[remote.repo].add({})
+    with pytest.raises(Refused) as caught:
+        remote.check()
+    assert caught.value.code == "hub_public"
+
+
+def test_a_token_that_may_only_read_is_refused(hub: Hub) -> None:
+    with pytest.raises(Refused):
+        dataset(hub, "hf_read").check()
+
+
+def test_a_commit_that_landed_without_an_answer_is_a_success(hub: Hub) -> None:
+    remote = dataset(hub)
+    remote.check()
+    before = len(hub.repos[remote.repo].commits)
+    hub.faults = [Fault("POST", "/commit/", status=504, after=True)]
+    remote.commit(change(b"one", None, a=b"1"))
+    assert len(hub.repos[remote.repo].commits) == before + 1
+    assert remote.read(MANIFEST) == b"one"
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_busy_hub_is_asked_again(hub: Hub, status: int) -> None:
+    remote = dataset(hub)
+    remote.check()
+    hub.faults = [Fault("POST", "/commit/", status=status, times=2)]
+    remote.commit(change(b"one", None))
+    assert remote.read(MANIFEST) == b"one"
+
+
+def test_the_hourly_limit_is_waited_out_for_long(hub: Hub) -> None:
+    remote = dataset(hub)
+    remote.check()
+    hub.faults = [Fault("POST", "/commit/", status=429)]
+    with pytest.raises(Unavailable) as caught:
+        remote.commit(change(b"one", None))
+    assert (caught.value.retry_after or 0) >= 900
+    with pytest.raises(NotFound):
+        remote.read(MANIFEST)
+
+
+def test_a_dataset_that_leaves_files_out_is_refused(hub: Hub) -> None:
+    remote = dataset(hub)
+    remote.check()
+    hub.ignored = "*.parquet"
+    try:
+        with pytest.raises(Refused) as caught:
+            remote.commit(change(b"one", None, a=b"1"))
+        assert caught.value.code == "hub_ignored"
+    finally:
+        hub.ignored = ""
+
+
+def test_one_change_is_one_commit_and_no_token_reaches_the_cdn(hub: Hub, tmp_path: Path) -> None:
+    remote = dataset(hub)
+    remote.check()
+    before = len(hub.repos[remote.repo].commits)
+    remote.commit(change(b"one", None, **{f"s{n}": b"x" * n for n in range(1, 120)}))
+    assert len(hub.repos[remote.repo].commits) == before + 1
+    remote.fetch("users/u/segments/s7.parquet", tmp_path / "s")
+    assert (tmp_path / "s").read_bytes() == b"x" * 7
+    assert hub.leaks == []
+
+
+def test_another_users_commit_in_between_is_no_conflict(hub: Hub) -> None:
+    remote = dataset(hub)
+    remote.check()
+    remote.commit(change(b"one", None))
+    other = Change(
+        files={},
+        manifests={"users/v/manifest.json": b"v"},
+        expected={"users/v/manifest.json": None},
+    )
+    remote.commit(other)
+    remote.commit(change(b"two", b"one"))
+    assert remote.read("users/v/manifest.json") == b"v"
