@@ -9,6 +9,8 @@ from pathlib import Path
 from errors import InputError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_LAYOUT_MODEL = "docling-project/docling-layout-heron"
+DEFAULT_TABLE_MODEL = "microsoft/table-transformer-structure-recognition-v1.1-all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class Settings:
     s3_prefix: str = ""
     s3_endpoint_url: str | None = None
     embedding_model: str = DEFAULT_MODEL
+    layout_model: str = DEFAULT_LAYOUT_MODEL
+    table_model: str = DEFAULT_TABLE_MODEL
     mail_url: str | None = None
     mail_from: str | None = None
     public_url: str | None = None
@@ -58,6 +62,8 @@ class Settings:
             s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
             s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
             embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,
+            layout_model=environ.get("QUIRE_LAYOUT_MODEL") or DEFAULT_LAYOUT_MODEL,
+            table_model=environ.get("QUIRE_TABLE_MODEL") or DEFAULT_TABLE_MODEL,
             mail_url=environ.get("QUIRE_MAIL_URL") or None,
             mail_from=environ.get("QUIRE_MAIL_FROM") or None,
             public_url=environ.get("QUIRE_PUBLIC_URL") or _space_url(environ),

@@ -1,6 +1,7 @@
 """The command line: `python -m pipeline partition | verify | worker`."""
 
 import argparse
+import importlib
 import json
 import sys
 import tempfile
@@ -16,12 +17,19 @@ from pipeline.partition import (
     plan,
 )
 from pipeline.pool import Pool
+from pipeline.readers.layout import Detector
 from pipeline.router import STRATEGIES
 from pipeline.source import check_upload, look
+from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL
 
 
 def partition_file(
-    pool: Pool, path: Path, out: Path, options: PartitionOptions, password: str | None = None
+    pool: Pool,
+    path: Path,
+    out: Path,
+    options: PartitionOptions,
+    password: str | None = None,
+    detector: Detector | None = None,
 ) -> list[str]:
     """Write OUT/NAME.json as unstructured's `elements_to_json` does, crops beside it; returns the
     pages that were not read, a line each."""
@@ -34,7 +42,13 @@ def partition_file(
             results = list(
                 threads.map(
                     lambda batch: partition_batch(
-                        pool, readable, batch, options, out=Path(work) / "b", crops=out / "crops"
+                        pool,
+                        readable,
+                        batch,
+                        options,
+                        out=Path(work) / "b",
+                        crops=out / "crops",
+                        detector=(lambda: detector) if detector else None,
                     ),
                     plan(seen),
                 )
@@ -52,11 +66,15 @@ def _partition(arguments: argparse.Namespace) -> int:
         strategy=arguments.strategy, languages=tuple(arguments.languages)
     ).checked()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    detector: Detector | None = None
+    if options.strategy == "hi_res":
+        models = importlib.import_module("pipeline.models")  # torch: seconds, for hi_res only
+        detector = models.load_detector(arguments.layout_model, arguments.table_model)
     failed = 0
 
     def one(path: Path) -> str | None:
         try:
-            bad = partition_file(pool, path, arguments.out, options, arguments.password)
+            bad = partition_file(pool, path, arguments.out, options, arguments.password, detector)
         except QuireError as problem:
             return f"{path}: {problem.code}: {problem}"
         return f"{path}: {len(bad)} pages not read: {'; '.join(bad)}" if bad else None
@@ -79,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--languages", nargs="*", default=())
     command.add_argument("--password")
     command.add_argument("--jobs", type=int, default=2)
+    command.add_argument("--layout-model", default=DEFAULT_LAYOUT_MODEL, help="for hi_res")
+    command.add_argument("--table-model", default=DEFAULT_TABLE_MODEL, help="for hi_res")
     command.set_defaults(run=_partition)
     chosen = parser.parse_args(arguments)
     return int(chosen.run(chosen))

@@ -31,6 +31,7 @@ from pipeline.partition import (
     write_once,
 )
 from pipeline.pool import Pool
+from pipeline.readers.layout import Detector
 from pipeline.source import Probe, look
 from settings import Settings
 from storage.catalog import Catalog, SourceRow
@@ -56,6 +57,7 @@ class Tools:
     replication: Replication
     notifier: Notifier
     encoder: Callable[[], Encoder]
+    detector: Callable[[], Detector]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Place:
     def options(self) -> PartitionOptions:
         return PartitionOptions(
             strategy=self.spec["strategy"], languages=tuple(self.spec["languages"])
-        )
+        ).with_models(self.tools.settings.layout_model, self.tools.settings.table_model)
 
     @property
     def elements(self) -> Path:
@@ -145,6 +147,7 @@ def read_pages(place: Place, batch: Batch) -> Json:
         place.options,
         out=place.elements,
         crops=tools.paths.crops(place.spec["user"]),
+        detector=tools.detector,
         cancelled=place.cancelled(),
     )
     return {"pages": [asdict(record) for record in result.pages]}
@@ -169,6 +172,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             options,
             out=aside,
             crops=place.tools.paths.crops(place.spec["user"]),
+            detector=place.tools.detector,
             cancelled=place.cancelled(),
         )
         fresh[page] = read_batch(result.path)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,8 @@ from errors import InputError, QuireError
 from pipeline import language, pdfium
 from pipeline.page import Box, PageContent
 from pipeline.pool import PageProcessDied, Pool
-from pipeline.readers import figures, ocr, reference, tables, text
+from pipeline.readers import figures, layout, ocr, reference, tables, text
+from pipeline.readers.layout import Detector, Region
 from pipeline.readers.text import Block
 from pipeline.router import STRATEGIES, Route, route
 from pipeline.source import Probe
@@ -34,22 +36,21 @@ BATCH = 8
 CROP_DPI = 110
 OCR_DPI = 150
 OCR_LONG_SIDE = 2200
+LAYOUT_DPI = 100
+
+Seen = dict[int, tuple[Region, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionOptions:
-    """`languages` are ISO 639-1 codes or tesseract's own names, for OCR."""
+    """`languages` are ISO 639-1 codes or tesseract's own names, for OCR; `models` name the layout
+    and the table model when the strategy is hi_res."""
 
     strategy: str = "auto"
     languages: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
     def checked(self) -> "PartitionOptions":
-        if self.strategy == "hi_res":
-            raise InputError(
-                "layout_model_missing",
-                "The strategy hi_res needs a layout model, and none is set up here.",
-                "Use auto.",
-            )
         if self.strategy not in STRATEGIES:
             raise InputError(
                 "strategy_unknown",
@@ -58,9 +59,13 @@ class PartitionOptions:
             )
         return self
 
+    def with_models(self, *names: str) -> "PartitionOptions":
+        """The same, naming the models when they have a part in it."""
+        return replace(self, models=names) if self.strategy == "hi_res" else self
+
     def version(self) -> str:
         """Names what the elements were made with; part of their folder's name."""
-        seen = json.dumps([VERSION, self.strategy, list(self.languages)])
+        seen = json.dumps([VERSION, self.strategy, list(self.languages), *self.models])
         return f"v{VERSION}-{self.strategy}-{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
 
 
@@ -115,17 +120,23 @@ def partition_batch(
     *,
     out: Path,
     crops: Path,
+    detector: Callable[[], Detector] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchResult:
     """Read the batch in the pool and write `out/batch-00000.jsonl`, unless it is there already.
 
     A batch whose process dies is halved down to the page; a page that cannot be read becomes a
-    record with its reason.
+    record with its reason. `detector` loads the models of hi_res when they are needed.
     """
     target = out / f"batch-{batch.index:05d}.jsonl"
     if not target.exists():
         crops.mkdir(parents=True, exist_ok=True)
-        records, elements = _bisect(pool, path, batch, options, crops=crops, cancelled=cancelled)
+        seen: Seen = {}
+        if options.strategy == "hi_res" and detector is not None:
+            seen = _detect(pool, path, batch, detector(), cancelled)
+        records, elements = _bisect(
+            pool, path, batch, options, seen=seen, crops=crops, cancelled=cancelled
+        )
         names = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
         write_once(out / f"batch-{batch.index:05d}.crops", "\n".join(names))
         lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
@@ -150,12 +161,30 @@ def read_batch(path: Path) -> tuple[list[PageRecord], list[dict[str, Any]]]:
         return [PageRecord(**r) for r in head["pages"]], [json.loads(line) for line in file]
 
 
+def _detect(
+    pool: Pool, path: Path, batch: Batch, detector: Detector, cancelled: Callable[[], bool]
+) -> Seen:
+    """The layout of each page that can be drawn; the others are read without one."""
+    pictures: dict[int, Path] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(batch.first, batch.last + 1):
+            target = Path(folder) / f"{number}.png"
+            try:
+                pool.run(draw_page, path, number, target, seconds=30, cancelled=cancelled)
+            except (PageProcessDied, InputError):
+                continue
+            pictures[number] = target
+        found = detector.detect(list(pictures.values()))
+    return dict(zip(pictures, found, strict=True))
+
+
 def _bisect(
     pool: Pool,
     path: Path,
     batch: Batch,
     options: PartitionOptions,
     *,
+    seen: Seen,
     crops: Path,
     cancelled: Callable[[], bool],
 ) -> tuple[list[PageRecord], list[dict[str, Any]]]:
@@ -167,6 +196,7 @@ def _bisect(
             batch.last,
             options,
             crops,
+            {n: seen[n] for n in range(batch.first, batch.last + 1) if n in seen},
             seconds=10 + 20 * batch.pages,
             cancelled=cancelled,
         )
@@ -175,13 +205,11 @@ def _bisect(
         if batch.pages == 1:
             return [_failed(batch.first, problem, 0.0)], []
         middle = (batch.first + batch.last) // 2
-        left = _bisect(
-            pool, path, replace(batch, last=middle), options, crops=crops, cancelled=cancelled
-        )
-        right = _bisect(
-            pool, path, replace(batch, first=middle + 1), options, crops=crops, cancelled=cancelled
-        )
-        return left[0] + right[0], left[1] + right[1]
+        halves = [
+            _bisect(pool, path, half, options, seen=seen, crops=crops, cancelled=cancelled)
+            for half in (replace(batch, last=middle), replace(batch, first=middle + 1))
+        ]
+        return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
 
 
 def _failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
@@ -198,8 +226,15 @@ def _failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
 # Inside a page process
 
 
+def draw_page(path: Path, number: int, target: Path) -> None:
+    """The picture that the layout model sees."""
+    with pdfium.opened(path) as document:
+        picture = pdfium.render(document, number, dpi=LAYOUT_DPI, long_side=2000)
+        picture.convert("RGB").save(target, "PNG", compress_level=1)
+
+
 def read_pages(
-    path: Path, first: int, last: int, options: PartitionOptions, crops: Path
+    path: Path, first: int, last: int, options: PartitionOptions, crops: Path, seen: Seen
 ) -> tuple[list[PageRecord], list[dict[str, Any]]]:
     """Records and element dicts of a page range; crops are written under their hash."""
     records: list[PageRecord] = []
@@ -221,7 +256,7 @@ def read_pages(
         for number in range(first, last + 1):
             started = time.perf_counter()
             try:
-                reader, made = _read_page(document, ruled, number, options, crops)
+                reader, made = _read_page(document, ruled, number, options, crops, seen.get(number))
                 _name_languages(made, options)
             except QuireError as problem:
                 if not problem.permanent:
@@ -258,13 +293,31 @@ def _tablers(path: Path) -> Any | None:
 
 
 def _read_page(
-    document: Any, ruled: Any | None, number: int, options: PartitionOptions, crops: Path
+    document: Any,
+    ruled: Any | None,
+    number: int,
+    options: PartitionOptions,
+    crops: Path,
+    regions: tuple[Region, ...] | None,
 ) -> tuple[Route, list[dict[str, Any]]]:
     content = pdfium.content(document, number)
     chosen = route(content, options.strategy)
     if chosen.reader == "blank":
         return chosen, []
     writer = _Writer(document, content, crops)
+    if regions:
+        note = f"{len(regions)} regions seen"
+        if chosen.reader == "ocr":
+            picture = pdfium.render(
+                document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True
+            )
+            words = ocr.words(picture, content.width, content.height, options.languages)
+            content = replace(content, words=words)
+            note += f", words by OCR: {chosen.reason}"
+        found = layout.read(content, regions)
+        if found:
+            writer = _Writer(document, content, crops)
+            return Route("hi_res", note), writer.mixed([p.thing for p in found])
     if chosen.reader == "ocr":
         picture = pdfium.render(document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True)
         answer = ocr.read(picture, content.width, content.height, options.languages)
@@ -406,6 +459,7 @@ _CLASS = {
         "CodeSnippet",
         "Header",
         "Footer",
+        "Form",
         "Formula",
     )
 }

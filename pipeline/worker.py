@@ -39,6 +39,7 @@ from pipeline.library import Library, dispatch
 from pipeline.link import address, key
 from pipeline.notify import Notifier
 from pipeline.pool import Pool
+from pipeline.readers.layout import Detector
 from settings import Settings
 from storage import hub, s3
 from storage.catalog import Catalog
@@ -127,17 +128,23 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     threads = max(1, (os.cpu_count() or 2) - 1)
 
     held: list[Encoder] = []
+    detectors: list[Detector] = []
+    loading = threading.Lock()
 
     def encoder() -> Encoder:
         with loading:
-            if held:
-                return held[0]
-            models = importlib.import_module("pipeline.models")  # torch: seconds, off the way
-            loaded: Encoder = models.load_encoder(settings.embedding_model, threads=threads)
-            held.append(loaded)
-            return loaded
+            if not held:
+                models = importlib.import_module("pipeline.models")  # torch: seconds, off the way
+                held.append(models.load_encoder(settings.embedding_model, threads=threads))
+            return held[0]
 
-    loading = threading.Lock()
+    def detector() -> Detector:
+        with loading:
+            if not detectors:
+                models = importlib.import_module("pipeline.models")
+                detectors.append(models.load_detector(settings.layout_model, settings.table_model))
+            return detectors[0]
+
     pool = Pool(settings.page_processes)
     viewer = Pool(1)
     library = Library(
@@ -160,6 +167,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             replication=replication,
             notifier=Notifier(settings=settings, catalog=catalog),
             encoder=encoder,
+            detector=detector,
         )
     )
     _launch(settings)

@@ -28,6 +28,7 @@ HOMES = {
     "gradio": {"web/page.py", "web/api.py", "web/guard.py"},
     "torch": {"pipeline/models.py"},
     "sentence_transformers": {"pipeline/models.py"},
+    "transformers": {"pipeline/models.py"},
     "boto3": {"storage/s3.py"},
     "chromadb": {"storage/chroma.py"},
     "dbos": {"pipeline/jobs.py", "pipeline/ingest.py", "pipeline/worker.py"},

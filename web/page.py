@@ -103,8 +103,8 @@ def _layout(app: App) -> dict[str, Any]:
             )  # fmt: skip
             with gr.Accordion("Options", open=False):
                 p["strategy"] = gr.Dropdown(
-                    ["auto", "fast", "ocr_only"], value="auto", label="How pages are read",
-                    info="auto: each page by what is on it",
+                    ["auto", "fast", "ocr_only", "hi_res"], value="auto", label="How pages are read",
+                    info="auto: each page by what is on it; hi_res: with layout and table models",
                 )  # fmt: skip
                 p["languages"] = gr.Textbox(label="Languages of scanned pages",
                                             placeholder="en de")  # fmt: skip

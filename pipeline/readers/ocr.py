@@ -12,7 +12,7 @@ from typing import Any
 import tesserocr
 
 from errors import InputError
-from pipeline.page import Box
+from pipeline.page import Box, Word
 from pipeline.readers.text import Block
 
 _TESSDATA = (
@@ -89,6 +89,29 @@ def read(picture: Any, width: float, height: float, languages: tuple[str, ...]) 
         for b in result[0]
     )
     return Read(blocks=blocks, turned=0, confidence=result[1])
+
+
+def words(
+    picture: Any, width: float, height: float, languages: tuple[str, ...]
+) -> tuple[Word, ...]:
+    """Single words in tesseract's reading order, with boxes in points of the page."""
+    across, down = width / picture.size[0], height / picture.size[1]
+    found: list[Word] = []
+    level = tesserocr.RIL.WORD
+    with tesserocr.PyTessBaseAPI(
+        path=str(tessdata()), lang=packs(languages), psm=tesserocr.PSM.AUTO
+    ) as api:
+        api.SetImage(picture)
+        api.Recognize()
+        walk = api.GetIterator()
+        for part in tesserocr.iterate_level(walk, level) if walk is not None else ():
+            text = "" if part.Empty(level) else (part.GetUTF8Text(level) or "").strip()
+            bounds = part.BoundingBox(level)
+            if text and bounds and part.Confidence(level) > 20:
+                x0, y0, x1, y1 = bounds
+                box = Box(x0 * across, y0 * down, x1 * across, y1 * down)
+                found.append(Word(text=text, box=box, size=box.height))
+    return tuple(found)
 
 
 def _recognise(picture: Any, pack: str, folder: Path) -> tuple[list[Block], float]:

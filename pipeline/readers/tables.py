@@ -58,6 +58,16 @@ def find_tables(content: PageContent, page: Any) -> list[Table]:
     return sorted(found, key=lambda t: (t.box.y0, t.box.x0))
 
 
+def one_column(words: Sequence[Word], box: Box) -> Table:
+    """A table of which only the place is known: each line of words is a row."""
+    lines = [" ".join(w.text for w in row) for row in rows(words)]
+    cells = (
+        Cell(row=i, row_span=1, column=0, column_span=1, text=line, header=False)
+        for i, line in enumerate(lines)
+    )
+    return Table(box=box, cells=tuple(cells), ruled=False)
+
+
 def to_html(table: Table) -> str:
     """Rows of `<td>`, header rows as `<th>` in `<thead>`; escaped, valid XML."""
     by_row: dict[int, list[Cell]] = {}

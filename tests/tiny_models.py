@@ -1,0 +1,63 @@
+"""Tiny models with random weights, saved as the real ones are; their answers mean nothing."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    DetrImageProcessor,
+    ResNetConfig,
+    RTDetrImageProcessor,
+    RTDetrV2Config,
+    RTDetrV2ForObjectDetection,
+    TableTransformerConfig,
+    TableTransformerForObjectDetection,
+)
+from transformers.models.rt_detr import RTDetrResNetConfig
+
+LAYOUT = ["Caption", "Footnote", "List-item", "Picture", "Section-header", "Table", "Text", "Title"]
+TABLE = [
+    "table", "table column", "table row", "table column header", "table projected row header",
+    "table spanning cell",
+]  # fmt: skip
+
+
+def layout_model(folder: Path) -> Path:
+    """An RT-DETR v2 with DocLayNet's class names; its scores are lifted so that some boxes show."""
+    torch.manual_seed(7)
+    config = RTDetrV2Config(
+        backbone_config=RTDetrResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        encoder_in_channels=[8, 16, 16], encoder_hidden_dim=16, encoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_in_channels=[16, 16, 16], d_model=16,
+        decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=2, num_queries=12,
+        num_denoising=0, feat_strides=[8, 16, 32], num_feature_levels=3,
+        id2label=dict(enumerate(LAYOUT)), label2id={n: i for i, n in enumerate(LAYOUT)},
+    )  # fmt: skip
+    model = RTDetrV2ForObjectDetection(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "class_embed" in name and name.endswith("bias"):
+                weight.fill_(0.0)
+    model.save_pretrained(folder)
+    RTDetrImageProcessor(size={"height": 160, "width": 160}).save_pretrained(folder)
+    return folder
+
+
+def table_model(folder: Path) -> Path:
+    """A table transformer with its real class names."""
+    torch.manual_seed(7)
+    config = TableTransformerConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
+        backbone_config=ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
+            out_features=["stage4"],
+        ),
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, num_queries=10,
+        id2label=dict(enumerate(TABLE)), label2id={n: i for i, n in enumerate(TABLE)},
+    )  # fmt: skip
+    TableTransformerForObjectDetection(config).save_pretrained(folder)
+    DetrImageProcessor(size={"shortest_edge": 160, "longest_edge": 200}).save_pretrained(folder)
+    return folder
