@@ -4,7 +4,9 @@ Everything else can be used without it: `python -m pipeline` is the command line
 """
 
 import asyncio
+import importlib
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -45,6 +47,17 @@ def supervise() -> subprocess.Popen[bytes]:
     )
 
 
+def borrow_gpu(settings: Settings, paths: Paths) -> Any:
+    """The broker of a ZeroGPU Space, listening. The heavy imports are done here, before launch:
+    in a call they would be paid from somebody's quota."""
+    from web.broker import Broker
+
+    models = importlib.import_module("pipeline.models")
+    broker = Broker(paths, load=lambda: models.load_encoder(settings.embedding_model).encode)
+    broker.listen()
+    return broker
+
+
 def free_port(settings: Settings) -> int:
     """The asked-for port, 7860 on a Space, else the first free one from 7860."""
     if settings.port or settings.space_id:
@@ -72,6 +85,7 @@ def main() -> None:
     from web.watch import Hub
 
     paths = Paths(settings.data_dir)
+    broker = borrow_gpu(settings, paths) if settings.zero_gpu else None
     jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
     app = App(
         settings=settings,
@@ -79,6 +93,7 @@ def main() -> None:
         jobs=jobs,
         link=Link(paths),
         hub=Hub(jobs),
+        **({"saw": broker.saw} if broker else {}),
     )
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -120,6 +135,8 @@ def main() -> None:
     for loop in loops:
         loop.call_soon_threadsafe(app.hub.close)
     demo.close(verbose=False)
+    for fork in multiprocessing.active_children():  # GPU calls outlive their caller otherwise
+        fork.kill()
     worker.terminate()
     try:
         worker.wait(6)

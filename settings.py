@@ -38,6 +38,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int | None = None
     space_id: str | None = None
+    zero_gpu: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], cpu_count: int = 2) -> "Settings":
@@ -74,6 +75,7 @@ class Settings:
             host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),
             port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,
             space_id=space_id,
+            zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"},
         )
 
 

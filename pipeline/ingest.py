@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from errors import InputError, QuireError
+from pipeline.borrow import Borrower
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.jobs import QUEUE_INDEX, QUEUE_PAGES, WORKFLOW
@@ -57,6 +58,7 @@ class Tools:
     replication: Replication
     notifier: Notifier
     encoder: Callable[[], Encoder]
+    borrower: Borrower
     detector: Callable[[], Detector]
 
 
@@ -207,13 +209,13 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
         carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
     _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
     made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
-    ids = _index(tools, spec, made)
+    ids, note = _index(tools, spec, made)
     write_once(folder / f"carry-{batch.index:05d}.json", json.dumps(asdict(carry)))
     write_once(done, json.dumps(ids))
-    return {"records": len(ids)}
+    return {"records": len(ids), "note": note}
 
 
-def _index(tools: Tools, spec: Json, made: list[Chunk]) -> list[str]:
+def _index(tools: Tools, spec: Json, made: list[Chunk]) -> tuple[list[str], str | None]:
     encoder = tools.encoder()
     user, collection = spec["user"], spec["collection"]
     title = tools.catalog.find_collection(user, collection).title
@@ -223,9 +225,16 @@ def _index(tools: Tools, spec: Json, made: list[Chunk]) -> list[str]:
     ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
     with tools.workspaces.open(user) as workspace:
         there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
+    note: str | None = None
+
+    def encode(texts: Sequence[str]) -> list[list[float]]:
+        nonlocal note
+        vectors, note = tools.borrower.encode(user, texts)
+        return vectors
+
     fresh = records(
         [c for c in made if c.record_id(spec["sha256"]) not in there],
-        encoder.encode,
+        encode,
         source_id=spec["sha256"],
         filename=spec["filename"],
         model=encoder.name,
@@ -233,7 +242,7 @@ def _index(tools: Tools, spec: Json, made: list[Chunk]) -> list[str]:
     with tools.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
     tools.catalog.set_model(user, collection, encoder.name)
-    return ids
+    return ids, note
 
 
 def finish_index(place: Place, pages: int) -> Json:
@@ -463,6 +472,8 @@ async def _read_and_index(run: _Run, batches: list[Json], pages: int) -> None:
             QUEUE_INDEX, "index", batch=batch, value={"last": i == len(batches) - 1}
         )
         total += int(made["records"])
+        if made.get("note"):
+            await run.event("embed", made["note"])
         for stage in ("chunk", "embed", "index"):
             run.count(stage, batch["last"], pages)
         await run.event("index", f"{total} records, searchable up to page {batch['last']}.")

@@ -26,6 +26,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
 from pipeline import ingest
+from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.jobs import (
     APPLICATION,
@@ -167,6 +168,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             replication=replication,
             notifier=Notifier(settings=settings, catalog=catalog),
             encoder=encoder,
+            borrower=Borrower(paths, encoder),
             detector=detector,
         )
     )

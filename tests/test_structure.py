@@ -21,11 +21,12 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.jobs", "pipeline.link", "pipeline.chunk", "pipeline.partition", "pipeline.notify",
+    "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.partition", "pipeline.notify",
     "storage.paths", "storage.catalog",
 }  # fmt: skip
 HOMES = {
-    "gradio": {"web/page.py", "web/api.py", "web/guard.py"},
+    "gradio": {"web/page.py", "web/api.py", "web/guard.py", "web/broker.py"},
+    "spaces": {"web/broker.py"},
     "torch": {"pipeline/models.py"},
     "sentence_transformers": {"pipeline/models.py"},
     "transformers": {"pipeline/models.py"},

@@ -36,6 +36,7 @@ class App:
     jobs: Jobs
     link: Link
     hub: Hub
+    saw: Callable[[str, Any], None] = lambda _user, _request: None  # the GPU broker's, where one is
 
 
 def shown(problem: QuireError) -> gr.Error:
@@ -98,7 +99,9 @@ def register(app: App) -> None:
     """Declare every endpoint inside the current Blocks."""
 
     def key(request: gr.Request) -> str:
-        return app.identity.of(request).key
+        user = app.identity.of(request).key
+        app.saw(user, request)
+        return user
 
     def submit(
         files: list[gr.FileData],

@@ -170,6 +170,10 @@ def _events(app: App, demo: gr.Blocks, p: dict[str, Any]) -> None:
             asked.get("q", ""),
         ]
 
+    if app.settings.zero_gpu:  # an open page keeps its owner's GPU token fresh
+        gr.Timer(20).tick(
+            lambda request: app.saw(app.identity.of(request).key, request), None, None, **private
+        )
     demo.load(guarded(load), None, [*views, p["tabs"], p["query"]], **private)
     p["refresh"].click(guarded(view), p["collection"], views, **private)
     p["collection"].input(guarded(view), p["collection"], views, **private)
