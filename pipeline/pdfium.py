@@ -6,7 +6,8 @@ nothing of elements. Coordinates come out as in `page.py`: points, origin top le
 
 import ctypes
 import io
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,19 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
     letters: list[str] = []
     start = bad = seen = 0
     x0 = y0 = x1 = y1 = 0.0
+    before: tuple[float, float, float, float] | None = None
 
     def close() -> None:
         if letters:
             words.append(_word(handle, start, "".join(letters), space, (x0, y0, x1, y1)))
             letters.clear()
+
+    def add(letter: str, *, ligature: bool) -> None:
+        # pdfium turns right-to-left text around letter by letter, a ligature's letters as well
+        if ligature and is_rtl(letter) and is_rtl(letters[-1]):
+            letters.insert(-1, letter)
+        else:
+            letters.append(letter)
 
     for i in range(count):
         code = get_unicode(handle, i)
@@ -138,23 +147,35 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
         if b <= a and d <= c:
             continue
         seen += 1
-        if letters:
-            height = max(y1 - y0, d - c, 1.0)
-            vertical = y1 - y0 > 2 * (x1 - x0) and len(letters) > 1
-            apart = min(y1, d) - max(y0, c) < 0.05 * height - 1.5
-            gap = 0.4 * height + 0.6
-            away = x0 - b > gap or b > x1 + 1
-            if not is_rtl(letter):
-                away = a - x1 > gap or a < x0 - 1
-            if not vertical and (away or apart):
-                close()
+        if letters and _ends(letters, letter, Box(x0, y0, x1, y1), Box(a, c, b, d)):
+            close()
         if letters:
             x0, y0, x1, y1 = min(x0, a), min(y0, c), max(x1, b), max(y1, d)
         else:
             start, x0, y0, x1, y1 = i, a, c, b, d
-        letters.append(letter)
+        here = (a, b, c, d)
+        add(letter, ligature=bool(letters) and here == before)
+        before = here
     close()
     return words, seen, bad
+
+
+def _ends(letters: Sequence[str], letter: str, word: Box, box: Box) -> bool:
+    """Whether a word is over before that letter: by a gap, or where the script turns around."""
+    if len(letters) > 1 and word.height > 2 * word.width:
+        return False  # written downwards
+    rtl = is_rtl(letter)
+    if rtl and unicodedata.category(letter) == "Mn":
+        return False  # a mark stands above another letter
+    height = max(word.height, box.height, 1.0)
+    apart = min(word.y1, box.y1) - max(word.y0, box.y0) < 0.05 * height - 1.5
+    gap = 0.4 * height + 0.6
+    if rtl:
+        away = word.x0 - box.x1 > gap or box.x1 > word.x1 + 1
+    else:
+        away = box.x0 - word.x1 > gap or box.x0 < word.x0 - 1
+    turns = letter.isalpha() and letters[-1].isalpha() and rtl != is_rtl(letters[-1])
+    return away or apart or turns
 
 
 def is_rtl(letter: str) -> bool:

@@ -6,11 +6,12 @@ nothing of elements, files or other pages.
 
 import bisect
 import html
+import itertools
 import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tablers
 
@@ -51,6 +52,8 @@ class Table:
 def find_tables(content: PageContent, page: Any) -> list[Table]:
     """Every table of the page, top down; `page` is tablers' page, None when there is none."""
     upright = [w for w in content.words if w.angle < 15 or w.angle > 345]
+    numbered = _line_numbers(upright, content.height)
+    upright = [w for w in upright if w not in numbered]
     found = _ruled(content, upright, page) if page is not None else []
     taken = [t.box for t in found]
     free = [w for w in upright if not any(_inside(w.box, box) for box in taken)]
@@ -98,6 +101,37 @@ def _inside(inner: Box, outer: Box) -> bool:
     return outer.x0 - 1 <= x <= outer.x1 + 1 and outer.y0 - 1 <= y <= outer.y1 + 1
 
 
+def _line_numbers(words: Sequence[Word], height: float) -> set[Word]:
+    """Numbers that count the lines of the page beside its text: consecutive, evenly spaced, in one
+    column, at least fifteen, over half of the page."""
+    columns: dict[int, list[Word]] = {}
+    for word in words:
+        if word.text.isdecimal() and len(word.text) <= 3:
+            columns.setdefault(round(word.box.x1 / 4), []).append(word)
+    found: set[Word] = set()
+    for at, column in columns.items():
+        near = sorted([*column, *columns.get(at + 1, [])], key=lambda w: w.box.y0)
+        run: list[Word] = []
+        for word in near:
+            if run and int(word.text) != int(run[-1].text) + 1:
+                run = []
+            run.append(word)
+            tall = run[-1].box.y0 - run[0].box.y0
+            if len(run) >= 15 and tall > 0.5 * height:
+                steps = [b.box.y0 - a.box.y0 for a, b in itertools.pairwise(run)]
+                if max(steps) < 1.5 * statistics.median(steps):
+                    found |= set(run)
+    return {n for n in found if all(_beside(n, w) > 8 for w in words if w is not n)}
+
+
+def _beside(number: Word, word: Word) -> float:
+    """Points between two words of one line; far when they are not."""
+    a, b = number.box, word.box
+    if min(a.y1, b.y1) - max(a.y0, b.y0) < 0.5 * a.height:
+        return 1e9
+    return max(b.x0 - a.x1, a.x0 - b.x1)
+
+
 # Ruled
 
 
@@ -128,14 +162,13 @@ def _nearest(edges: Sequence[float], value: float) -> int:
 def _grid(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     across = _edges([b.x0 for b in boxes] + [max(b.x1 for b in boxes)])
     down = _edges([b.y0 for b in boxes] + [max(b.y1 for b in boxes)])
-    cells: list[tuple[int, int, int, int, str]] = []
+    lined: list[_Lined] = []
     for box in boxes:
-        inside = [w for w in words if _inside(w.box, box)]
-        text = " ".join(w.text for line in rows(inside) for w in line)
+        inside = rows(w for w in words if _inside(w.box, box))
         c0, c1 = _nearest(across, box.x0), _nearest(across, box.x1)
         r0, r1 = _nearest(down, box.y0), _nearest(down, box.y1)
-        cells.append((r0, max(1, r1 - r0), c0, max(1, c1 - c0), text))
-    cells = _without_empty(cells)
+        lined.append(_Lined(r0, max(1, r1 - r0), c0, max(1, c1 - c0), inside))
+    cells = _without_empty(_unfolded(lined))
     filled = [c for c in cells if c[4]]
     high = len({c[0] for c in filled})
     wide = len({c[2] for c in filled})
@@ -147,6 +180,80 @@ def _grid(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     for other in boxes[1:]:
         box = box.union(other)
     return Table(box=box, cells=_with_header(cells), ruled=True)
+
+
+class _Lined(NamedTuple):
+    """A cell of ruled lines: row, rows, column, columns, and its words by line."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+    lines: list[list[Word]]
+
+
+def _said(lines: Sequence[Sequence[Word]]) -> str:
+    return " ".join(w.text for line in lines for w in line)
+
+
+def _unfolded(cells: Sequence[_Lined]) -> list[tuple[int, int, int, int, str]]:
+    """Rows that the rules leave together although their numbers stand in several lines, each as
+    rows of their own: many tables are ruled around groups of rows only."""
+    out: list[tuple[int, int, int, int, str]] = []
+    shift = 0
+    for row in range(max(c.row for c in cells) + 1):
+        here = [c for c in cells if c.row == row]
+        bands = _bands(here, [c for c in cells if c.row <= row < c.row + c.rows])
+        if len(bands) < 2:
+            out += [(row + shift, c.rows, c.column, c.columns, _said(c.lines)) for c in here]
+            continue
+        for cell in here:
+            for i, (top, bottom) in enumerate(bands):
+                mine = [ln for ln in cell.lines if top <= _middle(ln) < bottom]
+                out.append((row + shift + i, 1, cell.column, cell.columns, _said(mine)))
+        shift += len(bands) - 1
+    return out
+
+
+def _bands(here: Sequence[_Lined], crossing: Sequence[_Lined]) -> list[tuple[float, float]]:
+    """Top and bottom of each line of a ruled row when its lines are rows; empty when they are not:
+    when a cell reaches further, or less than two columns (of several) hold numbers line by line."""
+    if any(c.rows > 1 for c in crossing):
+        return []
+    filled = [c for c in here if c.lines]
+    numeric = [
+        c
+        for c in filled
+        if len(c.lines) > 1
+        and sum(bool(_NUMERIC.fullmatch(_said([ln]))) for ln in c.lines) >= 0.8 * len(c.lines)
+    ]
+    if not numeric or len(numeric) < min(2, len(filled) - 1):
+        return []
+    anchors = sorted(_middle(ln) for c in numeric for ln in c.lines)
+    height = statistics.median(w.box.height for c in numeric for ln in c.lines for w in ln)
+    values = _clusters(anchors, 0.5 * height)
+    if sum(len(c.lines) for c in numeric) < 0.6 * len(values) * len(numeric):
+        return []  # the lines of one column do not stand beside those of another
+    labels = [ln for c in filled if c not in numeric for ln in c.lines]
+    free = [ln for ln in labels if all(abs(_middle(ln) - v) > 0.5 * height for v in values)]
+    # A label's own line is a row unless it goes on what stands above it.
+    heads = [ln for ln in free if not (ln[0].text[0].islower() or ln[0].text[0] in "(&")]
+    starts = sorted([*values, *_clusters(sorted(map(_middle, heads)), 0.5 * height)])
+    tops = [v - 0.5 * height for v in starts]
+    return list(zip([-1e9, *tops[1:]], [*tops[1:], 1e9], strict=True))
+
+
+def _middle(line: Sequence[Word]) -> float:
+    return statistics.median((w.box.y0 + w.box.y1) / 2 for w in line)
+
+
+def _clusters(values: Sequence[float], apart: float) -> list[float]:
+    """The first of each group of sorted values that are nearer to it than `apart`."""
+    found: list[float] = []
+    for value in values:
+        if not found or value - found[-1] > apart:
+            found.append(value)
+    return found
 
 
 def _without_empty(

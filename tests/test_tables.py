@@ -1,0 +1,73 @@
+"""Tables from words and lines alone, and letters that pdfium turned around."""
+
+from pathlib import Path
+
+import pikepdf
+
+from pipeline import pdfium
+from pipeline.page import Box, Word
+from pipeline.readers.tables import _grid, _line_numbers, to_html
+
+
+def word(text: str, x: float, y: float) -> Word:
+    return Word(text=text, box=Box(x, y, x + 6 * len(text), y + 10), size=10)
+
+
+def test_rows_between_the_rules_are_rows() -> None:
+    boxes = [
+        Box(0, 0, 100, 20), Box(100, 0, 200, 20), Box(200, 0, 300, 20),
+        Box(0, 20, 100, 60), Box(100, 20, 200, 60), Box(200, 20, 300, 60),
+    ]  # fmt: skip
+    words = [
+        word("Group", 5, 5), word("Men", 105, 5), word("Women", 205, 5),
+        word("Three", 5, 25), word("1,530", 105, 25), word("1,029", 205, 25),
+        word("Four", 5, 42), word("1,253", 105, 42), word("855", 205, 42),
+    ]  # fmt: skip
+    table = _grid(boxes, words)
+    assert table
+    assert "<tr><td>Three</td><td>1,530</td><td>1,029</td></tr><tr><td>Four</td>" in to_html(table)
+
+
+def test_a_wrapped_label_stays_one_row() -> None:
+    boxes = [
+        Box(0, 0, 100, 20), Box(100, 0, 200, 20), Box(200, 0, 300, 20),
+        Box(0, 20, 100, 60), Box(100, 20, 200, 60), Box(200, 20, 300, 60),
+    ]  # fmt: skip
+    words = [
+        word("Group", 5, 5), word("Men", 105, 5), word("Women", 205, 5),
+        word("Three", 5, 25), word("1,530", 105, 25), word("1,029", 205, 25),
+        word("years", 5, 42),
+    ]  # fmt: skip
+    table = _grid(boxes, words)
+    assert table
+    assert "<td>Three years</td><td>1,530</td>" in to_html(table)
+
+
+def test_numbers_that_count_lines_are_no_column() -> None:
+    numbers = [word(str(n), 10, 20 * n) for n in range(10, 35)]
+    text = [word("text", 60, 20 * n) for n in range(10, 35)]
+    assert _line_numbers([*numbers, *text], 800) == set(numbers)
+    ages = [word("years", 24, 20 * n) for n in range(10, 35)]
+    assert _line_numbers([*numbers, *ages], 800) == set()
+    assert _line_numbers(numbers[:10], 800) == set()
+
+
+def test_the_letters_of_a_ligature_keep_their_order(tmp_path: Path) -> None:
+    """One glyph for lam and alef, drawn to the left of a beh: read as beh, lam, alef."""
+    path = tmp_path / "arabic.pdf"
+    cmap = (
+        b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapName /X def "
+        b"/CMapType 2 def 1 begincodespacerange <00> <FF> endcodespacerange "
+        b"2 beginbfchar <41> <06440627> <42> <0628> endbfchar endcmap end end"
+    )
+    with pikepdf.new() as made:
+        page = made.add_blank_page(page_size=(200, 100))
+        font = pikepdf.Dictionary(
+            Type=pikepdf.Name.Font, Subtype=pikepdf.Name.Type1, BaseFont=pikepdf.Name.Helvetica,
+            ToUnicode=made.make_stream(cmap),
+        )  # fmt: skip
+        page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F=font))
+        page.Contents = made.make_stream(b"BT /F 20 Tf 50 50 Td (AB) Tj ET")
+        made.save(path)
+    with pdfium.opened(path) as document:
+        assert [w.text for w in pdfium.content(document, 1).words] == ["\u0628\u0644\u0627"]
