@@ -5,8 +5,8 @@ from pathlib import Path
 import pikepdf
 
 from pipeline import pdfium
-from pipeline.page import Box, Word
-from pipeline.readers.tables import _grid, _line_numbers, to_html
+from pipeline.page import Box, PageContent, Word
+from pipeline.readers.tables import _grid, _line_numbers, find_tables, to_html
 
 
 def word(text: str, x: float, y: float) -> Word:
@@ -41,6 +41,22 @@ def test_a_wrapped_label_stays_one_row() -> None:
     table = _grid(boxes, words)
     assert table
     assert "<td>Three years</td><td>1,530</td>" in to_html(table)
+
+
+def test_a_heading_over_several_columns_divides_none_of_them() -> None:
+    heads = [word("Everybody asked", 100, 10), word("Men", 250, 10)]
+    body = [
+        word(text, x, 40 + 15 * row)
+        for row in range(6)
+        for x, text in ((5, f"Row {row}"), (100, str(70 + row)), (165, "12"), (250, "33"))
+    ]
+    content = PageContent(
+        number=1, width=300, height=400, words=(*heads, *body), paths=(), images=(),
+        characters=200, garbled=0, objects=20,
+    )  # fmt: skip
+    (table,) = find_tables(content, None)
+    assert '<th colspan="2">Everybody asked</th>' in to_html(table)
+    assert "<td>Row 0</td><td>70</td><td>12</td><td>33</td>" in to_html(table)
 
 
 def test_numbers_that_count_lines_are_no_column() -> None:

@@ -377,6 +377,12 @@ def _separators(run: Sequence[Sequence[Segment]]) -> list[float]:
     left = int(min(s.box.x0 for p in several for s in p))
     right = int(max(s.box.x1 for p in several for s in p)) + 1
     cover = [0] * (right - left + 1)
+    # Where rows of numbers are, they decide: headings stand across columns.
+    body = [
+        p for p in several if sum(bool(_NUMERIC.fullmatch(s.text)) for s in p[1:]) * 2 >= len(p)
+    ]
+    if len(body) >= 3 and 2 * len(body) >= len(several):
+        several = body
     for parts in several:
         for s in parts:
             for x in range(int(s.box.x0) - left, int(s.box.x1) - left + 1):
