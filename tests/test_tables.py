@@ -6,6 +6,7 @@ import pikepdf
 
 from pipeline import pdfium
 from pipeline.page import Box, PageContent, Word
+from pipeline.readers.lines import joined
 from pipeline.readers.tables import _grid, _line_numbers, find_tables, to_html
 
 
@@ -87,3 +88,13 @@ def test_the_letters_of_a_ligature_keep_their_order(tmp_path: Path) -> None:
         made.save(path)
     with pdfium.opened(path) as document:
         assert [w.text for w in pdfium.content(document, 1).words] == ["\u0628\u0644\u0627"]
+
+
+def test_an_exponent_belongs_to_its_letter() -> None:
+    def at(text: str, x: float, y: float, size: float) -> Word:
+        return Word(text=text, box=Box(x, y, x + 0.6 * size * len(text), y + size), size=size)
+
+    assert joined([at("R", 0, 10, 10), at("2", 6.5, 8, 7)]) == "R2"
+    assert joined([at("R", 0, 10, 10), at("2", 6.5, 7, 9)]) == "R2"
+    assert joined([at("R", 0, 10, 10), at("2", 9.5, 8, 7)]) == "R 2"
+    assert joined([at("see", 0, 10, 10), at("page", 19, 10, 10)]) == "see page"

@@ -1,5 +1,6 @@
 """Words into lines, lines into segments: geometry that text and table readers share."""
 
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Segment:
 
     @property
     def text(self) -> str:
-        return " ".join(w.text for w in self.words)
+        return joined(self.words)
 
     @property
     def size(self) -> float:
@@ -26,6 +27,25 @@ class Segment:
     @property
     def bold(self) -> bool:
         return sum(w.bold for w in self.words) > len(self.words) / 2
+
+
+def joined(words: Sequence[Word]) -> str:
+    """With a space between two words, but none before an index or exponent of the word before."""
+    parts = [words[0].text] if words else []
+    for last, word in itertools.pairwise(words):
+        parts += [word.text] if _script(last, word) else [" ", word.text]
+    return "".join(parts)
+
+
+def _script(last: Word, word: Word) -> bool:
+    """Right behind a letter or digit, and smaller or standing higher or lower."""
+    size = max(last.size, word.size)
+    if not last.text[-1].isalnum() or not word.text[0].isalnum():
+        return False
+    if not -0.2 * size < word.box.x0 - last.box.x1 < 0.15 * size:
+        return False
+    away = abs(word.box.y0 + word.box.y1 - last.box.y0 - last.box.y1) / 2
+    return word.size < 0.85 * last.size or (away > 0.2 * size and len(word.text) <= 3)
 
 
 def segment(words: Sequence[Word], index: int) -> Segment:
