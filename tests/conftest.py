@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before anything imports the Hub's client: the server of the tests speaks LFS.
+# Before anything imports the Hub's client: it may reach the tests' own server, which speaks LFS.
+os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
