@@ -36,6 +36,11 @@ class Box(NamedTuple):
             max(self.y1, other.y1),
         )
 
+    def holds(self, other: "Box") -> bool:
+        """Whether the middle of the other one lies inside."""
+        x, y = (other.x0 + other.x1) / 2, (other.y0 + other.y1) / 2
+        return self.x0 <= x <= self.x1 and self.y0 <= y <= self.y1
+
     def overlap(self, other: "Box") -> float:
         """The shared area, in square points."""
         across = min(self.x1, other.x1) - max(self.x0, other.x0)

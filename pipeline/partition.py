@@ -340,9 +340,7 @@ def _text_page(
     boxes = [t.box for t in found]
     pictures = figures.find_figures(content, boxes)
     taken = [*boxes, *pictures]
-    free = [
-        (i, w) for i, w in enumerate(content.words) if not any(_within(w.box, b) for b in taken)
-    ]
+    free = [(i, w) for i, w in enumerate(content.words) if not any(b.holds(w.box) for b in taken)]
     blocks = text.read(content, free)
     placed: list[tuple[float, int, Any]] = [(b.index, 1, b) for b in blocks]
     for thing, box in [*((t, t.box) for t in found), *((p, p) for p in pictures)]:
@@ -351,15 +349,10 @@ def _text_page(
     return chosen, writer.mixed([thing for _, _, thing in placed])
 
 
-def _within(word: Box, box: Box) -> bool:
-    x, y = (word.x0 + word.x1) / 2, (word.y0 + word.y1) / 2
-    return box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1
-
-
 def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
     """Where a table or figure comes among the blocks: at its own first word, else before the
     nearest block below it."""
-    inside = [i for i, w in enumerate(content.words) if _within(w.box, box)]
+    inside = [i for i, w in enumerate(content.words) if box.holds(w.box)]
     if inside:
         return min(inside)
     below = [
@@ -398,7 +391,7 @@ class _Writer:
                     image_path=self._crop(thing.box),
                 )
             else:
-                inner = [w.text for w in self._content.words if _within(w.box, thing)]
+                inner = [w.text for w in self._content.words if thing.holds(w.box)]
                 self._add(kinds.Image, " ".join(inner), thing, image_path=self._crop(thing))
         return self._made
 

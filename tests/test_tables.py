@@ -9,37 +9,31 @@ from pipeline.page import Box, PageContent, Word
 from pipeline.readers.lines import joined
 from pipeline.readers.tables import _grid, _line_numbers, find_tables, to_html
 
+RULED = [Box(x, y, x + 100, bottom) for y, bottom in ((0, 20), (20, 60)) for x in (0, 100, 200)]
+
 
 def word(text: str, x: float, y: float) -> Word:
     return Word(text=text, box=Box(x, y, x + 6 * len(text), y + 10), size=10)
 
 
 def test_rows_between_the_rules_are_rows() -> None:
-    boxes = [
-        Box(0, 0, 100, 20), Box(100, 0, 200, 20), Box(200, 0, 300, 20),
-        Box(0, 20, 100, 60), Box(100, 20, 200, 60), Box(200, 20, 300, 60),
-    ]  # fmt: skip
     words = [
         word("Group", 5, 5), word("Men", 105, 5), word("Women", 205, 5),
         word("Three", 5, 25), word("1,530", 105, 25), word("1,029", 205, 25),
         word("Four", 5, 42), word("1,253", 105, 42), word("855", 205, 42),
     ]  # fmt: skip
-    table = _grid(boxes, words)
+    table = _grid(RULED, words)
     assert table
     assert "<tr><td>Three</td><td>1,530</td><td>1,029</td></tr><tr><td>Four</td>" in to_html(table)
 
 
 def test_a_wrapped_label_stays_one_row() -> None:
-    boxes = [
-        Box(0, 0, 100, 20), Box(100, 0, 200, 20), Box(200, 0, 300, 20),
-        Box(0, 20, 100, 60), Box(100, 20, 200, 60), Box(200, 20, 300, 60),
-    ]  # fmt: skip
     words = [
         word("Group", 5, 5), word("Men", 105, 5), word("Women", 205, 5),
         word("Three", 5, 25), word("1,530", 105, 25), word("1,029", 205, 25),
         word("years", 5, 42),
     ]  # fmt: skip
-    table = _grid(boxes, words)
+    table = _grid(RULED, words)
     assert table
     assert "<td>Three years</td><td>1,530</td>" in to_html(table)
 

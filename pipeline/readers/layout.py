@@ -91,7 +91,7 @@ def read(content: PageContent, regions: Sequence[Region]) -> list[Placed]:
     # Tables and figures first: their words are theirs alone, whatever else was seen on top.
     for region in sorted(settle(regions), key=lambda r: r.kind not in {"Table", "Image"}):
         box = _points(region.box, content)
-        inside = [(i, w) for i, w in free.items() if _within(w.box, box)]
+        inside = [(i, w) for i, w in free.items() if box.holds(w.box)]
         if region.kind == "Image":
             if sum(len(w.text) for _, w in inside) > 400:
                 continue  # a page of text taken for a picture
@@ -197,8 +197,3 @@ def _before_next(box: Box, placed: Sequence[Placed]) -> float:
 def _points(share: Box, content: PageContent) -> Box:
     wide, high = content.width, content.height
     return Box(share.x0 * wide, share.y0 * high, share.x1 * wide, share.y1 * high)
-
-
-def _within(word: Box, box: Box) -> bool:
-    x, y = (word.x0 + word.x1) / 2, (word.y0 + word.y1) / 2
-    return box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1
