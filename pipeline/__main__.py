@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline partition | verify | worker`."""
+"""The command line: `python -m pipeline partition`."""
 
 import argparse
 import importlib

@@ -9,10 +9,12 @@ import hashlib
 import json
 import queue
 import secrets
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 import errors
@@ -107,6 +109,16 @@ def _unpacked(answer: dict[str, Any]) -> Any:
     problem = answer["error"]
     kind: Any = KINDS.get(problem["kind"], QuireError)
     raise kind(problem["code"], problem["message"], problem["advice"])
+
+
+def accept(listener: Listener, serve: Callable[[Connection], None]) -> None:
+    """Until the process ends: each proven connection in a thread of its own."""
+    while True:
+        try:
+            connection = listener.accept()
+        except (AuthenticationError, ConnectionError, EOFError):
+            continue
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
 
 def wait(paths: Paths, seconds: float) -> bool:

@@ -29,6 +29,7 @@ from settings import DEFAULT_MODEL
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_CHARACTERS = 20_000
 _BATCH = 64
+_UNLOADABLE = (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError)
 _LAYOUT_THRESHOLD = 0.3
 _TABLE_THRESHOLD = 0.5
 _MARGIN = 10  # pixels around a table
@@ -93,7 +94,7 @@ def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
             local_files_only=local,
             model_kwargs={"use_safetensors": True, "torch_dtype": _precision(device)},
         )
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError) as bad:
+    except _UNLOADABLE as bad:
         raise Unavailable(
             "model_not_found",
             f"The embedding model {name} cannot be loaded.",
@@ -272,7 +273,7 @@ def _boxes(name: str, device: str, *, known: Callable[[str], bool]) -> _Boxes:
     try:
         processor = AutoImageProcessor.from_pretrained(repo, **pinned)  # type: ignore[no-untyped-call]
         model = AutoModelForObjectDetection.from_pretrained(repo, use_safetensors=True, **pinned)
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError) as bad:
+    except _UNLOADABLE as bad:
         raise InputError(
             "layout_model_missing",
             f"The model {name}, which hi_res needs, cannot be loaded here.",

@@ -304,13 +304,10 @@ def _read_page(
     chosen = route(content, options.strategy)
     if chosen.reader == "blank":
         return chosen, []
-    writer = _Writer(document, content, crops)
     if regions:
         note = f"{len(regions)} regions seen"
         if chosen.reader == "ocr":
-            picture = pdfium.render(
-                document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True
-            )
+            picture = _scan(document, number)
             words = ocr.words(picture, content.width, content.height, options.languages)
             content = replace(content, words=words)
             note += f", words by OCR: {chosen.reason}"
@@ -318,8 +315,9 @@ def _read_page(
         if found:
             writer = _Writer(document, content, crops)
             return Route("hi_res", note), writer.mixed([p.thing for p in found])
+    writer = _Writer(document, content, crops)
     if chosen.reader == "ocr":
-        picture = pdfium.render(document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True)
+        picture = _scan(document, number)
         answer = ocr.read(picture, content.width, content.height, options.languages)
         note = f"{chosen.reason}; confidence {answer.confidence:.0f}"
         if answer.turned:
@@ -330,6 +328,10 @@ def _read_page(
             return Route("ocr", f"{note}; no text found"), writer.pictures(content)
         return Route("ocr", note), writer.blocks(answer.blocks)
     return _text_page(content, ruled, writer, chosen)
+
+
+def _scan(document: Any, number: int) -> Any:
+    return pdfium.render(document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True)
 
 
 def _text_page(

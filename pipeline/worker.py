@@ -7,6 +7,7 @@ running, so that the app process starts nothing after launch. May be killed at a
 import argparse
 import ctypes
 import fcntl
+import functools
 import importlib
 import json
 import logging
@@ -17,10 +18,11 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing import AuthenticationError
+from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
+from typing import Any, Generic, TypeVar
 
 from dbos import DBOS, DBOSPortableJSONSerializer
 
@@ -37,7 +39,7 @@ from pipeline.jobs import (
     catalog_url,
 )
 from pipeline.library import Library, dispatch
-from pipeline.link import address, key
+from pipeline.link import accept, address, key
 from pipeline.notify import Notifier
 from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
@@ -53,6 +55,7 @@ from storage.workspace import Workspaces
 
 log = logging.getLogger(__name__)
 _HEALTHY = 20.0
+Made = TypeVar("Made")
 
 
 def main(arguments: list[str]) -> int:
@@ -128,24 +131,12 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     workspaces = Workspaces(paths, replication.saved_rows, lambda user: titles(catalog, user))
     threads = max(1, (os.cpu_count() or 2) - 1)
 
-    held: list[Encoder] = []
-    detectors: list[Detector] = []
-    loading = threading.Lock()
-
-    def encoder() -> Encoder:
-        with loading:
-            if not held:
-                models = importlib.import_module("pipeline.models")  # torch: seconds, off the way
-                held.append(models.load_encoder(settings.embedding_model, threads=threads))
-            return held[0]
-
-    def detector() -> Detector:
-        with loading:
-            if not detectors:
-                models = importlib.import_module("pipeline.models")
-                detectors.append(models.load_detector(settings.layout_model, settings.table_model))
-            return detectors[0]
-
+    encoder: _Once[Encoder] = _Once(
+        lambda: _models().load_encoder(settings.embedding_model, threads=threads)
+    )
+    detector: _Once[Detector] = _Once(
+        lambda: _models().load_detector(settings.layout_model, settings.table_model)
+    )
     pool = Pool(settings.page_processes)
     viewer = Pool(1)
     library = Library(
@@ -156,7 +147,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         replication=replication,
         viewer=viewer,
         encoder=encoder,
-        loaded=lambda: held[0] if held else None,
+        loaded=lambda: encoder.made,
     )
     ingest.register(
         ingest.Tools(
@@ -174,7 +165,8 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     )
     _launch(settings)
     listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
-    threading.Thread(target=_listen, args=(listener, library), daemon=True).start()
+    serve = functools.partial(_serve, library)
+    threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
     (paths.run / "ready").write_text(str(os.getpid()), encoding="ascii")
     threading.Thread(target=encoder, daemon=True).start()
     stopping.wait()
@@ -184,6 +176,25 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     DBOS.destroy(workflow_completion_timeout_sec=0)
     workspaces.close()
     catalog.close()
+
+
+class _Once(Generic[Made]):
+    """Makes a thing on first call, for any number of threads; `made` is it, or None before."""
+
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self.made: Made | None = None
+
+    def __call__(self) -> Made:
+        with self._lock:
+            if self.made is None:
+                self.made = self._make()
+            return self.made
+
+
+def _models() -> Any:
+    return importlib.import_module("pipeline.models")  # torch: seconds, off the way of the start
 
 
 def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
@@ -237,16 +248,7 @@ def _launch(settings: Settings) -> None:
     )
 
 
-def _listen(listener: Listener, library: Library) -> None:
-    while True:
-        try:
-            connection = listener.accept()
-        except (AuthenticationError, ConnectionError, EOFError):
-            continue
-        threading.Thread(target=_serve, args=(connection, library), daemon=True).start()
-
-
-def _serve(connection: Connection, library: Library) -> None:
+def _serve(library: Library, connection: Connection) -> None:
     while True:
         try:
             body = connection.recv_bytes()

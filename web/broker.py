@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ import numpy as np
 from gradio.context import LocalContext
 
 from pipeline.borrow import PART, broker_address
-from pipeline.link import key
+from pipeline.link import accept, key
 from storage.paths import Paths
 
 FRESH = 60.0  # seconds after which a token counts as stale
@@ -94,7 +93,7 @@ class Broker:
         listener = Listener(
             broker_address(self.paths), "AF_UNIX", backlog=16, authkey=key(self.paths)
         )
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        threading.Thread(target=accept, args=(listener, self._serve), daemon=True).start()
 
     def seconds(self, _folder: str, parts: list[int]) -> int:
         """What is declared for a call."""
@@ -178,14 +177,6 @@ class Broker:
             texts = sum(min(PART, count - p * PART) for p in done)
             said.append(f"GPU: {texts:,} chunks in {used:.0f} s of your quota.")
         return " ".join([*said, *([_SAYS[action]] if action else [])])
-
-    def _accept(self, listener: Listener) -> None:
-        while True:
-            try:
-                connection = listener.accept()
-            except (AuthenticationError, ConnectionError, EOFError):
-                continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection) -> None:
         with contextlib.suppress(EOFError, OSError), connection:  # the worker may die at any moment

@@ -1,4 +1,4 @@
-"""ZeroGPU's device API as a process of its own, for one test: `python device_api.py PORT`.
+"""ZeroGPU's device API as a process of its own, for one test; prints its port.
 
 Grants, queues and refuses as told by POST /__set; keeps a log that GET /__log returns. A process
 because the app forks itself for each call and must not take a server along.
@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,4 +90,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()

@@ -2,10 +2,8 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,23 +56,13 @@ class Device:
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([
-        sys.executable,
-        str(ROOT / "tests" / "space" / "device_api.py"),
-        str(port),
-    ])
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "space" / "device_api.py")],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdout
+    port = int(server.stdout.readline())
     made = Device(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("home"))
-    limit = time.monotonic() + 20
-    while True:
-        try:
-            made.log("/schedule")
-            break
-        except OSError:
-            assert time.monotonic() < limit
-            time.sleep(0.05)
     yield made
     server.kill()
 
