@@ -119,7 +119,14 @@ class HubRemote:
         there = set(self.names("users")) if change.deletes else set()
         every = {**change.files, **change.manifests}
         adds = [CommitOperationAdd(name, content) for name, content in every.items()]
-        made = self.api.create_commit(
+        self.api.preupload_lfs_files(self.repo, adds, repo_type="dataset")
+        if any(add._should_ignore for add in adds):
+            raise Refused(
+                "hub_ignored",
+                f"The dataset {self.repo} leaves out files that were to be saved.",
+                "Delete the .gitignore in the dataset.",
+            )
+        self.api.create_commit(
             self.repo,
             [
                 *adds,
@@ -129,24 +136,6 @@ class HubRemote:
             repo_type="dataset",
             parent_commit=head,
         )
-        self._confirm(adds, made.oid)
-
-    def _confirm(self, adds: list[CommitOperationAdd], revision: str) -> None:
-        """Every file stands in the commit: a `.gitignore` there makes the library leave some out."""
-        names = [add.path_in_repo for add in adds]
-        there = {
-            found.path
-            for begin in range(0, len(names), 500)
-            for found in self.api.get_paths_info(
-                self.repo, names[begin : begin + 500], revision=revision, repo_type="dataset"
-            )
-        }
-        if len(there) < len(names):
-            raise Refused(
-                "hub_ignored",
-                f"The dataset {self.repo} leaves out files that were saved.",
-                "Delete the .gitignore in the dataset.",
-            )
 
     def _head(self) -> str:
         with _translated(self.repo):

@@ -82,7 +82,6 @@ class Hub:
             "/api/datasets/{ns}/{name}/auth-check/write": self._auth,
             "/api/datasets/{ns}/{name}/preupload/{rev}": self._preupload,
             "/api/datasets/{ns}/{name}/commit/{rev}": self._commit,
-            "/api/datasets/{ns}/{name}/paths-info/{rev}": self._paths,
             "/api/datasets/{ns}/{name}/tree/{rev}": self._tree,
             "/api/datasets/{ns}/{name}/tree/{rev}/{path:path}": self._tree,
             "/datasets/{ns}/{name}.git/info/lfs/objects/batch": self._batch,
@@ -228,14 +227,6 @@ class Hub:
         if top and not found:
             return error(404, "Entry not found", "EntryNotFound")
         return JSONResponse(found)
-
-    async def _paths(self, request: Request) -> Response:
-        repo = self._repo(request)
-        tree = repo.tree(request.path_params["rev"]) if repo else None
-        if tree is None:
-            return error(404, "Invalid rev id", "RevisionNotFound")
-        wanted = (await request.form()).getlist("paths")
-        return JSONResponse([self._entry(str(p), tree[str(p)]) for p in wanted if p in tree])
 
     def _entry(self, path: str, entry: Entry) -> dict[str, Any]:
         sha, size, large = entry

@@ -229,6 +229,8 @@ def test_a_dataset_that_leaves_files_out_is_refused(hub: Hub) -> None:
         with pytest.raises(Refused) as caught:
             remote.commit(change(b"one", None, a=b"1"))
         assert caught.value.code == "hub_ignored"
+        with pytest.raises(NotFound):
+            remote.read(MANIFEST)
     finally:
         hub.ignored = ""
 
