@@ -147,10 +147,19 @@ def _words(text: Any, space: _Space) -> tuple[list[Word], int, int]:
         if b <= a and d <= c:
             continue
         seen += 1
-        if letters and _ends(letters, letter, Box(x0, y0, x1, y1), Box(a, c, b, d)):
-            close()
         if letters:
-            x0, y0, x1, y1 = min(x0, a), min(y0, c), max(x1, b), max(y1, d)
+            # The common case without a call: close to the right, on the line, left-to-right.
+            near = x0 - 1 <= a <= x1 + 0.4 * (d - c) and c < y1 and y0 < d < c + 30
+            plain = code < 0x590 and letters[-1] < "\u0590" and y1 - y0 < 30
+            if not (near and plain) and _ends(
+                letters, letter, Box(x0, y0, x1, y1), Box(a, c, b, d)
+            ):
+                close()
+        if letters:
+            x0 = a if a < x0 else x0
+            y0 = c if c < y0 else y0
+            x1 = b if b > x1 else x1
+            y1 = d if d > y1 else y1
         else:
             start, x0, y0, x1, y1 = i, a, c, b, d
         here = (a, b, c, d)
@@ -237,7 +246,7 @@ def render(
     try:
         width, height = page.get_size()
         scale = min(dpi / 72, long_side / max(width, height, 1.0))
-        bitmap = page.render(scale=max(scale, 1e-4), grayscale=gray)
+        bitmap = page.render(scale=max(scale, 1e-4), grayscale=gray, rev_byteorder=True)
         try:
             return bitmap.to_pil().copy()
         finally:

@@ -4,11 +4,12 @@ import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.page import Box, Word
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Segment:
     """Words side by side without a wide gap; `index` is the drawing order of its first word."""
 
@@ -16,11 +17,11 @@ class Segment:
     box: Box
     index: int
 
-    @property
+    @cached_property
     def text(self) -> str:
         return joined(self.words)
 
-    @property
+    @cached_property
     def size(self) -> float:
         return statistics.median(w.size for w in self.words)
 
@@ -94,7 +95,9 @@ def _continues(last: Word, word: Word, gap: float) -> bool:
 
 
 def _rtl(word: Word) -> bool:
-    return any("\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" for c in word.text)
+    return not word.text.isascii() and any(
+        "\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" for c in word.text
+    )
 
 
 def rows(words: Iterable[Word]) -> list[list[Word]]:
