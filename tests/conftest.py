@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before anything imports the Hub's client: it may reach the tests' own server, which speaks LFS.
+# Before anything imports the Hub's client: it may reach the tests' own server, and speaks LFS there
+# unless a test switches Xet on.
 os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import pikepdf
 import pytest
@@ -74,6 +76,12 @@ def start_app(data: Path, **extra: str) -> Running:
             time.sleep(0.2)
     process.kill()
     raise AssertionError((data / "app.log").read_text(encoding="utf-8")[-3000:])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _xet_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Xet's client keeps what it knows of a server; the next run has another one."""
+    os.environ["HF_XET_CACHE"] = str(tmp_path_factory.mktemp("xet"))
 
 
 @pytest.fixture(scope="session")

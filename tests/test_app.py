@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 
 from quire_client import FINISHED, Json, Quire
 from tests.conftest import SAMPLES, Running, start_app
-from tests.hub_server import Fault, Hub
+from tests.hub.server import Fault, Hub
 
 pytestmark = pytest.mark.slow
 

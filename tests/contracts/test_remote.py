@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -17,7 +18,7 @@ from storage.local import LocalRemote
 from storage.remote import Change, Remote
 from storage.retrying import Proved, Retrying
 from storage.s3 import S3Remote, connect
-from tests.hub_server import Fault, Hub, Repo
+from tests.hub.server import Fault, Hub, Repo
 
 REMOTES: dict[str, Callable[[Path, str], Remote]] = {
     "local": lambda folder, _: LocalRemote(folder / "remote"),
@@ -64,9 +65,17 @@ def dataset(hub: Hub, token: str = "hf_write") -> HubRemote:
     return replace(made, sleep=lambda _: None)
 
 
-@pytest.fixture(params=[*REMOTES, "hub"])
+@pytest.fixture
+def xet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own switch, which it asks at every upload."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+
+
+@pytest.fixture(params=[*REMOTES, "hub", "hub-xet"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path, s3_url: str, hub: Hub) -> Remote:
-    if request.param == "hub":
+    if request.param.startswith("hub"):
+        if request.param == "hub-xet":
+            request.getfixturevalue("xet")
         made: Remote = dataset(hub)
     else:
         made = REMOTES[request.param](tmp_path, s3_url)
@@ -180,7 +189,6 @@ def test_an_unfit_remote_is_told_at_every_use_until_it_is_fit(tmp_path: Path) ->
 def test_the_hub_dataset_must_be_private(hub: Hub) -> None:
     remote = dataset(hub)
     hub.repos[remote.repo] = Repo(private=False)
-    hub.repos[remote.repo].add({})
     with pytest.raises(Refused) as caught:
         remote.check()
     assert caught.value.code == "hub_public"
@@ -224,15 +232,12 @@ def test_the_hourly_limit_is_waited_out_for_long(hub: Hub) -> None:
 def test_a_dataset_that_leaves_files_out_is_refused(hub: Hub) -> None:
     remote = dataset(hub)
     remote.check()
-    hub.ignored = "*.parquet"
-    try:
-        with pytest.raises(Refused) as caught:
-            remote.commit(change(b"one", None, a=b"1"))
-        assert caught.value.code == "hub_ignored"
-        with pytest.raises(NotFound):
-            remote.read(MANIFEST)
-    finally:
-        hub.ignored = ""
+    hub.put(remote.repo, ".gitignore", b"*.parquet\n")
+    with pytest.raises(Refused) as caught:
+        remote.commit(change(b"one", None, a=b"1"))
+    assert caught.value.code == "hub_ignored"
+    with pytest.raises(NotFound):
+        remote.read(MANIFEST)
 
 
 def test_one_change_is_one_commit_and_no_token_reaches_the_cdn(hub: Hub, tmp_path: Path) -> None:
