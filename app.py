@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from pipeline import logs
 from pipeline.jobs import Jobs, catalog_url
 from pipeline.link import Link
 from settings import Settings
@@ -70,7 +71,7 @@ def free_port(settings: Settings) -> int:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logs.configure()
     settings = Settings.from_env(os.environ, os.cpu_count() or 2)
     prepare(settings)
     worker = supervise()

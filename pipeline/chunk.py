@@ -8,13 +8,12 @@ page's furniture and no chunk's text. Knows nothing of vectors or stores.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from unstructured.chunking.title import iter_chunks_by_title
-from unstructured.documents.elements import Element
-from unstructured.staging.base import elements_from_dicts
+from typing import TYPE_CHECKING, Any
 
 from errors import InputError
+
+if TYPE_CHECKING:
+    from unstructured.documents.elements import Element
 
 Json = dict[str, Any]
 _FURNITURE = {"Header", "Footer", "PageBreak", "PageNumber"}
@@ -117,7 +116,7 @@ def _groups(stream: list[Json], options: ChunkOptions) -> Iterator[tuple[list[Js
     by_id = {e["element_id"]: e for e in stream}
     current: list[Json] = []
     texts: list[str] = []
-    for chunk in _by_title(elements_from_dicts(stream), options):
+    for chunk in _by_title(stream, options):
         members = [by_id[o.id] for o in chunk.metadata.orig_elements or []]
         if current and members[0] is not current[0]:
             yield current, texts
@@ -128,9 +127,12 @@ def _groups(stream: list[Json], options: ChunkOptions) -> Iterator[tuple[list[Js
         yield current, texts
 
 
-def _by_title(elements: list[Element], options: ChunkOptions) -> Iterator[Element]:
+def _by_title(elements: list[Json], options: ChunkOptions) -> "Iterator[Element]":
+    from unstructured.chunking.title import iter_chunks_by_title  # half a second, at first use
+    from unstructured.staging.base import elements_from_dicts
+
     return iter_chunks_by_title(
-        elements,
+        elements_from_dicts(elements),
         max_characters=options.max_characters,
         new_after_n_chars=min(options.new_after_n_chars, options.max_characters),
         combine_text_under_n_chars=min(options.combine_text_under_n_chars, options.max_characters),
@@ -158,7 +160,7 @@ def _tables(batch: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
         if e["type"] != "Table":
             continue
         caption = _caption(batch, i)
-        pieces = list(_by_title(elements_from_dicts([e]), options))
+        pieces = list(_by_title([e], options))
         whole = e["metadata"].get("text_as_html")
         for part, piece in enumerate(pieces):
             text = f"{caption}\n{piece.text}" if caption else piece.text

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unstructured.partition.common.metadata import set_element_hierarchy
-from unstructured.staging.base import elements_from_dicts
-
 from pipeline.partition import read_batch
 
 
 def document_elements(batches: Iterable[Path]) -> list[dict[str, Any]]:
     """All element dicts of a document in page order, each under the title it stands below."""
+    from unstructured.partition.common.metadata import set_element_hierarchy  # a second
+    from unstructured.staging.base import elements_from_dicts
+
     found = [e for path in batches for e in read_batch(path)[1]]
     with_parents = set_element_hierarchy(elements_from_dicts(found))
     for element, typed in zip(found, with_parents, strict=True):

@@ -7,6 +7,7 @@ and `permanent`, never on text.
 """
 
 import json
+import logging
 import random
 import shutil
 import time
@@ -40,6 +41,7 @@ from storage.paths import Paths
 from storage.replication import Replication
 from storage.workspace import Space, Workspaces
 
+log = logging.getLogger(__name__)
 Json = dict[str, Any]
 WINDOW = 4
 BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))
@@ -302,10 +304,19 @@ _NO_BATCH = {"index": 0, "first": 1, "last": 1}
 
 def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
     """A stage's result, or its error as a value."""
+    spec = place.spec
+    what = {"job": spec["job"], "attempt": spec["attempt"], "stage": name, "batch": batch["index"]}
+    log.info("stage started", extra=what)
+    began = time.monotonic()
+    code = None
     try:
         return STAGES[name](place, Batch(**batch), value)
     except QuireError as problem:
+        code = problem.code
         return {"error": {**problem.as_dict(), "permanent": problem.permanent}}
+    finally:
+        seconds = round(time.monotonic() - began, 3)
+        log.info("stage ended", extra={**what, "seconds": seconds, "code": code})
 
 
 class _Failed(Exception):

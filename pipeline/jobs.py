@@ -24,7 +24,7 @@ from pipeline.chunk import ChunkOptions
 from pipeline.partition import PartitionOptions
 from pipeline.source import check_upload, digest
 from settings import Settings
-from storage.catalog import FINISHED, Catalog, JobRow
+from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
 
 APPLICATION = "quire"
@@ -254,7 +254,7 @@ class Jobs:
 
     def _admit(self, user: str, upload: Path) -> None:
         self._connected()
-        active = self.catalog.jobs(user, ("queued", "running", "waiting"), MAX_ACTIVE + 1)
+        active = self.catalog.jobs(user, ACTIVE, MAX_ACTIVE + 1)
         if len(active) >= MAX_ACTIVE:
             raise Refused(
                 "too_many_jobs",

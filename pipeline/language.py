@@ -6,7 +6,6 @@ before. A page with little text has none rather than a guess.
 
 from functools import cache
 
-from iso639 import Language, LanguageNotFoundError
 from langdetect import LangDetectException
 from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 
@@ -26,6 +25,8 @@ def load() -> DetectorFactory:
 
 def detect(factory: DetectorFactory, text: str) -> tuple[str, ...]:
     """One code when the detector is sure, none otherwise."""
+    from iso639 import Language, LanguageNotFoundError  # its tables: 0.4 s, at first use
+
     if sum(map(str.isalpha, text)) < _ENOUGH:
         return ()
     detector = factory.create()

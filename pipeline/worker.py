@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import ingest
+from pipeline import ingest, logs
 from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.jobs import (
@@ -44,8 +44,7 @@ from pipeline.notify import Notifier
 from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
 from settings import Settings
-from storage import hub, s3
-from storage.catalog import Catalog
+from storage.catalog import ACTIVE, Catalog
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote
@@ -54,14 +53,15 @@ from storage.retrying import Proved, Retrying
 from storage.workspace import Workspaces
 
 log = logging.getLogger(__name__)
-_HEALTHY = 20.0
+_HEALTHY = 5.0
+_PAUSE = 0.2
 Made = TypeVar("Made")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.worker", description=__doc__)
     parser.add_argument("--supervise", action="store_true", help="keep a worker running")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logs.configure()
     if parser.parse_args(arguments).supervise:
         return supervise()
     return work(Settings.from_env(os.environ, os.cpu_count() or 2))
@@ -71,17 +71,18 @@ def main(arguments: list[str]) -> int:
 
 
 def supervise() -> int:
-    """Restart the worker when it ends, at once after a healthy run, else with back-off to 30 s."""
+    """Restart the worker when it ends: soon after a run of some seconds, else with back-off to 30 s."""
     _die_with_parent()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
-    pause = 0.5
+    pause = _PAUSE
     while not stopping.is_set():
         began = time.monotonic()
         child = subprocess.Popen([sys.executable, "-m", "pipeline.worker"])
+        log.info("worker started", extra={"worker": child.pid})
         while child.poll() is None:
-            if stopping.wait(0.1):
+            if stopping.wait(0.05):
                 child.terminate()
                 try:
                     child.wait(5)
@@ -89,7 +90,7 @@ def supervise() -> int:
                     child.kill()
                     child.wait()
                 return 0
-        pause = 0.5 if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
+        pause = _PAUSE if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
         log.warning(
             "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
         )
@@ -168,7 +169,8 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     serve = functools.partial(_serve, library)
     threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
     (paths.run / "ready").write_text(str(os.getpid()), encoding="ascii")
-    threading.Thread(target=encoder, daemon=True).start()
+    if not catalog.jobs(None, ACTIVE, 1):  # torch would slow down the start of what waits
+        threading.Thread(target=encoder, daemon=True).start()
     stopping.wait()
     (paths.run / "ready").unlink(missing_ok=True)
     pool.close()
@@ -200,12 +202,16 @@ def _models() -> Any:
 def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
     """Primary and mirror: the dataset, else the local directory; and the bucket when one is set."""
     if settings.hub_dataset:
+        from storage import hub  # a quarter of a second, where one is set
+
         primary = Retrying(Proved(hub.connect(settings.hub_dataset, settings.hub_token)))
     else:
         primary = Retrying(LocalRemote(paths.remote))
         primary.check()
     if not settings.s3_bucket:
         return primary, None
+    from storage import s3
+
     bucket = s3.connect(settings.s3_bucket, settings.s3_prefix, settings.s3_endpoint_url)
     return primary, Retrying(Proved(bucket))
 

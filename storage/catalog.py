@@ -95,6 +95,7 @@ _events = Table(
     Column("body", Text, nullable=False),
 )
 
+ACTIVE = ("queued", "running", "waiting")
 FINISHED = ("succeeded", "partial", "failed", "cancelled")
 
 

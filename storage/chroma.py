@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import chromadb
-from chromadb.config import Settings as ChromaSettings
-from chromadb.errors import NotFoundError
-
 from errors import Conflict, NotFound
 
 BATCH = 500  # Chroma's own limit is 5,461; small batches hold its lock for less than a second
@@ -43,6 +39,9 @@ class VectorStore:
     """An open Chroma directory; at most one process may hold it."""
 
     def __init__(self, directory: Path) -> None:
+        import chromadb  # a second: here, off the way of a worker that starts
+        from chromadb.config import Settings as ChromaSettings
+
         directory.mkdir(parents=True, exist_ok=True)
         self._client: Any = chromadb.PersistentClient(
             path=str(directory.resolve()),
@@ -155,6 +154,8 @@ class VectorStore:
             self._client.delete_collection(collection)
 
     def _collection(self, name: str) -> Any:
+        from chromadb.errors import NotFoundError
+
         try:
             return self._client.get_collection(name, embedding_function=None)
         except NotFoundError as problem:
