@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,31 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import default_client_factory
 
-from errors import Conflict, NotFound, QuireError, Refused, Unavailable
-from storage.remote import Change
+from errors import NotFound, QuireError, Refused, Unavailable
+from storage.card import ATTRIBUTES, CARD
+from storage.remote import SMALL, Change, changed_elsewhere, too_large
 
 _LIMITS = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 _BUSY = {409, 412}
 _WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
-_CARD = """---
-license: other
-pretty_name: Quire
----
+_GONE_AFTER = 36 * 3600.0  # when the Hub has given back the storage of a rewritten history
 
-Written by Quire: `users/<key>/manifest.json` names everything of one user's newest generation, with
-sha256. Segments are Parquet (`op, collection, id, document, metadata, embedding`):
-`pandas.read_parquet(path)`.
-"""
-_ATTRIBUTES = "*.parquet filter=lfs diff=lfs merge=lfs -text\n*.pdf filter=lfs diff=lfs merge=lfs -text\n*.zip filter=lfs diff=lfs merge=lfs -text\n"
+
+@dataclass(slots=True)
+class _Heads:
+    """What the Hub calls the head may lag behind a commit that it has just confirmed."""
+
+    newest: str | None = None
+    behind: set[str] = field(default_factory=set)
+
+    def told(self, head: str) -> str:
+        if self.newest is None or head not in self.behind:
+            self.newest = head
+        return self.newest
+
+    def made(self, parent: str, head: str) -> None:
+        self.behind.add(parent)
+        self.newest = head
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class HubRemote:
     repo: str
     name: str = "hub"
     sleep: Callable[[float], None] = time.sleep
+    _heads: _Heads = field(default_factory=_Heads)
 
     def check(self) -> None:
         """The dataset is there, private and ours to write; made when it is not there."""
@@ -65,34 +75,21 @@ class HubRemote:
                     "Make it private, or name another one in QUIRE_HUB_DATASET.",
                 )
             self.api.auth_check(self.repo, repo_type="dataset", write=True)
-            if not self.api.file_exists(self.repo, "README.md", repo_type="dataset"):
-                self.api.create_commit(
-                    self.repo,
-                    [
-                        CommitOperationAdd("README.md", _CARD.encode()),
-                        CommitOperationAdd(".gitattributes", _ATTRIBUTES.encode()),
-                    ],
-                    commit_message="Begin",
-                    repo_type="dataset",
-                    parent_commit=found.sha,
-                )
+            self._describe(str(found.sha))
 
-    def read(self, name: str) -> bytes:
-        return self._read(name, "main")
+    def read(self, name: str, at_most: int = SMALL) -> bytes:
+        return b"".join(self._pieces(name, self._head(), at_most))
 
-    def fetch(self, name: str, to: Path) -> None:
-        to.write_bytes(self._read(name, "main"))
+    def fetch(self, name: str, to: Path, at_most: int = SMALL) -> None:
+        pieces = self._pieces(name, self._heads.newest or self._head(), at_most)
+        with to.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
 
     def names(self, prefix: str) -> Iterator[str]:
-        try:
-            with _translated(prefix):
-                tree = self.api.list_repo_tree(
-                    self.repo, prefix or None, recursive=True, repo_type="dataset"
-                )
-                found = [entry.path for entry in tree if hasattr(entry, "size")]
-        except NotFound:
-            return iter(())
-        return iter(sorted(p for p in found if p not in {"README.md", ".gitattributes"}))
+        return iter(
+            sorted(p for p in self._tree(prefix) if p not in {"README.md", ".gitattributes"})
+        )
 
     def commit(self, change: Change) -> None:
         for wait in (*_WAITS, None):
@@ -111,12 +108,48 @@ class HubRemote:
             except (httpx2.TransportError, OSError, RuntimeError, ValueError) as problem:
                 if self._landed_now(change, problem):
                     return
-                raise _away(type(problem).__name__) from problem
+                raise _transport(problem) from problem
             else:
                 return
 
+    def forget(self, names: frozenset[str]) -> float:
+        """The whole history goes: the Hub cannot forget one file of it."""
+        with _translated(self.repo):
+            self.api.super_squash_history(self.repo, repo_type="dataset", branch="main")
+            self._heads.newest = None
+            self._heads.behind.clear()
+            needed = {e.lfs.sha256 for e in self._tree("").values() if e.lfs}
+            dead = [
+                f
+                for f in self.api.list_lfs_files(self.repo, repo_type="dataset")
+                if f.file_oid not in needed and f.filename.startswith("users/")
+            ]
+            if dead:
+                self.api.permanently_delete_lfs_files(self.repo, dead, repo_type="dataset")
+        return _GONE_AFTER
+
+    def _describe(self, head: str) -> None:
+        """The dataset says itself how it is read, in the words of this version."""
+        try:
+            there = self._pieces("README.md", head, SMALL)
+            if b"".join(there) == CARD.encode():
+                return
+        except NotFound:
+            pass
+        self.api.create_commit(
+            self.repo,
+            [
+                CommitOperationAdd("README.md", CARD.encode()),
+                CommitOperationAdd(".gitattributes", ATTRIBUTES.encode()),
+            ],
+            commit_message="Describe the store",
+            repo_type="dataset",
+            parent_commit=head,
+        )
+
     def _post(self, change: Change, head: str) -> None:
-        there = set(self.names("users")) if change.deletes else set()
+        folders = {"/".join(name.split("/")[:2]) for name in change.deletes}
+        there = {name for folder in folders for name in self._tree(folder)}
         every = {**change.files, **change.manifests}
         adds = [CommitOperationAdd(name, content) for name, content in every.items()]
         self.api.preupload_lfs_files(self.repo, adds, repo_type="dataset")
@@ -126,7 +159,7 @@ class HubRemote:
                 f"The dataset {self.repo} leaves out files that were to be saved.",
                 "Delete the .gitignore in the dataset.",
             )
-        self.api.create_commit(
+        made = self.api.create_commit(
             self.repo,
             [
                 *adds,
@@ -136,19 +169,26 @@ class HubRemote:
             repo_type="dataset",
             parent_commit=head,
         )
+        self._heads.made(head, str(made.oid))
+
+    def _tree(self, prefix: str) -> dict[str, Any]:
+        try:
+            with _translated(prefix):
+                entries = self.api.list_repo_tree(
+                    self.repo, prefix.rstrip("/") or None, recursive=True, repo_type="dataset"
+                )
+                return {e.path: e for e in entries if hasattr(e, "size")}
+        except NotFound:
+            return {}
 
     def _head(self) -> str:
         with _translated(self.repo):
-            return str(self.api.dataset_info(self.repo).sha)
+            return self._heads.told(str(self.api.dataset_info(self.repo).sha))
 
     def _expect(self, change: Change, head: str) -> None:
-        for name, expected in change.expected.items():
-            if self._digest(name, head) != expected:
-                raise Conflict(
-                    "changed_elsewhere",
-                    "Another instance saved in between.",
-                    "It is read again and the save repeated.",
-                )
+        moved = [n for n, seen in change.expected.items() if self._digest(n, head) != seen]
+        if moved:
+            raise changed_elsewhere(moved)
 
     def _landed(self, change: Change, head: str) -> bool:
         """Our own manifests stand at the head: an earlier try did arrive."""
@@ -165,22 +205,29 @@ class HubRemote:
 
     def _digest(self, name: str, revision: str) -> str | None:
         try:
-            return hashlib.sha256(self._read(name, revision)).hexdigest()
+            return hashlib.sha256(b"".join(self._pieces(name, revision, SMALL))).hexdigest()
         except NotFound:
             return None
 
-    def _read(self, name: str, revision: str) -> bytes:
+    def _pieces(self, name: str, revision: str, at_most: int) -> Iterator[bytes]:
+        """The bytes of a file at a commit, which the client's own downloader would cache."""
         url = hf_hub_url(
             self.repo, name, repo_type="dataset", revision=revision, endpoint=self.api.endpoint
         )
         headers = build_hf_headers(token=self.api.token)
+        size = 0
         try:
-            answer = get_session().get(url, headers=headers, follow_redirects=True)
+            with get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer:
+                if answer.status_code >= 400:
+                    wait = answer.headers.get("retry-after")
+                    raise _status(answer.status_code, name, wait)
+                for piece in answer.iter_bytes(1 << 20):
+                    size += len(piece)
+                    if size > at_most:
+                        raise too_large(name)
+                    yield piece
         except httpx2.TransportError as problem:
             raise _away(type(problem).__name__) from problem
-        if answer.status_code >= 400:
-            raise _status(answer.status_code, name, answer.headers.get("retry-after"))
-        return bytes(answer.content)
 
 
 def connect(repo: str, token: str | None, endpoint: str | None = None) -> HubRemote:
@@ -208,8 +255,16 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except HfHubHTTPError as problem:
         raise _told(problem, name) from problem
-    except (httpx2.TransportError, OSError, RuntimeError) as problem:
-        raise _away(type(problem).__name__) from problem
+    except (httpx2.TransportError, OSError, RuntimeError, ValueError) as problem:
+        raise _transport(problem) from problem
+
+
+def _transport(problem: Exception) -> QuireError:
+    """What the client raises without a status of its own. A Xet token that was refused is a plain
+    ConnectionError, told apart by its text alone."""
+    if "401 Unauthorized" in str(problem) or "403 Forbidden" in str(problem):
+        return _status(401, "the commit", None)
+    return _away(type(problem).__name__)
 
 
 def _told(problem: HfHubHTTPError, name: str = "the commit") -> QuireError:

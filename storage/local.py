@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import Conflict, InputError, NotFound, Unavailable
-from storage.remote import Change
+from errors import InputError, NotFound, Unavailable
+from storage.remote import SMALL, Change, changed_elsewhere, too_large
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class LocalRemote:
     def check(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, at_most: int = SMALL) -> bytes:
         with _translated(name):
-            return self._path(name).read_bytes()
+            return self._sized(name, at_most).read_bytes()
 
-    def fetch(self, name: str, to: Path) -> None:
+    def fetch(self, name: str, to: Path, at_most: int = SMALL) -> None:
         with _translated(name):
-            shutil.copyfile(self._path(name), to)
+            shutil.copyfile(self._sized(name, at_most), to)
 
     def names(self, prefix: str) -> Iterator[str]:
         top = self._path(prefix) if prefix else self.root
@@ -40,19 +40,24 @@ class LocalRemote:
 
     def commit(self, change: Change) -> None:
         with _translated("the commit"), self._locked():
-            for name, expected in change.expected.items():
-                if self._digest(name) != expected:
-                    raise Conflict(
-                        "changed_elsewhere",
-                        "Another instance saved in between.",
-                        "It is read again and the save repeated.",
-                    )
+            moved = [n for n, seen in change.expected.items() if self._digest(n) != seen]
+            if moved:
+                raise changed_elsewhere(moved)
             for name, content in change.files.items():
                 self._write(name, content)
             for name, content in change.manifests.items():
                 self._write(name, content)
             for name in change.deletes:
                 self._path(name).unlink(missing_ok=True)
+
+    def forget(self, names: frozenset[str]) -> float:
+        return 0.0  # a directory has no versions
+
+    def _sized(self, name: str, at_most: int) -> Path:
+        path = self._path(name)
+        if path.stat().st_size > at_most:
+            raise too_large(name)
+        return path
 
     def _path(self, name: str) -> Path:
         path = (self.root / name).resolve()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from errors import Unavailable
-from storage.remote import Change, Remote
+from storage.remote import SMALL, Change, Remote
 
 Answer = TypeVar("Answer")
 
@@ -32,17 +32,20 @@ class Retrying:
     def check(self) -> None:
         self._try(self.remote.check)
 
-    def read(self, name: str) -> bytes:
-        return self._try(lambda: self.remote.read(name))
+    def read(self, name: str, at_most: int = SMALL) -> bytes:
+        return self._try(lambda: self.remote.read(name, at_most))
 
-    def fetch(self, name: str, to: Path) -> None:
-        self._try(lambda: self.remote.fetch(name, to))
+    def fetch(self, name: str, to: Path, at_most: int = SMALL) -> None:
+        self._try(lambda: self.remote.fetch(name, to, at_most))
 
     def names(self, prefix: str) -> Iterator[str]:
         return iter(self._try(lambda: list(self.remote.names(prefix))))
 
     def commit(self, change: Change) -> None:
         self._try(lambda: self.remote.commit(change))
+
+    def forget(self, names: frozenset[str]) -> float:
+        return self._try(lambda: self.remote.forget(names))
 
     def _try(self, call: Callable[[], Answer]) -> Answer:
         for wait in self.waits:
@@ -72,13 +75,13 @@ class Proved:
             self.remote.check()
             self._passed = True
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, at_most: int = SMALL) -> bytes:
         self.check()
-        return self.remote.read(name)
+        return self.remote.read(name, at_most)
 
-    def fetch(self, name: str, to: Path) -> None:
+    def fetch(self, name: str, to: Path, at_most: int = SMALL) -> None:
         self.check()
-        self.remote.fetch(name, to)
+        self.remote.fetch(name, to, at_most)
 
     def names(self, prefix: str) -> Iterator[str]:
         self.check()
@@ -87,3 +90,7 @@ class Proved:
     def commit(self, change: Change) -> None:
         self.check()
         self.remote.commit(change)
+
+    def forget(self, names: frozenset[str]) -> float:
+        self.check()
+        return self.remote.forget(names)

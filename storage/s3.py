@@ -8,8 +8,9 @@ because some S3-compatible servers accept and ignore it.
 
 import hashlib
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,17 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from errors import Conflict, NotFound, Refused, Unavailable
-from storage.remote import Change
+from errors import Conflict, NotFound, QuireError, Refused, Unavailable
+from storage.remote import SMALL, Change, changed_elsewhere, too_large
 
 _NEWEST_FIRST = 10**12
+_LOG_KEPT = 20
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_REGION = {
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,13 @@ class S3Remote:
                 "Use a server that honours it (AWS, R2, MinIO, Ceph).",
             )
 
-    def read(self, name: str) -> bytes:
-        key = self._newest(name) if name.endswith("manifest.json") else self._key(name)
-        return self._get(key or self._key(name), name)
+    def read(self, name: str, at_most: int = SMALL) -> bytes:
+        with self._body(name, at_most) as body:
+            return bytes(body.read())
 
-    def fetch(self, name: str, to: Path) -> None:
-        with _translated(name):
-            self.client.download_file(self.bucket, self._key(name), str(to))
+    def fetch(self, name: str, to: Path, at_most: int = SMALL) -> None:
+        with self._body(name, at_most) as body, to.open("wb") as file:
+            shutil.copyfileobj(body, file, 1 << 20)
 
     def names(self, prefix: str) -> Iterator[str]:
         found = set()
@@ -66,22 +73,44 @@ class S3Remote:
         return iter(sorted(found))
 
     def commit(self, change: Change) -> None:
-        heads = {name: self._newest(name) for name in change.manifests}
-        for name, expected in change.expected.items():
-            head = heads.get(name) or self._newest(name)
-            now = hashlib.sha256(self._get(head, name)).hexdigest() if head else None
-            if now != expected:
-                raise _conflict()
+        heads = {name: self._newest(name) for name in change.expected}
+        moved = [n for n, seen in change.expected.items() if self._digest(heads[n]) != seen]
+        if moved:
+            raise changed_elsewhere(moved)
         for name, content in change.files.items():
-            self._create(self._key(name), content)
+            self._create(self._key(name), content, overwrite=change.overwrite)
+        lost = []
         for name, content in change.manifests.items():
             head = heads[name]
             number = int(head.rsplit("/", 1)[-1]) - 1 if head else _NEWEST_FIRST
-            if not self._create(f"{self._key(name)}.log/{number:013d}", content):
-                raise _conflict()
+            key = f"{self._key(name)}.log/{number:013d}"
+            ours = hashlib.sha256(content).hexdigest()
+            if not self._create(key, content) and self._digest(key) != ours:
+                lost.append(name)  # and not an answer to our own first try that was lost
+                continue
+            old = f"{self._key(name)}.log/{number + _LOG_KEPT:013d}"
+            with _translated(name):
+                self.client.delete_object(Bucket=self.bucket, Key=old)
+        if lost:
+            raise changed_elsewhere(lost)
         for name in change.deletes:
             with _translated(name):
                 self.client.delete_object(Bucket=self.bucket, Key=self._key(name))
+
+    def forget(self, names: frozenset[str]) -> float:
+        for folder in sorted({"/".join(n.split("/")[:2]) + "/" for n in names}):
+            for version in self._versions(self._key(folder)):
+                name, _, entry = version["Key"].removeprefix(self._key("")).partition(".log/")
+                seen = version.get("IsLatest") and "Size" in version
+                if name not in names or (seen and not entry):
+                    continue
+                if entry and version["Key"] == self._newest(name) and seen:
+                    continue
+                with _translated(name):
+                    self.client.delete_object(
+                        Bucket=self.bucket, Key=version["Key"], VersionId=version["VersionId"]
+                    )
+        return 0.0
 
     def _key(self, name: str) -> str:
         return f"{self.prefix.strip('/')}/{name}" if self.prefix.strip("/") else name
@@ -93,9 +122,30 @@ class S3Remote:
             )
         return str(found["Contents"][0]["Key"]) if found.get("Contents") else None
 
-    def _get(self, key: str, name: str) -> bytes:
+    def _digest(self, key: str | None) -> str | None:
+        if key is None:
+            return None
+        with _translated(key):
+            found = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return hashlib.sha256(found).hexdigest()
+
+    @contextmanager
+    def _body(self, name: str, at_most: int) -> Iterator[Any]:
+        manifest = self._newest(name) if name.endswith("/manifest.json") else None
         with _translated(name):
-            return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            found = self.client.get_object(Bucket=self.bucket, Key=manifest or self._key(name))
+            with found["Body"] as body:
+                if found["ContentLength"] > at_most:
+                    raise too_large(name)
+                yield body
+
+    def _versions(self, prefix: str) -> list[dict[str, Any]]:
+        """Every version and delete marker; where there are no versions, what is there."""
+        with _translated(prefix):
+            pages = self.client.get_paginator("list_object_versions").paginate(
+                Bucket=self.bucket, Prefix=prefix
+            )
+            return [v for p in pages for k in ("Versions", "DeleteMarkers") for v in p.get(k, ())]
 
     def _keys(self, prefix: str) -> Iterator[str]:
         with _translated(prefix):
@@ -105,14 +155,18 @@ class S3Remote:
             for page in pages:
                 yield from (str(o["Key"]) for o in page.get("Contents", ()))
 
-    def _create(self, key: str, content: Path | bytes) -> bool:
+    def _create(self, key: str, content: Path | bytes, *, overwrite: bool = False) -> bool:
         """False when the key was there already."""
-        body = content if isinstance(content, bytes) else content.read_bytes()
-        try:
-            with _translated(key):
-                self.client.put_object(Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*")
-        except Conflict:
-            return False
+        with ExitStack() as files:
+            body = (
+                content if isinstance(content, bytes) else files.enter_context(content.open("rb"))
+            )
+            only_new = {} if overwrite else {"IfNoneMatch": "*"}
+            try:
+                with _translated(key):
+                    self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **only_new)
+            except Conflict:
+                return False
         return True
 
 
@@ -135,34 +189,42 @@ def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except ClientError as problem:
-        code = str(problem.response["Error"]["Code"])
-        status = int(problem.response["ResponseMetadata"]["HTTPStatusCode"])
-        if code in _EXISTS or status == 412:
-            raise _conflict() from problem
-        if status == 404:
-            raise NotFound(
-                "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
-            ) from problem
-        if status in {400, 401, 403}:
-            raise Refused(
-                "s3_refused",
-                f"S3 refused the request ({code}).",
-                "Check the keys, the bucket and its region.",
-            ) from problem
-        raise _away(code) from problem
+        raise _told(problem, name) from problem
     except (BotoCoreError, OSError) as problem:
         raise _away(type(problem).__name__) from problem
+
+
+def _told(problem: ClientError, name: str) -> QuireError:
+    code = str(problem.response["Error"]["Code"])
+    status = int(problem.response["ResponseMetadata"]["HTTPStatusCode"])
+    if code in _EXISTS or status == 412:
+        return changed_elsewhere()
+    if code in _REGION or status == 301:
+        return Refused(
+            "s3_region",
+            f"The bucket is in another region than the one that was asked ({code}).",
+            "Set AWS_DEFAULT_REGION to the bucket's region.",
+        )
+    if code == "RequestTimeTooSkewed":
+        return Refused(
+            "clock_skew",
+            "S3 refuses the request because this machine's clock is wrong.",
+            "Set the clock (NTP); the save is repeated then.",
+        )
+    if status == 404:
+        return NotFound(
+            "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
+        )
+    if status in {400, 401, 403}:
+        return Refused(
+            "s3_refused",
+            f"S3 refused the request ({code}).",
+            "Check the keys, the bucket and its region.",
+        )
+    return _away(code)
 
 
 def _away(why: str) -> Unavailable:
     return Unavailable(
         "s3_unavailable", f"S3 cannot be reached ({why}).", "The save is repeated by itself."
-    )
-
-
-def _conflict() -> Conflict:
-    return Conflict(
-        "changed_elsewhere",
-        "Another instance saved in between.",
-        "It is read again and the save repeated.",
     )

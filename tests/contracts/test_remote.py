@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from moto.server import ThreadedMotoServer
 
-from errors import Conflict, InputError, NotFound, Refused, Unavailable
+from errors import Conflict, Corrupt, InputError, NotFound, Refused, Unavailable
 from storage.hub import HubRemote
 from storage.hub import connect as hub_connect
 from storage.local import LocalRemote
@@ -131,6 +131,37 @@ def test_deletes_follow_the_commit(remote: Remote) -> None:
     assert list(remote.names("users/u")) == [MANIFEST]
 
 
+def test_a_commit_of_two_users_tells_which_one_moved(remote: Remote) -> None:
+    other = "users/v/manifest.json"
+    both = Change(
+        files={}, manifests={MANIFEST: b"u1", other: b"v1"}, expected={MANIFEST: None, other: None}
+    )
+    remote.commit(both)
+    assert (remote.read(MANIFEST), remote.read(other)) == (b"u1", b"v1")
+    seen = {n: hashlib.sha256(c).hexdigest() for n, c in ((MANIFEST, b"u1"), (other, b"else"))}
+    with pytest.raises(Conflict) as caught:
+        remote.commit(Change(files={}, manifests={MANIFEST: b"u2", other: b"v2"}, expected=seen))
+    assert caught.value.details["names"] == (other,)
+    assert (remote.read(MANIFEST), remote.read(other)) == (b"u1", b"v1")
+
+
+def test_no_more_is_read_than_was_asked(remote: Remote, tmp_path: Path) -> None:
+    remote.commit(change(b"one", None, a=b"x" * 100))
+    name = "users/u/segments/a.parquet"
+    assert remote.read(name, 100) == b"x" * 100
+    with pytest.raises(Corrupt) as caught:
+        remote.read(name, 99)
+    assert caught.value.code == "stored_file_too_large"
+    with pytest.raises(Corrupt):
+        remote.fetch(name, tmp_path / "a", 99)
+
+
+def test_a_repair_puts_bytes_in_the_place_of_others(remote: Remote) -> None:
+    remote.commit(change(b"one", None, a=b"damaged"))
+    remote.commit(replace(change(b"two", b"one", a=b"right"), overwrite=True))
+    assert remote.read("users/u/segments/a.parquet") == b"right"
+
+
 def test_a_name_cannot_leave_the_store(remote: Remote) -> None:
     with pytest.raises((InputError, NotFound, Refused)):
         remote.read("../outside")
@@ -161,7 +192,7 @@ def test_s3_says_what_is_wrong(s3_url: str) -> None:
 
 def test_retrying_waits_as_asked_and_gives_up(tmp_path: Path) -> None:
     class Away(LocalRemote):
-        def read(self, name: str) -> bytes:
+        def read(self, name: str, at_most: int = 0) -> bytes:
             raise Unavailable("away", "Away.", retry_after=3)
 
     waited: list[float] = []
@@ -184,6 +215,26 @@ def test_an_unfit_remote_is_told_at_every_use_until_it_is_fit(tmp_path: Path) ->
     (tmp_path / "fit").touch()
     with pytest.raises(NotFound):
         remote.read(MANIFEST)
+
+
+def test_a_bucket_with_versions_forgets_what_was_deleted(s3_url: str) -> None:
+    remote = bucket(s3_url, "quire")
+    remote.client.put_bucket_versioning(
+        Bucket=remote.bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
+    name = "users/u/segments/a.parquet"
+    remote.commit(change(b"one", None, a=b"secret", b=b"stays"))
+    gone = Change(
+        files={}, manifests={MANIFEST: b"two"}, deletes=frozenset({name}),
+        expected={MANIFEST: hashlib.sha256(b"one").hexdigest()},
+    )  # fmt: skip
+    remote.commit(gone)
+    assert remote.forget(frozenset({name, MANIFEST})) == 0
+    left = remote.client.list_object_versions(Bucket=remote.bucket)
+    keys = [v["Key"].removeprefix("quire/users/u/") for v in left["Versions"]]
+    assert keys == ["manifest.json.log/0999999999999", "segments/b.parquet"]
+    assert "DeleteMarkers" not in left
+    assert remote.read(MANIFEST) == b"two"
 
 
 def test_the_hub_dataset_must_be_private(hub: Hub) -> None:
