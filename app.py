@@ -21,6 +21,7 @@ from pipeline import logs
 from pipeline.jobs import Jobs, catalog_url
 from pipeline.link import Link
 from settings import Settings
+from storage.accounts import Accounts
 from storage.catalog import Catalog
 from storage.paths import Paths
 
@@ -80,7 +81,7 @@ def main() -> None:
 
     from web import page
     from web.api import App
-    from web.guard import CrossSiteGuard
+    from web.guard import Guard
     from web.identity import Identity
     from web.routes import routes
     from web.watch import Hub
@@ -88,9 +89,10 @@ def main() -> None:
     paths = Paths(settings.data_dir)
     broker = borrow_gpu(settings, paths) if settings.zero_gpu else None
     jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
+    identity = Identity(settings, Accounts(catalog_url(settings, paths)))
     app = App(
         settings=settings,
-        identity=Identity(settings),
+        identity=identity,
         jobs=jobs,
         link=Link(paths),
         hub=Hub(jobs),
@@ -127,7 +129,7 @@ def main() -> None:
         prevent_thread_lock=True,
         app_kwargs={
             "routes": routes(app),
-            "middleware": [Middleware(CrossSiteGuard, visitors=bool(settings.space_id))],
+            "middleware": [Middleware(Guard, settings=settings, identity=identity)],
             "lifespan": lifespan,
         },
     )

@@ -34,6 +34,9 @@ class Settings:
     max_file_mb: int = 200
     max_pages: int = 5000
     user_quota_mb: int = 5000
+    visitor_quota_mb: int = 200
+    visitor_hours: int = 24
+    allowed: frozenset[str] = frozenset()
     page_processes: int = 2
     host: str = "127.0.0.1"
     port: int | None = None
@@ -71,6 +74,9 @@ class Settings:
             max_file_mb=int(environ.get("QUIRE_MAX_FILE_MB", "200")),
             max_pages=int(environ.get("QUIRE_MAX_PAGES", "5000")),
             user_quota_mb=int(environ.get("QUIRE_USER_QUOTA_MB", "5000")),
+            visitor_quota_mb=int(environ.get("QUIRE_VISITOR_QUOTA_MB", "200")),
+            visitor_hours=int(environ.get("QUIRE_VISITOR_HOURS", "24")),
+            allowed=frozenset(environ.get("QUIRE_ALLOWED", "").lower().replace(",", " ").split()),
             page_processes=int(environ.get("QUIRE_PAGE_PROCESSES", str(max(1, cpu_count)))),
             host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),
             port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,

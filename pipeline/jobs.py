@@ -220,6 +220,16 @@ class Jobs:
         self._enqueue(self.catalog.job(user, job_id), attempt, again)
         return self.job(user, job_id)
 
+    def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
+        """Bytes of that user's sources, and how many there may be."""
+        most = self.settings.visitor_quota_mb if visitor else self.settings.user_quota_mb
+        stored = sum(source.bytes for source in self.catalog.sources(user))
+        return {"bytes": stored, "limit_bytes": most << 20}
+
+    def active(self, user: str) -> int:
+        """How many of that user's jobs are not finished, up to `MAX_ACTIVE`."""
+        return len(self.catalog.jobs(user, ("queued", "running", "waiting"), MAX_ACTIVE))
+
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""
         return (self.paths.run / "ready").exists()
@@ -266,8 +276,8 @@ class Jobs:
             raise Refused(
                 "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
             )
-        stored = sum(source.bytes for source in self.catalog.sources(user))
-        if stored + upload.stat().st_size > self.settings.user_quota_mb << 20:
+        usage = self.usage(user)
+        if usage["bytes"] + upload.stat().st_size > usage["limit_bytes"]:
             raise Refused(
                 "quota_exceeded",
                 f"Your {self.settings.user_quota_mb} MB are used up.",

@@ -137,17 +137,7 @@ class Catalog:
     """The rows behind one database URL."""
 
     def __init__(self, url: str) -> None:
-        arguments = {"timeout": 30} if url.startswith("sqlite") else {}
-        self._engine: Engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
-        if url.startswith("sqlite"):
-            event.listen(self._engine, "connect", _configure_sqlite)
-        try:
-            _meta.create_all(self._engine)
-        except OperationalError as problem:
-            if "already exists" not in str(problem):  # two processes created the tables at once
-                raise Unavailable(
-                    "catalog_unavailable", "The catalogue cannot be opened.", "Try again shortly."
-                ) from problem
+        self._engine = connect(url, _meta)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -400,6 +390,22 @@ class Catalog:
                 .where(_deliveries.c.id == delivery)
                 .values(state=state, reason=reason, at=time.time())
             )
+
+
+def connect(url: str, tables: MetaData) -> Engine:
+    """An engine whose tables are there; SQLite in WAL mode."""
+    arguments = {"timeout": 30} if url.startswith("sqlite") else {}
+    engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
+    if url.startswith("sqlite"):
+        event.listen(engine, "connect", _configure_sqlite)
+    try:
+        tables.create_all(engine)
+    except OperationalError as problem:
+        if "already exists" not in str(problem):  # two processes created the tables at once
+            raise Unavailable(
+                "catalog_unavailable", "The catalogue cannot be opened.", "Try again shortly."
+            ) from problem
+    return engine
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -22,10 +22,10 @@ MAY_IMPORT = {
 }
 WEB_SEES = {
     "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.partition", "pipeline.notify",
-    "storage.paths", "storage.catalog",
+    "storage.paths", "storage.catalog", "storage.accounts",
 }  # fmt: skip
 HOMES = {
-    "gradio": {"web/page.py", "web/api.py", "web/guard.py", "web/broker.py"},
+    "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/broker.py"},
     "spaces": {"web/broker.py"},
     "torch": {"pipeline/models.py"},
     "sentence_transformers": {"pipeline/models.py"},
@@ -34,7 +34,7 @@ HOMES = {
     "chromadb": {"storage/chroma.py"},
     "dbos": {"pipeline/jobs.py", "pipeline/ingest.py", "pipeline/worker.py"},
     "pyarrow": {"storage/segments.py"},
-    "sqlalchemy": {"storage/catalog.py"},
+    "sqlalchemy": {"storage/catalog.py", "storage/accounts.py"},
     "pypdfium2": {"pipeline/pdfium.py"},
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
     "langdetect": {"pipeline/language.py"},

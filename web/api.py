@@ -4,8 +4,10 @@ Each finds the caller, checks, makes one call inward and shapes the reply. Error
 with a stable code as their title.
 """
 
+import asyncio
 import functools
 import inspect
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +17,13 @@ from gradio.events import api as gradio_api
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.chunk import ChunkOptions
-from pipeline.jobs import Jobs, Request
+from pipeline.jobs import MAX_ACTIVE, Jobs, Request
 from pipeline.link import Link
 from pipeline.notify import checked as notify_address
 from pipeline.partition import PartitionOptions
 from settings import Settings
-from web.guard import uploaded
-from web.identity import Identity
+from web.identity import Caller, Identity
+from web.uploads import MAX_FILES, uploaded
 from web.watch import Hub
 
 VERSION = "0.1.0"
@@ -67,19 +69,82 @@ def coded(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def submit_files(app: App, user: str, files: list[Any], options: dict[str, Any]) -> list[Any]:
-    """One job per file, in order; a refused file is a failed job and harms no other."""
+def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(caller, …)` as Gradio calls it: the caller is found from the request, errors get
+    their code as title, and a tool call gets JSON text, of which Gradio would show the `repr`."""
+    own = inspect.signature(function)
+    given = list(own.parameters.values())[1:]
+    special = [
+        inspect.Parameter(
+            "request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request
+        ),
+        inspect.Parameter(
+            "oauth_token",
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=None,
+            annotation=gr.OAuthToken | None,
+        ),
+    ]
+    needed = [p for p in given if p.default is p.empty]
+    seen = own.replace(
+        parameters=[*needed, special[0], *(p for p in given if p not in needed), special[1]]
+    )
+
+    def found(args: Any, kwargs: Any) -> tuple[Caller, dict[str, Any], bool]:
+        arguments = dict(seen.bind(*args, **kwargs).arguments)
+        request, token = arguments.pop("request"), arguments.pop("oauth_token", None)
+        caller = app.identity.of(request, token.token if token else None)
+        app.saw(caller.key, request)
+        return caller, arguments, request.headers.get("x-gradio-user") == "mcp"
+
+    def told(value: Any, by_tool: bool) -> Any:
+        return json.dumps(value, ensure_ascii=False) if by_tool else value
+
+    if inspect.isasyncgenfunction(function):
+
+        async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            try:
+                caller, arguments, by_tool = await asyncio.to_thread(found, args, kwargs)
+                async for item in function(caller, **arguments):
+                    yield told(item, by_tool)
+            except QuireError as problem:
+                raise shown(problem) from problem
+
+        made: Callable[..., Any] = stream
+    else:
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                caller, arguments, by_tool = found(args, kwargs)
+                return told(function(caller, **arguments), by_tool)
+            except QuireError as problem:
+                raise shown(problem) from problem
+
+        made = call
+    made.__name__, made.__doc__ = function.__name__, function.__doc__
+    made.__signature__ = seen  # type: ignore[attr-defined]
+    made.__annotations__ = {n: p.annotation for n, p in seen.parameters.items()} | {
+        "return": own.return_annotation
+    }
+    return made
+
+
+def submit_files(
+    app: App, user: str, files: list[Any], options: dict[str, Any], *, uploader: str | None = None
+) -> list[Any]:
+    """One job per file, in order; a refused file is a failed job and harms no other. `uploader` is
+    under whose key the files came, where that is another one than the user's."""
     if not isinstance(files, list) or not files:
         raise InputError("no_files", "There is no file.", "Give at least one PDF.")
-    if len(files) > 500:
-        raise InputError("too_many_files", "There are too many files.", "Use 500 at most.")
+    if len(files) > MAX_FILES:
+        raise InputError("too_many_files", "There are too many files.", f"Use {MAX_FILES} at most.")
     languages = options.get("languages") or ()
     if isinstance(languages, str):
         languages = languages.replace(",", " ").split()
     address = notify_address(options.get("notify"))
     made = []
     for file in files:
-        path, name = uploaded(file)
+        path, name = uploaded(file, (user, uploader or user))
         request = Request(
             path=path,
             filename=name,
@@ -98,14 +163,9 @@ def submit_files(app: App, user: str, files: list[Any], options: dict[str, Any])
 def register(app: App) -> None:
     """Declare every endpoint inside the current Blocks."""
 
-    def key(request: gr.Request) -> str:
-        user = app.identity.of(request).key
-        app.saw(user, request)
-        return user
-
     def submit(
+        caller: Caller,
         files: list[gr.FileData],
-        request: gr.Request,
         collection: str = "default",
         strategy: str = "auto",
         languages: list[str] | None = None,
@@ -129,9 +189,9 @@ def register(app: App) -> None:
             "notify": notify,
             "password": password,
         }
-        return submit_files(app, key(request), files, options)
+        return submit_files(app, caller.key, files, options, uploader=caller.uploader)
 
-    async def watch(job_id: str, request: gr.Request, after: int = 0) -> AsyncIterator[dict]:  # type: ignore[type-arg]
+    async def watch(caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[dict]:  # type: ignore[type-arg]
         """Follow a job: every event after number `after`, then those to come. The last one has
         the final status. Come back at any time with the last `seq` you saw.
 
@@ -139,57 +199,57 @@ def register(app: App) -> None:
             job_id: from /submit or /jobs.
             after: the last event number already seen.
         """
-        async for event in app.jobs.watch(key(request), job_id, int(after or 0)):
+        async for event in app.jobs.watch(caller.key, job_id, int(after or 0)):
             yield event
 
-    def job(job_id: str, request: gr.Request) -> dict:  # type: ignore[type-arg]
+    def job(caller: Caller, job_id: str) -> dict:  # type: ignore[type-arg]
         """One job: status, stages with done and total, position, error with code and advice."""
-        return app.jobs.job(key(request), job_id)
+        return app.jobs.job(caller.key, job_id)
 
-    def jobs(request: gr.Request, status: str | None = None, limit: int = 50) -> list[dict]:  # type: ignore[type-arg]
+    def jobs(caller: Caller, status: str | None = None, limit: int = 50) -> list[dict]:  # type: ignore[type-arg]
         """Your jobs, newest first; `status` filters by queued, running, waiting, succeeded,
         partial, failed or cancelled."""
-        return app.jobs.list_jobs(key(request), status, int(limit))
+        return app.jobs.list_jobs(caller.key, status, int(limit))
 
-    def cancel(job_id: str, request: gr.Request) -> dict:  # type: ignore[type-arg]
+    def cancel(caller: Caller, job_id: str) -> dict:  # type: ignore[type-arg]
         """Stop a job. What it has indexed stays; /retry goes on from there."""
-        return app.jobs.cancel(key(request), job_id)
+        return app.jobs.cancel(caller.key, job_id)
 
     def retry(
+        caller: Caller,
         job_id: str,
-        request: gr.Request,
         pages: list[int] | None = None,
         strategy: str | None = None,
     ) -> dict:  # type: ignore[type-arg]
         """Run a finished job again, from where it stopped; or only some pages with another
         strategy, whose records are then replaced."""
-        return app.jobs.retry(key(request), job_id, pages, strategy)
+        return app.jobs.retry(caller.key, job_id, pages, strategy)
 
-    def collections(request: gr.Request) -> list[dict]:  # type: ignore[type-arg]
+    def collections(caller: Caller) -> list[dict]:  # type: ignore[type-arg]
         """Your collections with their counts, size and model."""
-        return list(app.link.call("collections", key(request)))
+        return list(app.link.call("collections", caller.key))
 
-    def create_collection(title: str, request: gr.Request) -> dict:  # type: ignore[type-arg]
+    def create_collection(caller: Caller, title: str) -> dict:  # type: ignore[type-arg]
         """Make a collection, or return the one of that name."""
-        return dict(app.link.call("create_collection", key(request), title=title))
+        return dict(app.link.call("create_collection", caller.key, title=title))
 
-    def delete_collection(collection: str, request: gr.Request) -> dict:  # type: ignore[type-arg]
+    def delete_collection(caller: Caller, collection: str) -> dict:  # type: ignore[type-arg]
         """Delete a collection, its sources and records. Returns a receipt of what is gone."""
-        return dict(app.link.call("delete_collection", key(request), collection=collection))
+        return dict(app.link.call("delete_collection", caller.key, collection=collection))
 
-    def sources(request: gr.Request, collection: str = "default") -> list[dict]:  # type: ignore[type-arg]
+    def sources(caller: Caller, collection: str = "default") -> list[dict]:  # type: ignore[type-arg]
         """The PDFs of a collection."""
-        return list(app.link.call("sources", key(request), collection=collection))
+        return list(app.link.call("sources", caller.key, collection=collection))
 
-    def delete_source(source_id: str, request: gr.Request, collection: str = "default") -> dict:  # type: ignore[type-arg]
+    def delete_source(caller: Caller, source_id: str, collection: str = "default") -> dict:  # type: ignore[type-arg]
         """Delete one PDF and its records from a collection. Returns a receipt."""
         return dict(
-            app.link.call("delete_source", key(request), collection=collection, source_id=source_id)
+            app.link.call("delete_source", caller.key, collection=collection, source_id=source_id)
         )
 
     def search(
+        caller: Caller,
         query: str,
-        request: gr.Request,
         collection: str = "default",
         top_k: int = 10,
         mode: str = "hybrid",
@@ -208,7 +268,7 @@ def register(app: App) -> None:
         return list(
             app.link.call(
                 "search",
-                key(request),
+                caller.key,
                 query=query,
                 collection=collection,
                 top_k=top_k,
@@ -217,23 +277,42 @@ def register(app: App) -> None:
             )
         )
 
-    def export(collection: str, request: gr.Request, format: str = "parquet") -> dict:  # type: ignore[type-arg]
+    def export(caller: Caller, collection: str, format: str = "parquet") -> dict:  # type: ignore[type-arg]
         """A collection as a zip to take away: parquet, chroma, json or markdown. Returns the URL
         path from which its owner downloads it."""
-        path = str(app.link.call("export", key(request), collection=collection, format=format))
+        path = str(app.link.call("export", caller.key, collection=collection, format=format))
         name = path.rsplit("/", 1)[-1]
         return {"name": name, "url": f"/exports/{name}"}
 
-    def status(request: gr.Request) -> dict:  # type: ignore[type-arg]
+    def status(caller: Caller) -> dict:  # type: ignore[type-arg]
         """Versions, queue, remotes and their lag, device."""
-        return status_of(app, key(request))
+        return {**status_of(app, caller.key), "you": about(app, caller)}
 
-    for endpoint in (
+    for call in (
         submit, job, jobs, cancel, retry, collections, create_collection, delete_collection,
         sources, delete_source, search, export, status,
     ):  # fmt: skip
-        gradio_api(coded(endpoint), api_name=endpoint.__name__, concurrency_limit=16)
-    gradio_api(coded(watch), api_name="watch", concurrency_limit=None)
+        gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=16)
+    gradio_api(endpoint(app, watch), api_name="watch", concurrency_limit=None)
+
+
+def hide_the_rest(demo: gr.Blocks) -> None:
+    """What Gradio's own components declare is no endpoint of ours, and no tool."""
+    for event in demo.fns.values():
+        if isinstance(event.api_name, str) and event.api_name.startswith("_"):
+            event.api_visibility = "private"
+
+
+def about(app: App, caller: Caller) -> dict[str, Any]:
+    """Who the caller is to Quire, what is stored for them, and until when."""
+    usage = app.jobs.usage(caller.key, visitor=caller.kind == "visitor")
+    return {
+        "name": caller.name,
+        "kind": caller.kind,
+        "expires_at": caller.expires_at,
+        "storage": usage,
+        "jobs": {"active": app.jobs.active(caller.key), "limit": MAX_ACTIVE},
+    }
 
 
 def status_of(app: App, user: str) -> dict[str, Any]:

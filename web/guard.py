@@ -1,85 +1,301 @@
-"""Middleware in front of every route, and checks of uploads. Knows nothing of jobs or pages."""
+"""Middleware in front of every route: who may ask at all, how often, how much, and from where.
 
-import secrets
-from collections.abc import Mapping, MutableMapping
-from http.cookies import SimpleCookie
-from pathlib import Path
+Gradio's own routes are closed unless named here; what a queue or an event stream holds is given only
+to the caller that began it. Knows nothing of jobs or pages.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from gradio.utils import get_upload_folder
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from errors import InputError
-from web.identity import COOKIE
+from errors import InputError, NotFound, QuireError, Refused
+from settings import Settings
+from web.identity import COOKIES, Caller, Identity, Remembered
+from web.limits import Buckets
 
+MAX_BODY = 4 << 20  # of a call; uploads have limits of their own
+_DAY = 86400.0
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_GRADIO = re.compile(
+    r"/gradio_api/(info/?|openapi\.json|startup-events|theme\.css|app_id/?|queue/(join|data)|call/.+"
+    r"|run/[^/]+/?|cancel|reset/?|heartbeat/[^/]+|upload|upload_progress|mcp/?|mcp/schema)"
+)
+_CLOSED = re.compile(r"/(monitoring.*|login/?|token/?|openapi\.json|gradio_api|docs|redoc)")
+_FREE = re.compile(
+    r"/(static|assets|svelte)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|healthz|readyz)"
+)
+_ARRIVALS = {"/", "/config", "/config/"}
+_PICTURES = re.compile(r"/(pages|figures)/.*")
+_CALL = re.compile(r"/gradio_api/(queue/join|call/.+|run/.+|cancel|reset/?)")
+_EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
+_SESSION = re.compile(r"/gradio_api/heartbeat/([^/]+)")
+_SCRIPTS = "'self' 'unsafe-inline' 'unsafe-eval' blob: https://cdnjs.cloudflare.com"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": "; ".join([
+        "default-src 'self'",
+        f"script-src {_SCRIPTS}",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob: https://huggingface.co https://*.huggingface.co",
+        "font-src 'self' data:",
+        "media-src 'self' blob:",
+        "worker-src 'self' blob:",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self' https://huggingface.co",
+        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
+    ]),
 }
 
 
-class CrossSiteGuard:
-    """Refuses requests that another site makes in a visitor's browser; sets safe headers and, on a
-    Space, a visitor cookie."""
+@dataclass(slots=True)
+class Limits:
+    """Requests of one caller, and arrivals from one address; the page stays far below."""
 
-    def __init__(self, app: ASGIApp, *, visitors: bool) -> None:
+    calls: Buckets = field(default_factory=lambda: Buckets(rate=20, burst=200))
+    pictures: Buckets = field(default_factory=lambda: Buckets(rate=40, burst=400))
+    arrivals: Buckets = field(default_factory=lambda: Buckets(rate=1, burst=60))
+
+
+class Guard:
+    """Pure ASGI, so that streams pass through untouched."""
+
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, identity: Identity, limits: Limits | None = None
+    ) -> None:
         self.app = app
-        self.visitors = visitors
+        self.settings = settings
+        self.identity = identity
+        self.limits = (limits or Limits()) if settings.space_id else None
+        self.begun: Remembered[str] = Remembered(20_000)  # session or event → who began it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        if foreign(headers):
-            refusal = JSONResponse({"error": {"code": "cross_site"}}, status_code=403)
-            await refusal(scope, receive, send)
-            return
-        fresh = self._visitor(scope, headers)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cookie: list[str] = []
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 out = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     out.setdefault(name, value)
-                if fresh:
-                    out.append(
-                        "set-cookie",
-                        f"{COOKIE}={fresh}; Path=/; Max-Age=2592000; HttpOnly; Secure; SameSite=None",
-                    )
+                for value in cookie:
+                    out.append("set-cookie", value)
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        request = Request(scope, receive)
+        try:
+            self._from_where(request.headers, scope["method"])
+            _open(scope["path"])
+            who = await self._who(request)
+            cookie += self._arrival(request, who)
+            receive = await self._within_limits(request, who, receive)
+        except QuireError as problem:
+            await refusal(problem)(scope, receive, guarded)
+            return
+        if scope["method"] == "POST" and _CALL.fullmatch(scope["path"]):
+            await self.app(scope, receive, self._noting(guarded, who))
+        else:
+            await self.app(scope, receive, guarded)
 
-    def _visitor(self, scope: MutableMapping[str, Any], headers: Headers) -> str | None:
-        if not self.visitors or COOKIE in SimpleCookie(headers.get("cookie", "")):
-            return None
-        made = secrets.token_hex(16)
-        scope["quire_visitor"] = made
-        return made
+    # From where
+
+    def _from_where(self, headers: Headers, method: str) -> None:
+        if foreign(headers, method):
+            raise Refused("cross_site", "That request did not come from the page.", "Reload it.")
+        if self.settings.space_id or self.settings.host not in _LOOPBACK:
+            return
+        named = urlsplit(f"//{headers.get('host', '')}").hostname
+        known = {*_LOOPBACK, urlsplit(self.settings.public_url or "").hostname}
+        if named not in known:  # another site's name that was pointed at this machine
+            raise Refused(
+                "host_unknown",
+                "Quire is not known under that name.",
+                "Open it at 127.0.0.1, or set QUIRE_PUBLIC_URL.",
+            )
+
+    # Who
+
+    async def _who(self, request: Request) -> str:
+        """The caller's key, kept for the route; the address of somebody who is not known."""
+        if _FREE.fullmatch(request.url.path):
+            return ""
+        try:
+            caller = await run_in_threadpool(self._known, request)
+        except QuireError:
+            return f"address {self._address(request)}"  # the route refuses with its reason
+        request.scope["quire_caller"] = caller
+        return caller.key
+
+    def _known(self, request: Request) -> Caller:
+        wait = 0.0
+        if self.limits and "authorization" in request.headers:
+            # whoever guesses tokens is slowed down; one that is known costs nothing
+            wait = self.limits.arrivals.wait(f"token {request.headers['authorization'][:80]}")
+        if wait:
+            raise Refused("too_many_requests", "Too many requests.", "Wait a little.")
+        return self.identity.of(request)
+
+    def _address(self, request: Request) -> str:
+        forwarded = request.headers.get("x-forwarded-for", "").split(",")[-1].strip()
+        return forwarded or (request.client.host if request.client else "")
+
+    def _arrival(self, request: Request, who: str) -> list[str]:
+        """The cookies of a visitor whose page is loaded; none for anybody else."""
+        settings, path = self.settings, request.scope["path"]
+        if path not in _ARRIVALS or not settings.space_id or settings.allowed:
+            return []
+        caller = request.scope.get("quire_caller")
+        inside = request.headers.get("x-gradio-user") == "mcp"
+        if not settings.visitor_hours or inside or (caller and caller.kind != "visitor"):
+            return []
+        if caller is None:
+            value = self.identity.new_visitor()
+        else:
+            value = next(v for n in COOKIES if (v := request.cookies.get(n)))
+        ends = f"Path=/; Max-Age={settings.visitor_hours * 3600}; HttpOnly; Secure; SameSite=None"
+        return [f"{COOKIES[0]}={value}; {ends}", f"{COOKIES[1]}={value}; {ends}; Partitioned"]
+
+    # How often, how much, and only one's own
+
+    async def _within_limits(self, request: Request, who: str, receive: Receive) -> Receive:
+        path = request.scope["path"]
+        if self.limits and who:
+            bucket = self.limits.calls
+            if path in _ARRIVALS and who.startswith("address "):
+                bucket = self.limits.arrivals
+            elif _PICTURES.fullmatch(path):
+                bucket = self.limits.pictures
+            wait = bucket.wait(who)
+            if wait:
+                raise Refused(
+                    "too_many_requests", "Too many requests.", f"Wait {wait:.0f} s.", wait=wait
+                )
+        names = [request.query_params.get(n, "") for n in ("session_hash", "upload_id")]
+        if found := _SESSION.fullmatch(path):
+            names.append(found[1])
+        event = _EVENT.fullmatch(path) if request.method == "GET" else None
+        if event and self.begun.get(event[1]) != who:
+            raise NotFound("event_not_found", "There is no such event.", "Call again.")
+        multipart = request.headers.get("content-type", "").startswith("multipart/")
+        if request.method in {"POST", "PUT", "PATCH"} and not multipart:
+            body = await _read(receive)
+            receive = _again(body, receive)
+            if _CALL.fullmatch(path):
+                names += _names(body)
+        for name in filter(None, names):
+            self._begin(name, who)
+        return receive
+
+    def _begin(self, name: str, who: str) -> None:
+        """The first to name a session owns it."""
+        if self.begun.get(name) not in {None, who}:
+            raise Refused("not_yours", "That belongs to somebody else.", "Reload the page.")
+        self.begun.put(name, who, _DAY)
+
+    def _noting(self, send: Send, who: str) -> Send:
+        """Remember whose event the answer names."""
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                for name in _names(message.get("body", b"")):
+                    self.begun.put(name, who, _DAY)
+            await send(message)
+
+        return noting
 
 
-def foreign(headers: Mapping[str, str]) -> bool:
+def foreign(headers: Mapping[str, str], method: str) -> bool:
     """Whether a browser says that another site asked, other than by following a link."""
     site = headers.get("sec-fetch-site")
     if site:
-        navigating = headers.get("sec-fetch-mode") == "navigate"
-        return site in {"cross-site", "same-site"} and not navigating
+        followed = headers.get("sec-fetch-mode") == "navigate" and method in {"GET", "HEAD"}
+        return site in {"cross-site", "same-site"} and not followed
     origin = headers.get("origin")
     return bool(origin) and urlsplit(origin or "").netloc != headers.get("host")
 
 
-def uploaded(file: Any) -> tuple[Path, str]:
-    """The path and the shown name of an uploaded file; any other path is refused."""
-    data = file if isinstance(file, Mapping) else getattr(file, "__dict__", {"path": str(file)})
-    path = Path(str(data.get("path") or "")).resolve()
-    folder = Path(get_upload_folder()).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
-        raise InputError(
-            "not_an_upload", "That is not an uploaded file.", "Upload the file itself."
-        )
-    return path, str(data.get("orig_name") or path.name)
+_STATUS: dict[type[QuireError], int] = {InputError: 400, NotFound: 404, Refused: 403}
+_STATUS_OF = {
+    "too_many_requests": 429, "body_too_large": 413, "sign_in": 401, "token_refused": 401,
+}  # fmt: skip
+
+
+def status(problem: QuireError) -> int:
+    """The HTTP status of an error of ours."""
+    by_kind = next((s for kind, s in _STATUS.items() if isinstance(problem, kind)), None)
+    return _STATUS_OF.get(problem.code) or by_kind or (500 if problem.permanent else 503)
+
+
+def refusal(problem: QuireError) -> Response:
+    """An error of ours as the JSON that every route of ours answers with."""
+    headers = {"Cache-Control": "no-store"}
+    if "wait" in problem.details:
+        headers["Retry-After"] = str(int(problem.details["wait"]) + 1)
+    return JSONResponse({"error": problem.as_dict()}, status(problem), headers)
+
+
+def _open(path: str) -> None:
+    """Gradio's routes that Quire does not use are not there."""
+    inside = path.startswith("/gradio_api/")
+    if (inside and not _GRADIO.fullmatch(path)) or _CLOSED.fullmatch(path):
+        raise NotFound("route_closed", "There is no such route.", "See /gradio_api/openapi.json.")
+
+
+async def _read(receive: Receive) -> bytes:
+    """The body; one that is too large is read to its end, so that the sender hears why."""
+    parts, size, more = [], 0, True
+    while more and size < 8 * MAX_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        size += len(message.get("body", b""))
+        if size <= MAX_BODY:
+            parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    if size > MAX_BODY:
+        raise InputError("body_too_large", "The request is too large.", "Upload files as files.")
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body once more, then whatever comes (a disconnect)."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _names(body: bytes) -> list[str]:
+    """Sessions and events that a small JSON body names."""
+    try:
+        found: Any = json.loads(body)
+    except ValueError:
+        return []
+    if not isinstance(found, dict):
+        return []
+    return [str(v) for n in ("session_hash", "event_id") if (v := found.get(n))]

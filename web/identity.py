@@ -1,78 +1,248 @@
-"""Who is calling → user key. One local user off Spaces; on a Space the signed-in Hugging Face user,
-the owner of a Bearer token, or an anonymous visitor by a random cookie. Knows nothing of pages.
+"""Who is calling → user key. One local user off Spaces; on a Space the person signed in with
+Hugging Face, the owner of a Bearer token, or an anonymous visitor by a signed random cookie.
+
+A Hub token is asked about once and then known by its hash for five minutes; it is never kept.
+Knows nothing of pages or jobs.
 """
 
 import hashlib
+import hmac
+import secrets
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
 
-from huggingface_hub import whoami
-from huggingface_hub.errors import HfHubHTTPError
+import httpx2
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils._headers import build_hf_headers
 
-from errors import Refused
+from errors import QuireError, Refused, Unavailable
 from settings import Settings
+from storage.accounts import PREFIX, Accounts
 from storage.paths import UserKey, user_key
 
-COOKIE = "quire_visitor"
-_REMEMBERED = 300.0
+COOKIES = (
+    "quire_visitor",
+    "quire_visitor_part",
+)  # the second is partitioned: for a Hub page's frame
+_KNOWN_FOR, _REFUSED_FOR, _VISIT_EVERY = 300.0, 60.0, 300.0
+_REMEMBERED = 4096
+Kept = TypeVar("Kept")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """`name` is for display; `key` is the only thing that reaches a path or a row."""
+    """`key` is the only thing that reaches a path or a row; `name` is for display. `kind` says how
+    the caller is known; `expires_at` is when a visitor's workspace is erased (Unix seconds)."""
 
     key: UserKey
     name: str
-    signed_in: bool
+    kind: Literal["local", "person", "token", "hub_token", "visitor"]
+    orgs: tuple[str, ...] = ()
+    expires_at: float | None = None
+    uploader: UserKey | None = None  # under whose key the files of a token in the body came
+
+    @property
+    def in_person(self) -> bool:
+        """Sits at the page: may mint tokens, which a token may not."""
+        return self.kind in {"local", "person"}
+
+
+class Remembered(Generic[Kept]):
+    """A bounded memory in which each entry has its own end; the least recently used goes first."""
+
+    def __init__(self, size: int = _REMEMBERED) -> None:
+        self._size = size
+        self._entries: OrderedDict[str, tuple[float, Kept]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> Kept | None:
+        with self._lock:
+            until, value = self._entries.get(key, (0.0, None))
+            if until < time.monotonic():
+                self._entries.pop(key, None)
+                return None
+            self._entries.move_to_end(key)
+            return value
+
+    def put(self, key: str, value: Kept, seconds: float) -> None:
+        with self._lock:
+            self._entries[key] = (time.monotonic() + seconds, value)
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
 
 
 @dataclass(slots=True)
 class Identity:
     settings: Settings
-    _known: dict[str, tuple[float, str]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    accounts: Accounts
+    _hub: Remembered[Caller | QuireError] = field(default_factory=Remembered)
+    _visits: Remembered[bool] = field(default_factory=Remembered)
 
-    def of(self, request: Any) -> Caller:
-        """From a Gradio or Starlette request."""
+    def of(self, request: Any, oauth_token: str | None = None) -> Caller:
+        """From a Gradio or Starlette request; `oauth_token` is what a script sent in the body."""
         if not self.settings.space_id:
-            return self._caller("local", "local", signed_in=True)
-        inner = getattr(request, "request", request)
-        session = inner.scope.get("session") or {}
-        profile = (session.get("oauth_info") or {}).get("userinfo") or {}
-        if profile.get("sub"):
-            name = str(profile.get("preferred_username", ""))
-            return self._caller(f"hf:{profile['sub']}", name, signed_in=True)
-        scheme, _, token = inner.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and token:
-            identity = self._verified(token)
-            return self._caller(identity, identity, signed_in=True)
-        visitor = inner.cookies.get(COOKIE) or inner.scope.get("quire_visitor", "")
-        if len(visitor) < 32:
-            raise Refused("sign_in", "Nobody is signed in.", "Sign in with Hugging Face.")
-        return self._caller(f"visitor:{visitor}", "visitor", signed_in=False)
+            return Caller(key=self._key("local"), name="local", kind="local")
+        inner = getattr(request, "request", None) or request
+        seen: Caller | None = inner.scope.get("quire_caller")  # the guard has looked already
+        if seen and (not oauth_token or seen.kind != "visitor"):
+            return seen
+        scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and bearer.strip():
+            return self._admitted(self._by_token(bearer.strip()))
+        person = _signed_in(inner.scope.get("session") or {})
+        if person:
+            return self._admitted(self._person(person))
+        if oauth_token:
+            found = self._admitted(self._by_token(oauth_token))
+            return replace(found, uploader=seen.key) if seen else found
+        return self._visitor(inner)
 
-    def _caller(self, identity: str, name: str, *, signed_in: bool) -> Caller:
-        return Caller(user_key(self.settings.secret, identity), name, signed_in)
+    def new_visitor(self) -> str:
+        """A cookie's value that only this Space can have made."""
+        made = secrets.token_hex(16)
+        return f"{made}.{self._signed(made)}"
 
-    def _verified(self, token: str) -> str:
-        """The Hub's answer for a token, remembered for five minutes under the token's hash."""
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        with self._lock:
-            at, identity = self._known.get(digest, (0.0, ""))
-        if time.monotonic() - at < _REMEMBERED and identity:
-            return identity
-        try:
-            found = whoami(token)
-        except (HfHubHTTPError, OSError) as problem:
+    # Inside
+
+    def _key(self, identity: str) -> UserKey:
+        return user_key(self.settings.secret, identity)
+
+    def _signed(self, made: str) -> str:
+        seen = hmac.new(self.settings.secret, b"visitor cookie " + made.encode(), hashlib.sha256)
+        return seen.hexdigest()[:32]
+
+    def _person(self, info: dict[str, Any]) -> Caller:
+        return Caller(
+            key=self._key(f"hf:{info['sub']}"),
+            name=str(info.get("preferred_username", "")),
+            kind="person",
+            orgs=_names(info.get("orgs"), "preferred_username"),
+        )
+
+    def _by_token(self, token: str) -> Caller:
+        if not token.startswith(PREFIX):
+            return self._by_hub_token(token)
+        found = self.accounts.holder(token)
+        if found is None:
             raise Refused(
-                "token_refused", "The token was not accepted.", "Use a valid Hugging Face token."
-            ) from problem
-        identity = f"hf:{found['id']}"
-        with self._lock:
-            self._known = {
-                **dict(list(self._known.items())[-1000:]),
-                digest: (time.monotonic(), identity),
-            }
-        return identity
+                "token_refused",
+                "The token was not accepted.",
+                "Make a new one on the page, or use a valid Hugging Face token.",
+            )
+        return Caller(key=UserKey(found.user), name=found.name, kind="token", orgs=found.orgs)
+
+    def _by_hub_token(self, token: str) -> Caller:
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        known = self._hub.get(digest)
+        if known is None:
+            try:
+                known = self._asked(token)
+                self._hub.put(digest, known, _KNOWN_FOR)
+            except Refused as problem:
+                known = problem
+                self._hub.put(digest, problem, _REFUSED_FOR)
+        if isinstance(known, QuireError):
+            raise Refused(known.code, known.message, known.advice)
+        return known
+
+    def _asked(self, token: str) -> Caller:
+        """Who the Hub says that is: one request of ten seconds at most."""
+        url = f"{constants.ENDPOINT}/api/whoami-v2"
+        try:
+            answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=10)
+        except (httpx2.HTTPError, OSError) as problem:
+            raise _hub_away() from problem
+        if answer.status_code in {400, 401, 403}:
+            raise Refused(
+                "token_refused",
+                "The token was not accepted.",
+                "Make a new one on the page, or use a valid Hugging Face token.",
+            )
+        if answer.status_code != 200:
+            raise _hub_away()
+        found = answer.json()
+        if found.get("type") != "user":
+            raise Refused(
+                "token_refused", "That token is not a person's.", "Use a token of your own."
+            )
+        return Caller(
+            key=self._key(f"hf:{found['id']}"),
+            name=str(found.get("name", "")),
+            kind="hub_token",
+            orgs=_names(found.get("orgs"), "name"),
+        )
+
+    def _admitted(self, caller: Caller) -> Caller:
+        """On the list of those who may use this Space, where there is one."""
+        allowed = self.settings.allowed
+        if allowed and not allowed & {n.lower() for n in (caller.name, *caller.orgs)}:
+            raise Refused(
+                "not_allowed",
+                "This Space is for some users and organisations only.",
+                "Ask its owner, or duplicate it.",
+            )
+        return caller
+
+    def _visitor(self, request: Any) -> Caller:
+        hours = self.settings.visitor_hours
+        if self.settings.allowed or not hours:
+            raise Refused("sign_in", "Nobody is signed in.", "Sign in with Hugging Face.")
+        # A tool call comes from inside, with a cookie that all callers of tools share.
+        made = None if request.headers.get("x-gradio-user") == "mcp" else self._cookie(request)
+        if made is None:
+            raise Refused(
+                "sign_in",
+                "Nobody is signed in, and there is no cookie of a visitor.",
+                "Sign in, allow cookies, open the Space in its own tab, or send a token.",
+            )
+        key = self._key(f"visitor:{made}")
+        if not self._visits.get(key):
+            self.accounts.saw_visitor(key)
+            self._visits.put(key, True, _VISIT_EVERY)
+        return Caller(
+            key=key, name="visitor", kind="visitor", expires_at=time.time() + hours * 3600
+        )
+
+    def _cookie(self, request: Any) -> str | None:
+        for name in COOKIES:
+            made, _, signature = request.cookies.get(name, "").partition(".")
+            if made and hmac.compare_digest(signature, self._signed(made)):
+                return str(made)
+        return None
+
+
+def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:
+    """The Hub's word on who signed in, until its access token ends."""
+    info = session.get("oauth_info") or {}
+    person = info.get("userinfo") or {}
+    ends = info.get("expires_at")
+    if not person.get("sub") or (ends is not None and ends < time.time()):
+        return None
+    return dict(person)
+
+
+def access_token(request: Any) -> tuple[str, str] | None:
+    """The signed-in person's own token and its scopes: for one call on their behalf, never kept."""
+    inner = getattr(request, "request", None) or request
+    session = inner.scope.get("session") or {}
+    if not _signed_in(session):
+        return None
+    info = session["oauth_info"]
+    return str(info.get("access_token", "")), str(info.get("scope", ""))
+
+
+def _names(orgs: Any, field_name: str) -> tuple[str, ...]:
+    return tuple(str(o.get(field_name) or o.get("name")) for o in orgs or () if isinstance(o, dict))
+
+
+def _hub_away() -> Unavailable:
+    return Unavailable(
+        "identity_unavailable", "The Hub cannot be asked whose token that is.", "Try again shortly."
+    )

@@ -75,6 +75,7 @@ def build(app: App) -> Any:
     with gr.Blocks(title="Quire", fill_width=True, delete_cache=(3600, 86400)) as demo:
         api.register(app)  # first: a page event of the same name would take the endpoint's
         _events(app, demo, _layout(app))
+    api.hide_the_rest(demo)
     return demo
 
 

@@ -14,25 +14,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from errors import InputError, NotFound, QuireError, Refused, Unavailable
+from errors import InputError, NotFound, QuireError, Refused
+from web import account
 from web.api import App
+from web.guard import refusal
+from web.uploads import upload
 
 _PRIVATE = {"Cache-Control": "private, max-age=86400"}
-_STATUS: dict[type[QuireError], int] = {
-    InputError: 400,
-    NotFound: 404,
-    Refused: 403,
-    Unavailable: 503,
-}
 
 
 def routes(app: App) -> list[Route]:
     def user(request: Request) -> str:
         return app.identity.of(request).key
-
-    def failed(problem: QuireError) -> Response:
-        code = next((c for kind, c in _STATUS.items() if isinstance(problem, kind)), 500)
-        return JSONResponse({"error": problem.as_dict()}, status_code=code)
 
     def route(
         path: str, answer: Callable[[Request], Response], methods: tuple[str, ...] = ("GET",)
@@ -41,7 +34,7 @@ def routes(app: App) -> list[Route]:
             try:
                 return await run_in_threadpool(answer, request)
             except QuireError as problem:
-                return failed(problem)
+                return refusal(problem)
 
         return Route(path, endpoint, methods=list(methods))
 
@@ -80,16 +73,19 @@ def routes(app: App) -> list[Route]:
     async def events(request: Request) -> Response:
         ids = [i for i in request.query_params.get("ids", "").split(",") if i][:100]
         try:
-            caller = user(request)
+            caller = await run_in_threadpool(user, request)
             if not ids:
                 raise InputError("no_ids", "There is no job to watch.", "Give ?ids=a,b.")
         except QuireError as problem:
-            return failed(problem)
+            return refusal(problem)
         return StreamingResponse(
             _stream(app, caller, ids),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
+
+    async def uploads(request: Request) -> Response:
+        return await upload(request, app.identity, app.jobs)
 
     def health(_: Request) -> Response:
         return JSONResponse({"ok": True})
@@ -105,6 +101,8 @@ def routes(app: App) -> list[Route]:
         route("/jobs/{job}", one),
         route("/jobs/{job}/{verb:str}", action, ("POST",)),
         Route("/events", events),
+        Route("/gradio_api/upload", uploads, methods=["POST"]),
+        *account.routes(app),
         route("/healthz", health),
         route("/readyz", ready),
     ]

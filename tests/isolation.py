@@ -1,0 +1,123 @@
+"""Who may reach which route and endpoint: the table that `test_isolation.py` holds the app to.
+
+A route or endpoint that is not here fails the suite. `open` says nothing about anybody; `closed` is not
+there for anybody; `owner` gives its owner's things to its owner; `begun` belongs to whoever began it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+OPEN, CLOSED, OWNER, BEGUN = "open", "closed", "owner", "begun"
+
+ROUTES = {
+    # ours
+    "/pages/{source}/{page:int}": OWNER,
+    "/figures/{name}": OWNER,
+    "/exports/{name}": OWNER,
+    "/jobs/{job}": OWNER,
+    "/jobs/{job}/{verb:str}": OWNER,
+    "/events": OWNER,
+    "/account": OWNER,
+    "/account/tokens": OWNER,
+    "/account/tokens/revoke": OWNER,
+    "/gradio_api/upload": OWNER,
+    "/healthz": OPEN,
+    "/readyz": OPEN,
+    # Gradio's, which the page and the clients need
+    "/": OPEN,
+    "/config": OPEN,
+    "/login/huggingface": OPEN,
+    "/login/callback": OPEN,
+    "/logout": OPEN,
+    "/static/{path:path}": OPEN,
+    "/assets/{path:path}": OPEN,
+    "/svelte/{path:path}": OPEN,
+    "/favicon.ico": OPEN,
+    "/theme.css": OPEN,
+    "/robots.txt": OPEN,
+    "/manifest.json": OPEN,
+    "/pwa_icon": OPEN,
+    "/pwa_icon/{size}": OPEN,
+    "/gradio_api/info": OPEN,
+    "/gradio_api/openapi.json": OPEN,
+    "/gradio_api/startup-events": OPEN,
+    "/gradio_api/theme.css": OPEN,
+    "/gradio_api/app_id": OPEN,
+    "/gradio_api/mcp": OPEN,
+    "/gradio_api/queue/join": BEGUN,
+    "/gradio_api/queue/data": BEGUN,
+    "/gradio_api/call/v2/{api_name}": BEGUN,
+    "/gradio_api/call/{api_name}": BEGUN,
+    "/gradio_api/call/v2/{api_name}/{event_id}": BEGUN,
+    "/gradio_api/call/{api_name}/{event_id}": BEGUN,
+    "/gradio_api/run/{api_name}": BEGUN,
+    "/gradio_api/cancel": BEGUN,
+    "/gradio_api/reset": BEGUN,
+    "/gradio_api/heartbeat/{session_hash}": BEGUN,
+    "/gradio_api/upload_progress": BEGUN,
+    # Gradio's, which nobody needs here
+    "/openapi.json": CLOSED,
+    "/login": CLOSED,
+    "/monitoring": CLOSED,
+    "/monitoring/summary": CLOSED,
+    "/monitoring/{key}": CLOSED,
+    "/gradio_api/user": CLOSED,
+    "/gradio_api/login_check": CLOSED,
+    "/gradio_api/token": CLOSED,
+    "/gradio_api/dev/reload": CLOSED,
+    "/gradio_api/runs": CLOSED,
+    "/gradio_api/run-history/buckets": CLOSED,
+    "/gradio_api/run-history/connect": CLOSED,
+    "/gradio_api/run-history/records": CLOSED,
+    "/gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id}": CLOSED,
+    "/gradio_api/deep_link": CLOSED,
+    "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}": CLOSED,
+    "/gradio_api/proxy={url_path:path}": CLOSED,
+    "/gradio_api/file={path_or_url:path}": CLOSED,
+    "/gradio_api/file/{path:path}": CLOSED,
+    "/gradio_api/stream/{event_id}": CLOSED,
+    "/gradio_api/stream/{event_id}/close": CLOSED,
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8": CLOSED,
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}": CLOSED,
+    "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file": CLOSED,
+    "/gradio_api/api/{api_name}": CLOSED,
+    "/gradio_api/component_server": CLOSED,
+    "/gradio_api/queue/status": CLOSED,
+    "/gradio_api/process_recording": CLOSED,
+    "/gradio_api/vibe-edit": CLOSED,
+    "/gradio_api/undo-vibe-edit": CLOSED,
+    "/gradio_api/vibe-code": CLOSED,
+    "/gradio_api/vibe-starter-queries": CLOSED,
+}
+
+# What each endpoint is tried with: `ada`'s own ids, by somebody else.
+ENDPOINTS: dict[str, tuple[str, ...]] = {
+    "submit": ("files", "collection"),
+    "watch": ("job_id",),
+    "job": ("job_id",),
+    "jobs": (),
+    "cancel": ("job_id",),
+    "retry": ("job_id",),
+    "collections": (),
+    "create_collection": ("title",),
+    "delete_collection": ("collection",),
+    "sources": ("collection",),
+    "delete_source": ("source_id", "collection"),
+    "search": ("query", "collection"),
+    "export": ("collection",),
+    "status": (),
+}
+
+
+def every_route(app: Any, prefix: str = "") -> Iterator[tuple[str, frozenset[str]]]:
+    """Paths and methods of an application, routers within it included; a trailing slash is the same."""
+    for route in app.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from every_route(inner, prefix)
+        else:
+            path = prefix + route.path
+            yield (
+                path.rstrip("/") or "/",
+                frozenset(getattr(route, "methods", None) or {"GET", "POST"}),
+            )

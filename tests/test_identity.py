@@ -1,0 +1,359 @@
+"""Who is calling: tokens, sessions, visitors, the list of the allowed; limits; uploads."""
+
+import json
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from huggingface_hub import constants
+from starlette.requests import Request
+
+from errors import NotFound, Refused, Unavailable
+from settings import Settings
+from storage.accounts import MAX_TOKENS, Accounts
+from tests.conftest import SAMPLES, Running, start_app
+from tests.oidc import PEOPLE, Provider
+from tests.people import Person, Refusal, form, signed_in, visitor, with_token
+from web.identity import Caller, Identity, Remembered
+from web.limits import Buckets
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with Provider() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", made.url)
+        yield made
+
+
+def identity(tmp_path: Path, **environ: str) -> Identity:
+    settings = Settings.from_env({
+        "QUIRE_DATA_DIR": str(tmp_path),
+        "SPACE_ID": "ada/quire",
+        "QUIRE_SECRET": "s",
+        **environ,
+    })
+    return Identity(settings, Accounts(f"sqlite:///{tmp_path}/catalog.sqlite"))
+
+
+def request(session: Any = None, **headers: str) -> Request:
+    raw = [(n.replace("_", "-").lower().encode(), v.encode()) for n, v in headers.items()]
+    return Request({"type": "http", "headers": raw, "session": session or {}, "query_string": b""})
+
+
+def bearer(token: str) -> Request:
+    return request(Authorization=f"Bearer {token}")
+
+
+def session(name: str, *, ends_in: float = 600) -> dict[str, Any]:
+    sub, orgs = PEOPLE[name]
+    person = {
+        "sub": sub,
+        "preferred_username": name,
+        "orgs": [{"preferred_username": o} for o in orgs],
+    }
+    return {"oauth_info": {"userinfo": person, "expires_at": time.time() + ends_in}}
+
+
+def code(caught: Any) -> str:
+    return str(caught.value.code)
+
+
+def test_a_person_is_the_same_by_session_by_hub_token_and_by_own_token(
+    tmp_path: Path, provider: Provider
+) -> None:
+    who = identity(tmp_path)
+    signed = who.of(request(session("ada")))
+    assert (signed.name, signed.kind, signed.in_person) == ("ada", "person", True)
+    by_hub = who.of(bearer("hf_ada"))
+    _, text = who.accounts.mint(signed.key, "script", name="ada", orgs=signed.orgs)
+    by_token = who.of(bearer(text))
+    assert signed.key == by_hub.key == by_token.key != who.of(bearer("hf_bob")).key
+    assert (by_hub.in_person, by_token.in_person) == (False, False)
+    assert who.of(request(), "hf_ada").key == signed.key
+
+
+def test_the_hub_is_asked_once_per_token_also_for_a_wrong_one(
+    tmp_path: Path, provider: Provider
+) -> None:
+    who, before = identity(tmp_path), provider.asked
+    for _ in range(5):
+        who.of(bearer("hf_ada"))
+        with pytest.raises(Refused) as caught:
+            who.of(bearer("hf_made_up"))
+        assert code(caught) == "token_refused"
+    assert provider.asked == before + 2
+
+
+def test_a_hub_that_is_away_is_no_refusal(tmp_path: Path, provider: Provider) -> None:
+    who = identity(tmp_path)
+    provider.down = True
+    try:
+        with pytest.raises(Unavailable) as caught:
+            who.of(bearer("hf_ada"))
+        assert code(caught) == "identity_unavailable"
+    finally:
+        provider.down = False
+    assert who.of(bearer("hf_ada")).name == "ada"
+
+
+def test_a_token_is_stored_hashed_told_once_and_revoked_at_once(tmp_path: Path) -> None:
+    who = identity(tmp_path)
+    ada = who.of(request(session("ada")))
+    token, text = who.accounts.mint(ada.key, "  my \n script ", name="ada", orgs=())
+    assert token.label == "my script"
+    assert text.encode() not in (tmp_path / "catalog.sqlite").read_bytes()
+    assert text.removeprefix("quire_").encode() not in (tmp_path / "catalog.sqlite").read_bytes()
+    assert who.of(bearer(text)).key == ada.key
+    with pytest.raises(NotFound):
+        who.accounts.revoke("b" * 32, token.id)
+    who.accounts.revoke(ada.key, token.id)
+    with pytest.raises(Refused):
+        who.of(bearer(text))
+
+
+def test_a_token_ends(tmp_path: Path) -> None:
+    who = identity(tmp_path)
+    _, text = who.accounts.mint("a" * 32, "old", name="ada", orgs=())
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as database:
+        database.execute("UPDATE tokens SET expires_at = 1")
+    with pytest.raises(Refused) as caught:
+        who.of(bearer(text))
+    assert code(caught) == "token_refused"
+
+
+def test_tokens_are_bounded_in_number(tmp_path: Path) -> None:
+    who = identity(tmp_path)
+    for n in range(MAX_TOKENS):
+        who.accounts.mint("a" * 32, f"t{n}", name="ada", orgs=())
+    with pytest.raises(Refused) as caught:
+        who.accounts.mint("a" * 32, "one more", name="ada", orgs=())
+    assert code(caught) == "too_many_tokens"
+    who.accounts.mint("b" * 32, "somebody else's", name="bob", orgs=())
+
+
+def test_a_session_ends_with_its_access_token(tmp_path: Path) -> None:
+    who = identity(tmp_path)
+    with pytest.raises(Refused) as caught:
+        who.of(request(session("ada", ends_in=-1)))
+    assert code(caught) == "sign_in"
+
+
+def test_only_the_allowed_come_in(tmp_path: Path, provider: Provider) -> None:
+    who = identity(tmp_path, QUIRE_ALLOWED="Engines, bob")
+    assert who.of(request(session("ada"))).name == "ada"  # of the organisation
+    assert who.of(bearer("hf_bob")).name == "bob"
+    for stranger in (request(session("eve")), bearer("hf_eve")):
+        with pytest.raises(Refused) as caught:
+            who.of(stranger)
+        assert code(caught) == "not_allowed"
+    cookie = f"quire_visitor={who.new_visitor()}"
+    with pytest.raises(Refused) as caught:
+        who.of(request(Cookie=cookie))
+    assert code(caught) == "sign_in"
+    _, text = who.accounts.mint("e" * 32, "from before", name="eve", orgs=())
+    with pytest.raises(Refused) as caught:
+        who.of(bearer(text))
+    assert code(caught) == "not_allowed"
+
+
+def test_visitors_are_apart_and_cannot_be_made_up(tmp_path: Path) -> None:
+    who = identity(tmp_path)
+    first, second = who.new_visitor(), who.new_visitor()
+    callers = [who.of(request(Cookie=f"quire_visitor={v}")) for v in (first, second, first)]
+    assert callers[0].key == callers[2].key != callers[1].key
+    assert callers[0].kind == "visitor"
+    assert callers[0].expires_at
+    assert who.of(request(Cookie=f"quire_visitor_part={first}")).key == callers[0].key
+    made, _, signature = first.partition(".")
+    for forged in (made, f"{made}.", f"{'0' * 32}.{signature}", f".{signature}", "."):
+        with pytest.raises(Refused):
+            who.of(request(Cookie=f"quire_visitor={forged}"))
+    with pytest.raises(Refused):  # callers of tools share one cookie: nobody is known by it
+        who.of(request(Cookie=f"quire_visitor={first}", X_Gradio_User="mcp"))
+    assert identity(tmp_path, SPACE_ID="").of(request()).kind == "local"
+
+
+def test_the_memories_are_bounded() -> None:
+    kept: Remembered[int] = Remembered(100)
+    buckets = Buckets(rate=1, burst=1, size=100)
+    for n in range(5000):
+        kept.put(str(n), n, 60)
+        buckets.wait(str(n))
+    assert (len(kept), len(buckets)) == (100, 100)
+    assert (kept.get("4999"), kept.get("0")) == (4999, None)
+    kept.put("gone", 1, -1)
+    assert kept.get("gone") is None
+
+
+def test_a_bucket_empties_and_fills() -> None:
+    bucket = Buckets(rate=2, burst=3)
+    assert [bucket.wait("a", 0.0) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert bucket.wait("b", 0.0) == 0
+    assert bucket.wait("a", 0.5) == 0
+    assert bucket.wait("a", 0.5) > 0
+    assert [bucket.wait("a", 1000.0) for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+# At a running Space
+
+
+@pytest.fixture(scope="module")
+def space(
+    tmp_path_factory: pytest.TempPathFactory, provider: Provider
+) -> Iterator[tuple[Running, Provider]]:
+    app = start_app(
+        tmp_path_factory.mktemp("space") / "data", QUIRE_VISITOR_QUOTA_MB="1",
+        **provider.environment(),
+    )  # fmt: skip
+    yield app, provider
+    app.stop()
+
+
+Space = tuple[Running, Provider]
+
+
+def until(true: Callable[[], object], seconds: float = 30) -> bool:
+    """Whether it came true in that time."""
+    limit = time.monotonic() + seconds
+    while not true() and time.monotonic() < limit:
+        threading.Event().wait(0.02)
+    return bool(true())
+
+
+@pytest.mark.slow
+def test_a_person_signs_in_makes_a_token_uses_and_revokes_it(space: Space) -> None:
+    app, provider = space
+    ada = signed_in(app.url, provider, "ada")
+    assert ada.call("status")["you"]["name"] == "ada"
+    made = ada.post("/account/tokens", {"label": "a script"}, X_Quire="1")[1]
+    script = with_token(app.url, made["token"])
+    assert script.call("status")["you"] == {**ada.call("status")["you"], "kind": "token"}
+    told = json.loads(ada.ask("/account")[1])
+    assert [t["label"] for t in told["tokens"]] == ["a script"]
+    assert made["token"] not in json.dumps(told)
+    for thief in (script, with_token(app.url, "hf_ada")):
+        status, answer = thief.post("/account/tokens", {"label": "more"}, X_Quire="1")
+        assert (status, answer["error"]["code"]) == (401, "sign_in")
+    assert ada.post("/account/tokens", {"label": "no header"})[0] == 403
+    assert ada.post("/account/tokens/revoke", {"id": made["id"]}, X_Quire="1")[0] == 200
+    with pytest.raises(Refusal) as caught:
+        script.call("status")
+    assert caught.value.code == "token_refused"
+    assert ada.follow("/logout") == 200
+    assert ada.call("status")["you"]["kind"] == "visitor"
+    for secret in (made["token"], "hf_ada", *provider.tokens):
+        assert secret not in (app.data / "app.log").read_text(encoding="utf-8")
+        for file in app.data.glob("*.sqlite*"):
+            assert secret.encode() not in file.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_visitor_is_told_until_when_and_has_a_small_quota(space: Space) -> None:
+    app, _ = space
+    guest = visitor(app.url)
+    you = guest.call("status")["you"]
+    assert you["kind"] == "visitor"
+    assert 23 * 3600 < you["expires_at"] - time.time() <= 24 * 3600
+    assert you["storage"]["limit_bytes"] == 1 << 20
+    status, told = guest.upload(b"%PDF-1.7" + b"x" * (3 << 20))
+    assert (status, "quota_exceeded" in told) == (403, True)
+    assert not [p for p in (app.data / "uploads").rglob("*") if p.is_file()]
+    assert guest.upload(SAMPLES / "greek.pdf")[0] == 200
+
+
+@pytest.mark.slow
+def test_an_upload_that_breaks_off_leaves_nothing_and_harms_nobody(space: Space) -> None:
+    app, _ = space
+    guest = visitor(app.url)
+    body, kind = form(b"%PDF" + b"x" * 500_000, "half.pdf")
+    cookies = "; ".join(f"{k}={v}" for k, v in guest.cookies.items())
+    head = (
+        f"POST /gradio_api/upload?upload_id=abc HTTP/1.1\r\nHost: {urlsplit(app.url).netloc}\r\n"
+        f"Cookie: {cookies}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    before = set((app.data / "uploads").rglob("*"))
+
+    def fresh() -> list[Path]:
+        return [p for p in (app.data / "uploads").rglob("*") if p not in before and p.is_file()]
+
+    with socket.create_connection((urlsplit(app.url).hostname, urlsplit(app.url).port)) as line:
+        line.sendall(head.encode() + body[:400_000])
+        assert until(fresh)
+        other = visitor(app.url)
+        status, paths = other.upload(SAMPLES / "greek.pdf")
+        assert status == 200
+        before.add(Path(paths[0]))
+        assert fresh()
+    assert until(lambda: not fresh())
+    assert other.call("submit", files=[{"path": paths[0]}])[0]["status"] == "queued"
+    assert guest.upload(SAMPLES / "greek.pdf")[0] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["../../evil.pdf", "..", "/etc/passwd", "a\\..\\b.pdf", ""])
+def test_a_name_leads_nowhere(space: Space, name: str) -> None:
+    app, _ = space
+    guest = visitor(app.url)
+    status, paths = guest.upload(SAMPLES / "greek.pdf", name)
+    if status == 200:
+        assert Path(paths[0]).resolve().is_relative_to((app.data / "uploads").resolve())
+    else:
+        assert status == 400
+
+
+@pytest.mark.slow
+def test_what_was_not_uploaded_by_the_caller_is_no_file(space: Space) -> None:
+    app, _ = space
+    guest, other = visitor(app.url), visitor(app.url)
+    _, paths = guest.upload(SAMPLES / "greek.pdf")
+    for path in (
+        "/etc/passwd",
+        f"{app.data}/secret",
+        f"{app.data}/uploads",
+        paths[0] + "/../..",
+        "",
+    ):
+        with pytest.raises(Refusal) as caught:
+            guest.call("submit", files=[{"path": path}])
+        assert caught.value.code == "not_an_upload"
+    with pytest.raises(Refusal) as caught:
+        other.call("submit", files=[{"path": paths[0]}])
+    assert caught.value.code == "not_an_upload"
+    assert guest.call("submit", files=[{"path": paths[0]}])[0]["status"] == "queued"
+
+
+@pytest.mark.slow
+def test_a_flood_is_slowed_and_a_page_is_not(space: Space) -> None:
+    app, _ = space
+    guest, calm = visitor(app.url), visitor(app.url)
+    answers = [guest.ask("/account")[0] for _ in range(400)]
+    assert answers[:150] == [200] * 150
+    assert answers[-1] == 429
+    status, body, headers = guest.ask("/account")
+    assert (status, json.loads(body)["error"]["code"]) == (429, "too_many_requests")
+    assert int(headers["retry-after"]) >= 1
+    assert calm.ask("/account")[0] == 200
+
+
+@pytest.mark.slow
+def test_a_huge_body_is_refused(space: Space) -> None:
+    app, _ = space
+    status, answer = visitor(app.url).post("/gradio_api/call/v2/search", {"query": "x" * (5 << 20)})
+    assert (status, answer["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_caller_is_one_value() -> None:
+    assert Caller.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_name_pointed_at_this_machine_is_refused(app: Running) -> None:
+    person = Person(app.url)
+    assert person.ask("/account", None, "GET", Host="evil.example")[0] == 403
+    assert person.ask("/account", None, "GET", Host="localhost:1")[0] == 200
