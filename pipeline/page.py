@@ -48,6 +48,27 @@ class Box(NamedTuple):
         return max(0.0, across) * max(0.0, down)
 
 
+class Frame(NamedTuple):
+    """The visible part of a page in its own coordinates (origin bottom left, unrotated), and by how
+    many degrees the page is turned clockwise when it is shown."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+    rotation: int
+
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> Box:
+        """The same place as it is seen; `y0` is the lower edge in the page's own coordinates."""
+        if self.rotation == 90:
+            return Box(y0 - self.bottom, x0 - self.left, y1 - self.bottom, x1 - self.left)
+        if self.rotation == 180:
+            return Box(self.right - x1, y0 - self.bottom, self.right - x0, y1 - self.bottom)
+        if self.rotation == 270:
+            return Box(self.top - y1, self.right - x1, self.top - y0, self.right - x0)
+        return Box(x0 - self.left, self.top - y1, x1 - self.left, self.top - y0)
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A run of characters without a gap; `size` is the glyph height in points."""
@@ -73,3 +94,4 @@ class PageContent:
     characters: int
     garbled: float
     objects: int
+    frame: Frame = Frame(0, 0, 0, 0, 0)

@@ -24,7 +24,7 @@ from errors import InputError, QuireError
 from pipeline import language, pdfium
 from pipeline.page import Box, PageContent
 from pipeline.pool import PageProcessDied, Pool
-from pipeline.readers import figures, layout, ocr, reference, tables, text
+from pipeline.readers import figures, grid, layout, ocr, reference, tables, text
 from pipeline.readers.layout import Detector, Region
 from pipeline.readers.text import Block
 from pipeline.router import STRATEGIES, Route, route
@@ -384,12 +384,12 @@ class _Writer:
         for thing in things:
             if isinstance(thing, Block):
                 self.blocks([thing])
-            elif isinstance(thing, tables.Table):
+            elif isinstance(thing, grid.Table):
                 self._add(
                     kinds.Table,
                     thing.text,
                     thing.box,
-                    text_as_html=tables.to_html(thing),
+                    text_as_html=grid.to_html(thing),
                     image_path=self._crop(thing.box),
                 )
             else:

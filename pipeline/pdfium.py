@@ -17,7 +17,7 @@ import pypdfium2.raw as raw
 from pypdfium2 import PdfiumError
 
 from errors import InputError
-from pipeline.page import Box, PageContent, Word
+from pipeline.page import Box, Frame, PageContent, Word
 
 MAX_OBJECTS = 20_000
 _BREAKS = frozenset("\x00\t\n\r \u00a0\u2028\ufffe")
@@ -61,15 +61,12 @@ class _Space:
         across, up = right - left, top - bottom
         self.width, self.height = (up, across) if self.rotation in {90, 270} else (across, up)
 
+    @property
+    def frame(self) -> Frame:
+        return Frame(self.left, self.bottom, self.right, self.top, self.rotation)
+
     def box(self, x0: float, y0: float, x1: float, y1: float) -> Box:
-        """`y0` is the lower edge in the page's own coordinates."""
-        if self.rotation == 90:
-            return Box(y0 - self.bottom, x0 - self.left, y1 - self.bottom, x1 - self.left)
-        if self.rotation == 180:
-            return Box(self.right - x1, y0 - self.bottom, self.right - x0, y1 - self.bottom)
-        if self.rotation == 270:
-            return Box(self.top - y1, self.right - x1, self.top - y0, self.right - x0)
-        return Box(x0 - self.left, self.top - y1, x1 - self.left, self.top - y0)
+        return self.frame.box(x0, y0, x1, y1)
 
 
 def content(document: Any, number: int) -> PageContent:
@@ -93,6 +90,7 @@ def content(document: Any, number: int) -> PageContent:
             characters=characters,
             garbled=bad / characters if characters else 0.0,
             objects=objects,
+            frame=space.frame,
         )
     finally:
         page.close()

@@ -14,8 +14,8 @@ from pipeline.page import Box, PageContent, Word
 from pipeline.partition import Batch, PartitionOptions, partition_batch, read_batch
 from pipeline.pool import Pool
 from pipeline.readers import layout
+from pipeline.readers.grid import to_html
 from pipeline.readers.layout import Region, kind
-from pipeline.readers.tables import to_html
 from tests.conftest import SAMPLES
 from tests.tiny_models import layout_model, table_model
 

@@ -39,7 +39,7 @@ HOMES = {
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
     "langdetect": {"pipeline/language.py"},
     "tesserocr": {"pipeline/readers/ocr.py"},
-    "tablers": {"pipeline/readers/tables.py", "pipeline/partition.py"},
+    "tablers": {"pipeline/readers/ruled.py", "pipeline/partition.py"},
     "huggingface_hub": {"web/identity.py", "pipeline/models.py", "storage/hub.py"},
 }
 READS_ENVIRONMENT = {"app.py", "pipeline/worker.py", "pipeline/pool.py"}

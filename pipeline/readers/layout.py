@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from pipeline.page import Box, PageContent, Word
 from pipeline.readers import tables, text
-from pipeline.readers.tables import Cell, Table
+from pipeline.readers.grid import Cell, Table
 from pipeline.readers.text import Block
 
 # The classes of DocLayNet and of docling's heron, as unstructured's element types.

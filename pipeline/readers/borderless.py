@@ -1,0 +1,458 @@
+"""Tables without rules: runs of lines whose segments stand below each other.
+
+Precision first: a run of prose must never become a table. Knows nothing of rules, elements, files
+or other pages.
+"""
+
+import bisect
+import collections
+import itertools
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pipeline.page import Box, Word
+from pipeline.readers.grid import Spot, Table, filled, is_number, with_header
+from pipeline.readers.lines import Segment, rows, segment, split
+
+_MARKER = re.compile(r"[\(\[]?(\d{1,3}|[a-zA-Z]|[ivx]{1,4})?[.)\]]?|[•▪●○■◦–—*·-]")
+_VALUE = re.compile(r"[-+–−±<>≤≥~$€£¥(\[*]*\d[\d.,:–-]*(?<![.,:–-])[%)\]*†‡§°]*|[—†‡#]|[nN]/?[aA]")
+_INDEXED = re.compile(r"[^\W\d_].*,\s?\d+(n|–\d+)?")
+_FORMULA = re.compile("[=∂∑∫∏√∀∃∈⇒⇔→↦∞≠⟨⟩∥∩∪⊂⊆⊗⊕∘]")
+
+Cells = dict[tuple[int, int], list[Segment]]
+
+
+def find(words: Sequence[Word]) -> Iterator[Table]:
+    """Top down."""
+    if len(words) < 8:
+        return
+    height = statistics.median(w.size for w in words)
+    lines = [_parts(line, height) for line in rows(words)]
+    edges = _prose_edges(lines)
+    cleaned = [kept for parts in lines if (kept := [s for s in parts if not _is_prose(s, edges)])]
+    for run in _runs(cleaned, height):
+        table = _table(run, height)
+        if table is not None:
+            yield table
+
+
+def within(words: Sequence[Word]) -> Table | None:
+    """The table that all those words make: what stands in a frame."""
+    if len(words) < 8:
+        return None
+    height = statistics.median(w.size for w in words)
+    return _table([_parts(line, height) for line in rows(words)], height)
+
+
+def between(words: Sequence[Word], head: float) -> Table | None:
+    """The table between a rule above and one below, with a rule under its heading at `head`: the
+    rules say that it is one, so words need not be short, and few numbers are enough."""
+    if len(words) < 8:
+        return None
+    height = statistics.median(w.size for w in words)
+    run = [_parts(line, height) for line in rows(words)]
+    several = [parts for parts in run if len(parts) > 1]
+    top = sum(parts[0].box.y1 < head + 2 for parts in run)
+    if not top or len(several) < 3 or 2 * len(several) < len(run):
+        return None
+    if all(statistics.mean(len(p[i].text) for p in several) > 45 for i in (0, -1)):
+        return None  # columns of prose
+    columns = _columns(run)
+    if not columns.separators:
+        return None
+    cells = [_cells(parts, columns) for parts in run]
+    per_column = [
+        [s for line in cells for (first, _), v in line.items() for s in v if first == c]
+        for c in range(len(columns.separators) + 1)
+    ]
+    if any(len(c) < 2 for c in per_column) or _alignment(per_column) < 0.6:
+        return None
+    return _made(run, columns, top, height)
+
+
+def _parts(line: Sequence[Word], height: float) -> list[Segment]:
+    """A line cut at its wide gaps, and between two numbers however near they are."""
+    found: list[Segment] = []
+    for part in split(line, max(5.0, 1.15 * 0.8 * height) + 1.2):
+        start = 0
+        for i, (a, b) in enumerate(itertools.pairwise(part.words), 1):
+            if _VALUE.fullmatch(a.text) and _VALUE.fullmatch(b.text) and not _grouped(a, b):
+                found.append(segment(part.words[start:i], 0))
+                start = i
+        found.append(segment(part.words[start:], 0))
+    return found
+
+
+def _grouped(a: Word, b: Word) -> bool:
+    """`12 345` with a narrow space, or one right behind the other."""
+    gap = b.box.x0 - a.box.x1
+    thousands = a.text.isdecimal() and b.text.isdecimal() and len(a.text) <= 3 == len(b.text)
+    return gap < 0.1 * a.size or (thousands and gap < 0.35 * a.size)
+
+
+# Which lines
+
+
+def _long(s: Segment) -> bool:
+    text = s.text
+    digits = sum(c.isdigit() for c in text)
+    return len(text) > 32 and len(s.words) >= 5 and digits < 0.2 * len(text)
+
+
+def _prose_edges(lines: Sequence[Sequence[Segment]]) -> list[float]:
+    """Left edges that many long segments share: columns of prose, unless most of those segments are
+    labels of numbers beside them."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for parts in lines:
+        for s, after in itertools.zip_longest(parts, parts[1:]):
+            if _long(s):
+                labels = after is not None and is_number(after.text)
+                bins.setdefault(round(s.box.x0 / 4), []).append((s.box.x0, labels))
+    return [
+        statistics.median(x for x, _ in found)
+        for found in bins.values()
+        if len(found) >= 6 and sum(labels for _, labels in found) < 0.6 * len(found)
+    ]
+
+
+def _is_prose(s: Segment, edges: Sequence[float]) -> bool:
+    return _long(s) and any(abs(s.box.x0 - e) < 14 for e in edges)
+
+
+def _tabular(parts: Sequence[Segment]) -> bool:
+    if len(parts) < 2:
+        return False
+    long = [i for i, s in enumerate(parts) if len(s.text) > 45]
+    if not long:
+        return True
+    if len(long) == 1 and len(parts) >= 3:
+        return True
+    later = any(is_number(s.text) for s in parts[1:])
+    return long == [0] and later and len(parts[-1].text) > 2
+
+
+def _runs(lines: Sequence[Sequence[Segment]], height: float) -> Iterator[list[Sequence[Segment]]]:
+    """Neighbouring tabular lines, with a few single segments between two of them: two, or four
+    where rows of numbers as long go on below."""
+    current: list[Sequence[Segment]] = []
+    loose: list[Sequence[Segment]] = []
+    bottom = 0.0
+    for parts in lines:
+        top = min(s.box.y0 for s in parts)
+        gap = top - bottom
+        near = gap <= 3.2 * height + 6
+        again = bool(loose) and _same(parts, current[0])
+        if (
+            current
+            and not again
+            and _tabular(parts)
+            and near
+            and (len(loose) <= 2 or _alike(current, parts))
+        ):
+            current += [*loose, parts]
+            loose = []
+        elif (
+            current
+            and len(parts) == 1
+            and len(loose) < 4
+            and len(parts[0].text) < 70
+            and gap < 2.5 * height + 4
+        ):
+            loose.append(parts)
+        else:
+            if sum(len(p) > 1 for p in current) >= 3:
+                yield current
+            current, loose = ([parts] if _tabular(parts) else []), []
+        bottom = max(s.box.y1 for s in parts)
+    if sum(len(p) > 1 for p in current) >= 3:
+        yield current
+
+
+def _same(a: Sequence[Segment], b: Sequence[Segment]) -> bool:
+    """A heading that comes again begins another table."""
+    return [s.text for s in a] == [s.text for s in b] and not any(is_number(s.text) for s in a)
+
+
+def _alike(current: Sequence[Sequence[Segment]], parts: Sequence[Segment]) -> bool:
+    last = next(p for p in reversed(current) if len(p) > 1)
+    return _numbers(last) and _numbers(parts) and abs(len(last) - len(parts)) <= 1
+
+
+def _numbers(parts: Sequence[Segment]) -> bool:
+    """A row of numbers, perhaps behind a label."""
+    return len(parts) > 1 and 2 * sum(is_number(s.text) for s in parts[1:]) >= len(parts)
+
+
+# Which columns
+
+
+class _Columns(NamedTuple):
+    """Where columns part, and the left and right edge of each by its rows of numbers, if known."""
+
+    separators: list[float]
+    edges: list[tuple[float, float]]
+
+
+def _columns(run: Sequence[Sequence[Segment]]) -> _Columns:
+    several = [parts for parts in run if len(parts) > 1]
+    body = [p for p in several if _numbers(p)]
+    # Where rows of numbers are, they decide: headings stand across columns.
+    decide = body if len(body) >= 3 and 2 * len(body) >= len(several) else several
+    by_cover = _separators(decide)
+    counted = _counted(body)
+    if counted is not None and len(counted.separators) > len(by_cover):
+        return counted
+    return _Columns(by_cover, [])
+
+
+def _counted(body: Sequence[Sequence[Segment]]) -> _Columns | None:
+    """Columns by counting when most rows of numbers have equally many, however near they stand."""
+    if len(body) < 3:
+        return None
+    most, _ = collections.Counter(map(len, body)).most_common(1)[0]
+    equal = [p for p in body if len(p) == most]
+    if len(equal) < 3 or 2 * len(equal) < len(body):
+        return None
+    columns = [[p[i] for p in equal] for i in range(most)]
+    if most < 2 or _alignment(columns) < 0.6:
+        return None
+    edges = [
+        (statistics.median(s.box.x0 for s in c), statistics.median(s.box.x1 for s in c))
+        for c in columns
+    ]
+    separators = [(a[1] + b[0]) / 2 for a, b in itertools.pairwise(edges)]
+    return _Columns(separators, edges) if separators == sorted(separators) else None
+
+
+def _separators(decide: Sequence[Sequence[Segment]]) -> list[float]:
+    """Middles of the vertical stretches of 3 points or more that almost no row crosses."""
+    left = int(min(s.box.x0 for p in decide for s in p))
+    right = int(max(s.box.x1 for p in decide for s in p)) + 1
+    cover = [0] * (right - left + 1)
+    for parts in decide:
+        for s in parts:
+            for x in range(int(s.box.x0) - left, int(s.box.x1) - left + 1):
+                cover[min(x, len(cover) - 1)] += 1
+    allowed = (0.06 if len(decide) >= 25 else 0.08) * len(decide)
+    found, start = [], None
+    for x, count in enumerate([*cover, len(decide)]):
+        if count <= allowed:
+            start = x if start is None else start
+        elif start is not None:
+            if x - start >= 3:
+                found.append(left + (start + x) / 2)
+            start = None
+    return [x for x in found if left < x < right]
+
+
+def _reach(box: Box, separators: Sequence[float]) -> tuple[int, int]:
+    pull = min(6.0, box.width / 2)
+    first = bisect.bisect(separators, box.x0 + pull)
+    return first, max(first, bisect.bisect(separators, box.x1 - pull))
+
+
+def _cells(parts: Sequence[Segment], columns: _Columns) -> Cells:
+    cells: Cells = {}
+    if columns.edges and len(parts) == len(columns.edges) and _numbers(parts):
+        return {(i, i): [s] for i, s in enumerate(parts)}
+    for s in parts:
+        for piece in _headings(s, columns):
+            cells.setdefault(_reach(piece.box, columns.separators), []).append(piece)
+    return cells
+
+
+def _headings(s: Segment, columns: _Columns) -> list[Segment]:
+    """A segment over several columns is cut into the headings of each when its words stand above
+    every one of them, edge above edge or middle above middle."""
+    first, last = _reach(s.box, columns.separators)
+    if first == last or not columns.edges or len(s.words) < last - first + 1:
+        return [s]
+    groups: dict[int, list[Word]] = {}
+    for word in s.words:
+        middle = (word.box.x0 + word.box.x1) / 2
+        groups.setdefault(bisect.bisect(columns.separators, middle), []).append(word)
+    if sorted(groups) != list(range(first, last + 1)):
+        return [s]
+    pieces = [segment(groups[i], 0) for i in sorted(groups)]
+    for i, piece in enumerate(pieces, first):
+        left, right = columns.edges[i]
+        away = (
+            abs(piece.box.x0 - left),
+            abs(piece.box.x1 - right),
+            abs(piece.box.x0 + piece.box.x1 - left - right) / 2,
+        )
+        if min(away) > 4:
+            return [s]
+    return pieces
+
+
+# One table
+
+
+def _table(run: Sequence[Sequence[Segment]], height: float) -> Table | None:
+    if sum(len(parts) > 1 for parts in run) < 3:
+        return None
+    columns = _columns(run)
+    if not columns.separators:
+        return None
+    lines = [_cells(parts, columns) for parts in run]
+    made = _made(run, columns, _head(run), height)
+    return made if _trusted(lines, len(columns.separators) + 1) else None
+
+
+def _made(run: Sequence[Sequence[Segment]], columns: _Columns, head: int, height: float) -> Table:
+    """The lines as rows, the first `head` of them as heading, wrapped lines put to their cells."""
+    lines: list[Cells] = []
+    bottoms: list[float] = []
+    for i, parts in enumerate(run):
+        cells = _cells(parts, columns)
+        top = min(s.box.y0 for s in parts)
+        if i >= head and _continuation(cells, lines, top - bottoms[-1] if bottoms else 99, height):
+            key = next(iter(cells))
+            target = next(k for k in lines[-1] if k[0] <= key[0] <= k[1])
+            lines[-1][target] += cells[key]
+        else:
+            lines.append(cells)
+        bottoms.append(max(s.box.y1 for s in parts))
+    made, top_rows = _folded(lines[:head], height)
+    made += [
+        Spot(top_rows + r, 1, first, last - first + 1, " ".join(s.text for s in segments))
+        for r, cells in enumerate(lines[head:])
+        for (first, last), segments in sorted(cells.items())
+    ]
+    box = run[0][0].box
+    for s in (s for parts in run for s in parts):
+        box = box.union(s.box)
+    spots = filled(_without_overlap(made), len(columns.separators) + 1)
+    return Table(box=box, cells=with_header(spots, top_rows or None), ruled=False)
+
+
+def _head(run: Sequence[Sequence[Segment]]) -> int:
+    """How many lines stand above the first row of numbers; 0 when that is most of the run."""
+    first = next((i for i, parts in enumerate(run) if _numbers(parts)), 0)
+    return first if first <= max(1, len(run) / 2) and first <= 9 else 0
+
+
+def _folded(head: Sequence[Cells], height: float) -> tuple[list[Spot], int]:
+    """The lines of a heading as cells: what stands tightly below in the same columns goes on."""
+    open_: list[tuple[tuple[int, int], list[Segment], int]] = []
+    done: list[tuple[tuple[int, int], list[Segment], int]] = []
+    for cells in head:
+        for key, segments in sorted(cells.items()):
+            over = [c for c in open_ if c[0][0] <= key[1] and key[0] <= c[0][1]]
+            same = next((c for c in over if c[0] == key), None)
+            if len(over) == 1 and same and segments[0].box.y0 - same[1][-1].box.y1 < 0.45 * height:
+                same[1].extend(segments)
+                continue
+            level = max((c[2] for c in over), default=-1) + 1
+            cell = (key, list(segments), level)
+            done.append(cell)
+            open_ = [c for c in open_ if c not in over or c[0] != key and not _covers(key, c[0])]
+            open_.append(cell)
+    depth = max((c[2] for c in done), default=-1) + 1
+    spots = []
+    for key, segments, level in done:
+        below = [c[2] for c in done if c[2] > level and c[0][0] <= key[1] and key[0] <= c[0][1]]
+        until = min(below, default=depth)
+        text = " ".join(s.text for s in segments)
+        spots.append(Spot(level, until - level, key[0], key[1] - key[0] + 1, text))
+    return spots, depth
+
+
+def _covers(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _without_overlap(cells: Sequence[Spot]) -> list[Spot]:
+    """A cell that would reach into another keeps its first column; its text is never lost."""
+    taken: dict[tuple[int, int], int] = {}
+    kept: list[Spot] = []
+    for cell in sorted(cells):
+        spots = [
+            (r, c)
+            for r in range(cell.row, cell.row + cell.row_span)
+            for c in range(cell.column, cell.column + cell.column_span)
+        ]
+        if any(s in taken for s in spots):
+            at = taken.get((cell.row, cell.column))
+            if at is not None:
+                kept[at] = kept[at]._replace(text=f"{kept[at].text} {cell.text}")
+                continue
+            spots = spots[:1]
+            cell = cell._replace(row_span=1, column_span=1)
+        taken |= dict.fromkeys(spots, len(kept))
+        kept.append(cell)
+    return kept
+
+
+def _continuation(cells: Cells, lines: Sequence[Cells], gap: float, height: float) -> bool:
+    """A single wrapped line of a cell of the row above."""
+    if len(cells) != 1 or not lines or len(lines[-1]) < 2 or gap >= 0.28 * height + 0.6:
+        return False
+    (first, _), segments = next(iter(cells.items()))
+    if is_number(segments[0].text) or (first == 0 and not segments[0].text[0].islower()):
+        return False
+    above = next((v for k, v in lines[-1].items() if k[0] <= first <= k[1]), None)
+    return above is not None and not is_number(above[0].text)
+
+
+# The gates
+
+
+def _trusted(lines: Sequence[Cells], columns: int) -> bool:
+    """What looks like columns by chance is refused."""
+    cells = [(k, s) for line in lines for k, v in line.items() for s in v]
+    texts = [s.text for _, s in cells]
+    mean = statistics.mean(map(len, texts))
+    numeric = sum(map(is_number, texts)) / len(texts)
+    per_column = [[s for (first, _), s in cells if first == c] for c in range(columns)]
+    strong = sum(len(column) >= 3 for column in per_column)
+    if strong < 2 or len(lines) < 3:
+        return False
+    if columns == 2 and numeric < 0.25 and mean > 22:
+        return False
+    if numeric < 0.12 and mean > 30:
+        return False
+    if sum(len(line) for line in lines) / (len(lines) * columns) < 0.35:
+        return False
+    alignment = _alignment(per_column)
+    if alignment < 0.55:
+        return False
+    if numeric < 0.15 and not (
+        columns >= 3 and mean <= 16 and alignment >= 0.7 and len(lines) >= 4
+    ):
+        return False
+    if sum(2 * sum(b - a + 1 for a, b in line) >= columns for line in lines) < 3:
+        return False  # the ticks of an axis
+    if sum(bool(_FORMULA.search(t)) for t in texts) > 0.2 * len(texts):
+        return False
+    words = [t for t in texts if not is_number(t) and not _MARKER.fullmatch(t)]
+    if sum(bool(_INDEXED.fullmatch(t)) for t in words) > 0.4 * max(4, len(words)):
+        return False  # an index: what it lists ends in page numbers
+    if columns == 2:
+        for column in per_column:
+            markers = sum(bool(_MARKER.fullmatch(s.text)) for s in column)
+            if markers > 0.6 * len(column):
+                return False
+    return True
+
+
+def _alignment(per_column: Sequence[Sequence[Segment]]) -> float:
+    """The share of cells whose left edge, right edge or centre fits their column's."""
+    fitting = total = 0
+    for column in per_column:
+        if not column:
+            continue
+        best = 0
+        for values in (
+            [s.box.x0 for s in column],
+            [s.box.x1 for s in column],
+            [(s.box.x0 + s.box.x1) / 2 for s in column],
+        ):
+            middle = statistics.median(values)
+            best = max(best, sum(abs(v - middle) <= 3 for v in values))
+        fitting += best
+        total += len(column)
+    return fitting / total if total else 0.0
