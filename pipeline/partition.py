@@ -30,7 +30,7 @@ from pipeline.readers.text import Block
 from pipeline.router import STRATEGIES, Route, route
 from pipeline.source import Probe
 
-VERSION = "3"
+VERSION = "4"
 FIRST_BATCH = 2
 BATCH = 8
 CROP_DPI = 110
