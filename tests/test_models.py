@@ -1,0 +1,127 @@
+"""Embedding models, loaded as the real ones are: any batch, any length, bad weights, small memory."""
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+
+from errors import InputError, QuireError, Unavailable
+from pipeline.models import LoadedModel, load_encoder, processor_flags
+from tests.tiny_models import embedding_model, layout_model
+
+TEXT = st.text("abc xyz.", max_size=400)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tiny")
+    return embedding_model(made, prompts={"query": "q: ", "document": "d: "})
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LoadedModel:
+    return load_encoder(str(folder))
+
+
+def cosines(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any:
+    x, y = np.asarray(a), np.asarray(b)
+    return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(texts=st.lists(TEXT, min_size=1, max_size=12), tokens=st.integers(1, 3000))
+def test_the_batch_changes_nothing(model: LoadedModel, texts: list[str], tokens: int) -> None:
+    """Within 0.001 of cosine: half precision sums in another order when padded."""
+    other = LoadedModel(model.name, model.dimension, model.device, model.model, tokens)
+    assert cosines(model.encode(texts), other.encode(texts)).min() > 0.999
+
+
+def test_vectors_are_those_of_plain_sentence_transformers(folder: Path, model: LoadedModel) -> None:
+    random.seed(1)
+    texts = ["".join(random.choices("abcdef ", k=n)) for n in (1, 5, 300, 40, 2, 90, 1000)]
+    plain = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    found = model.encode(texts)
+    assert cosines(found, plain.encode_document(texts)).min() > 0.999
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1.0, abs=1e-5)
+    query = model.encode_query("abc")
+    assert cosines([query], [plain.encode_query("abc")])[0] > 0.999
+    assert cosines([query], model.encode(["abc"]))[0] < 0.999  # another prompt
+
+
+def test_empty_and_huge_texts_have_vectors(model: LoadedModel) -> None:
+    assert model.encode([]) == []
+    found = model.encode(["", "a" * 1_000_000, " "])
+    assert np.isfinite(found).all()
+
+
+def test_what_does_not_fit_the_memory_is_halved(folder: Path) -> None:
+    texts = ["abc " * n for n in range(1, 30)]
+    wanted = load_encoder(str(folder)).encode(texts)
+    tight = load_encoder(str(folder))
+    first = tight.model[0]
+    forward, seen = first.forward, []
+
+    def cramped(features: dict[str, Any], *rest: Any, **given: Any) -> Any:
+        seen.append(features["input_ids"].numel())
+        if seen[-1] > 500:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(features, *rest, **given)
+
+    first.forward = cramped
+    assert cosines(tight.encode(texts), wanted).min() > 0.999
+    assert seen[0] > 500
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        first.forward = lambda *_, **__: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError())
+        tight.encode(["a"])
+
+
+def test_a_vector_that_is_no_number_is_an_error(folder: Path, tmp_path: Path) -> None:
+    broken = SentenceTransformer(str(folder), device="cpu")
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    broken.save(str(tmp_path), safe_serialization=True)
+    with pytest.raises(QuireError) as caught:
+        load_encoder(str(tmp_path))
+    assert caught.value.code == "embedding_invalid"
+
+
+def test_models_that_cannot_serve_are_told_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def code(name: str) -> str:
+        with pytest.raises((InputError, Unavailable)) as caught:
+            load_encoder(name)
+        return caught.value.code
+
+    unsafe = tmp_path / "unsafe"
+    shutil.copytree(folder, unsafe)
+    weights = next(unsafe.rglob("*.safetensors"))
+    torch.save({}, weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    assert code(str(unsafe)) == "model_unsafe"
+    assert code("no/such/model") == "model_missing"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert code("nobody/nothing") == "model_not_found"
+    torn = tmp_path / "torn"
+    shutil.copytree(folder, torn)
+    whole = next(torn.rglob("*.safetensors"))
+    whole.write_bytes(whole.read_bytes()[:100])
+    assert code(str(torn)) == "model_unusable"
+    assert code(str(layout_model(tmp_path / "layout"))) == "model_unusable"
+
+
+def test_a_processor_tells_what_it_can(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("model name\t: x\nflags\t\t: fpu avx512_bf16 sse\n", encoding="utf-8")
+    assert "avx512_bf16" in processor_flags(told)
+    told.write_text("Features\t: fp asimd bf16\n", encoding="utf-8")
+    assert "bf16" in processor_flags(told)
+    assert processor_flags(tmp_path / "none") == set()
