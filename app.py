@@ -124,8 +124,7 @@ def main() -> None:
         mcp_server=True,
         quiet=True,
         theme=page.theme(),
-        css=page.CSS,
-        js=page.JS,
+        head=page.HEAD,
         prevent_thread_lock=True,
         app_kwargs={
             "routes": routes(app),

@@ -74,7 +74,7 @@ class Jobs:
             partition=request.partition,
             chunk=request.chunk.checked(),
         )
-        collection = self.catalog.create_collection(user, request.collection)
+        collection = self.catalog.collection_for(user, request.collection)
         try:
             request.partition.checked()
             check_upload(request.path, max_mb=self.settings.max_file_mb)
@@ -97,7 +97,7 @@ class Jobs:
         }
         stem = _job_id(user, spec)
         runs = self.catalog.runs(user, stem)
-        if runs and runs[-1].status not in {"failed", "cancelled"}:
+        if runs and self._stands(user, runs[-1]):
             return {
                 **self._shown(runs[-1]),
                 "duplicate": True,
@@ -164,12 +164,24 @@ class Jobs:
         return self._shown(self.catalog.job(user, job_id))
 
     def list_jobs(
-        self, user: str, status: str | None = None, limit: int = 50
+        self,
+        user: str,
+        status: str | None = None,
+        limit: int = 50,
+        *,
+        collection: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Newest first."""
+        """Newest first; of one collection when its id is given."""
         statuses = None if not status else [status]
-        rows = self.catalog.jobs(user, statuses, max(1, min(limit, 1000)))
+        rows = self.catalog.jobs(user, statuses, max(1, min(limit, 1000)), collection=collection)
         return [self._shown(row) for row in rows]
+
+    def recent(self, users: list[str], since: float) -> dict[str, list[dict[str, Any]]]:
+        """By user: the jobs that are not finished, or were finished after that time."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self.catalog.recent_jobs(users, since):
+            found.setdefault(row.user, []).append(self._shown(row))
+        return found
 
     def cancel(self, user: str, job_id: str) -> dict[str, Any]:
         """Nothing new starts; what is indexed stays. A finished job is returned as it is."""
@@ -235,6 +247,14 @@ class Jobs:
         return (self.paths.run / "ready").exists()
 
     # Inside
+
+    def _stands(self, user: str, row: JobRow) -> bool:
+        """Whether that job runs, or what it made is still there."""
+        if row.status not in FINISHED:
+            return True
+        made = row.status in {"succeeded", "partial"}
+        held = (s.sha256 for s in self.catalog.sources(user, row.collection))
+        return made and row.sha256 in held
 
     def _connected(self) -> DBOSClient:
         if self._client is None:

@@ -6,8 +6,10 @@ Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from errors import InputError, NotFound
@@ -15,16 +17,15 @@ from pipeline import pdfium, search
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.export import export
-from pipeline.partition import read_batch
+from pipeline.partition import PartitionOptions, read_head
 from pipeline.pool import Pool
 from settings import Settings
-from storage.catalog import Catalog, Collection, SourceRow
+from storage.catalog import Catalog, Collection, JobRow, SourceRow
 from storage.paths import Paths
 from storage.replication import Replication
 from storage.workspace import Workspaces
 
 Json = dict[str, Any]
-_WIDTHS = (200, 400, 800, 1200, 1700)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +128,12 @@ class Library:
         source = self._source(user, source_id)
         if not 1 <= page <= source.pages:
             raise NotFound("page_not_found", "There is no such page.", f"1 to {source.pages}.")
-        wide = min(_WIDTHS, key=lambda w: abs(w - width))
-        target = self.paths.page_images(user, source_id) / f"{page}-{wide}.webp"
+        target = self.paths.page_image(user, source_id, page, width)
         if not target.exists():
             pdf = self._readable(user, source)
-            picture = self.viewer.run(pdfium.page_image, pdf, page, wide, seconds=30)
+            picture = self.viewer.run(pdfium.page_image, pdf, page, width, seconds=30)
             target.parent.mkdir(parents=True, exist_ok=True)
-            aside = target.with_suffix(f".{page}.tmp")
+            aside = target.with_suffix(f".{threading.get_ident()}.tmp")
             aside.write_bytes(picture)
             aside.replace(target)
         return str(target)
@@ -147,21 +147,19 @@ class Library:
 
     def elements(self, user: str, source_id: str, page: int | None = None) -> list[Json]:
         """Unstructured's element dicts of a source, or of one of its pages."""
-        source = self._source(user, source_id)
-        folder = self.paths.elements(user, source_id, source.version)
-        found = document_elements(sorted(folder.glob("batch-*.jsonl")))
+        batches = self._batches(user, self._source(user, source_id))
+        if page is not None:  # a page is read whole in one batch
+            batches = [b for b in batches if any(r["page"] == page for r in read_head(b))]
+        found = document_elements(batches)
         return [e for e in found if page is None or e["metadata"].get("page_number") == page]
 
     def pages(self, user: str, source_id: str) -> list[Json]:
-        """How each page of a source was read."""
-        source = self._source(user, source_id)
-        folder = self.paths.elements(user, source_id, source.version)
-        return [
-            asdict(r) for path in sorted(folder.glob("batch-*.jsonl")) for r in read_batch(path)[0]
-        ]
+        """How each page of a source was read so far."""
+        batches = self._batches(user, self._source(user, source_id))
+        return [record for path in batches for record in read_head(path)]
 
     def gallery(self, user: str, collection: str = "default", limit: int = 60) -> list[Json]:
-        """Tables and figures as hits without a rank."""
+        """Tables and figures as hits without a rank; one in several records is there once."""
         found = self._find(user, collection)
         if found is None:
             return []
@@ -169,7 +167,8 @@ class Library:
             held = workspace.get(found.id, where={"element_type": {"$in": ["Table", "Image"]}})
         hits = [search.hit(r, 0.0, {}) for r in held]
         hits.sort(key=lambda h: (h["filename"] or "", h["page"] or 0))
-        return [h for h in hits if h["image_url"]][: max(1, min(limit, 500))]
+        pictured = {h["image_url"]: h for h in reversed(hits) if h["image_url"]}
+        return list(reversed(pictured.values()))[: max(1, min(limit, 500))]
 
     def export(self, user: str, collection: str, format: str = "parquet") -> str:
         """The path of a zip file."""
@@ -227,10 +226,18 @@ class Library:
         }
 
     def _source(self, user: str, source_id: str, collection: str | None = None) -> SourceRow:
+        """A source; also one whose pages are still being read, unless a collection is named."""
         for source in self.catalog.sources(user, collection):
             if source.sha256 == source_id:
                 return source
+        jobs = self.catalog.jobs(user, None, 1, sha256=source_id) if source_id else []
+        if collection is None and jobs and jobs[0].summary.get("pages"):
+            return _being_read(jobs[0], self.settings)
         raise NotFound("source_not_found", "There is no such source.", "See /sources.")
+
+    def _batches(self, user: str, source: SourceRow) -> list[Path]:
+        folder = self.paths.elements(user, source.sha256, source.version)
+        return sorted(folder.glob("batch-*.jsonl"))
 
     def _readable(self, user: str, source: SourceRow) -> Any:
         copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
@@ -263,6 +270,21 @@ class Library:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.paths.page_images(user, source.sha256), ignore_errors=True)
         return freed
+
+
+def _being_read(job: JobRow, settings: Settings) -> SourceRow:
+    options = PartitionOptions(
+        strategy=job.spec["strategy"], languages=tuple(job.spec["languages"])
+    ).with_models(settings.layout_model, settings.table_model)
+    return SourceRow(
+        collection=job.collection,
+        sha256=job.sha256,
+        filename=job.filename,
+        bytes=job.spec["bytes"],
+        pages=job.summary["pages"],
+        version=options.version(),
+        created_at=job.created_at,
+    )
 
 
 CALLS = frozenset(

@@ -161,6 +161,12 @@ def read_batch(path: Path) -> tuple[list[PageRecord], list[dict[str, Any]]]:
         return [PageRecord(**r) for r in head["pages"]], [json.loads(line) for line in file]
 
 
+def read_head(path: Path) -> list[dict[str, Any]]:
+    """The page records of a checkpoint alone, as dicts."""
+    with path.open(encoding="utf-8") as file:
+        return list(json.loads(next(file))["pages"])
+
+
 def _detect(
     pool: Pool, path: Path, batch: Batch, detector: Detector, cancelled: Callable[[], bool]
 ) -> Seen:

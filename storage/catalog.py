@@ -182,6 +182,13 @@ class Catalog:
             return self.find_collection(user, title)
         return made
 
+    def collection_for(self, user: str, reference: str) -> Collection:
+        """The collection of that id or title; a new one of that title when there is none."""
+        try:
+            return self.find_collection(user, reference)
+        except NotFound:
+            return self.create_collection(user, reference)
+
     def restore_collection(self, user: str, collection: Collection) -> None:
         """Put back a collection that a manifest names; its title gets a number when a newer
         collection has taken it."""
@@ -304,10 +311,20 @@ class Catalog:
             return [_job(r) for r in db.execute(query.order_by(_jobs.c.created_at))]
 
     def jobs(
-        self, user: str | None, statuses: Iterable[str] | None = None, limit: int = 50
+        self,
+        user: str | None,
+        statuses: Iterable[str] | None = None,
+        limit: int = 50,
+        *,
+        collection: str | None = None,
+        sha256: str | None = None,
     ) -> list[JobRow]:
         """Newest first."""
         query = select(_jobs)
+        if collection is not None:
+            query = query.where(_jobs.c.collection == collection)
+        if sha256 is not None:
+            query = query.where(_jobs.c.sha256 == sha256)
         if user is not None:
             query = query.where(_jobs.c.user == user)
         if statuses is not None:
@@ -316,6 +333,15 @@ class Catalog:
             return [
                 _job(r) for r in db.execute(query.order_by(_jobs.c.created_at.desc()).limit(limit))
             ]
+
+    def recent_jobs(self, users: Iterable[str], since: float) -> list[JobRow]:
+        """These users' jobs that are not finished, or were finished after that time."""
+        query = select(_jobs).where(
+            _jobs.c.user.in_(list(users)),
+            _jobs.c.status.not_in(FINISHED) | (_jobs.c.finished_at > since),
+        )
+        with self._engine.connect() as db:
+            return [_job(r) for r in db.execute(query.order_by(_jobs.c.created_at))]
 
     def ahead(self, created_at: float) -> int:
         """How many queued jobs of anybody were there before."""

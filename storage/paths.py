@@ -68,6 +68,9 @@ class Paths:
     def page_images(self, key: str, sha256: str) -> Path:
         return self.user(key) / "pages" / _checked(_SHA, sha256)
 
+    def page_image(self, key: str, sha256: str, page: int, width: int) -> Path:
+        return self.page_images(key, sha256) / f"{int(page)}-{int(width)}.webp"
+
     def work(self, key: str, job_id: str) -> Path:
         return self.user(key) / "work" / _checked(_NAME, job_id)
 

@@ -55,7 +55,7 @@ class Running:
 def start_app(data: Path, **extra: str) -> Running:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port = extra.get("QUIRE_PORT") or probe.getsockname()[1]
     environment = {
         **os.environ,
         "QUIRE_DATA_DIR": str(data),

@@ -31,7 +31,7 @@ _GRADIO = re.compile(
 )
 _CLOSED = re.compile(r"/(monitoring.*|login/?|token/?|openapi\.json|gradio_api|docs|redoc)")
 _FREE = re.compile(
-    r"/(static|assets|svelte)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|healthz|readyz)"
+    r"/(static|assets|svelte|page)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|healthz|readyz)"
 )
 _ARRIVALS = {"/", "/config", "/config/"}
 _PICTURES = re.compile(r"/(pages|figures)/.*")

@@ -1,104 +1,109 @@
-"""One reader per watched job, any number of watchers. Snapshots, not deltas: a watcher that comes
-back needs no replay. Knows nothing of HTTP.
+"""One reader of the catalogue for every watched user, any number of watchers. Knows nothing of HTTP.
+
+A message is JSON text with whole jobs, made once and handed to all watchers of that user: a watcher
+that comes back needs no replay. Jobs that another device submits are in it too.
 """
 
 import asyncio
 import json
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from errors import QuireError
 from pipeline.jobs import Jobs
-from storage.catalog import FINISHED
 
 _POLL = 0.3
 _QUIET = 5.0
+_OVERLAP = 30.0  # clocks of several machines may differ by that much
 
 
 @dataclass(slots=True)
-class _Reader:
-    task: asyncio.Task[None] | None = None
+class _Feed:
+    """What one user's watchers are told: a message per change, the jobs as last told."""
+
     watchers: int = 0
     version: int = 0
-    snapshot: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] | None = None
+    messages: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=32))
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, now: dict[str, dict[str, Any]]) -> None:
+        before = self.jobs or {}
+        fresh = [job for i, job in now.items() if before.get(i) != job]
+        if fresh or self.jobs is None:
+            self.version += 1
+            self.messages.append((self.version, _message(fresh)))
+            self.wake()
+        self.jobs = now
+
+    def since(self, seen: int) -> list[str]:
+        """The messages after that version; the whole state for who is new or fell behind."""
+        missed = [text for version, text in self.messages if version > seen]
+        if seen and len(missed) == self.version - seen:
+            return missed
+        return [_message(list((self.jobs or {}).values()))]
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
 
 
 @dataclass(slots=True)
 class Hub:
     jobs: Jobs
-    _readers: dict[tuple[str, str], _Reader] = field(default_factory=dict)
+    _feeds: dict[str, _Feed] = field(default_factory=dict)
+    _reader: asyncio.Task[None] | None = None
     _closing: bool = False
 
-    async def watch(self, user: str, job_id: str) -> AsyncIterator[dict[str, Any] | None]:
-        """The job each time it changes, until it is finished; None when there is no news."""
-        key = (user, job_id)
-        reader = self._readers.setdefault(key, _Reader())
-        reader.watchers += 1
-        if reader.task is None:
-            reader.task = asyncio.create_task(self._read(key, reader))
-        seen = 0
+    async def watch(self, user: str) -> AsyncIterator[str | None]:
+        """All unfinished jobs at once, then those that change; None when there is no news."""
+        feed = self._feeds.setdefault(user, _Feed())
+        feed.watchers += 1
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read())
+        reader, seen = self._reader, 0
         try:
-            while not self._closing:
-                changed = reader.changed
-                if reader.version != seen:
-                    seen = reader.version
-                    yield reader.snapshot
-                    if reader.snapshot["status"] in FINISHED:
-                        return
+            while not self._closing and not reader.done():
+                changed = feed.changed
+                if feed.version != seen:
+                    told, seen = feed.since(seen), feed.version
+                    for text in told:
+                        yield text
                     continue
                 try:
                     await asyncio.wait_for(changed.wait(), _QUIET)
                 except TimeoutError:
                     yield None
         finally:
-            reader.watchers -= 1
-            if reader.watchers == 0:
-                reader.task.cancel()
-                self._readers.pop(key, None)
-
-    async def many(self, user: str, ids: list[str]) -> AsyncIterator[dict[str, Any] | None]:
-        """Several jobs on one stream; ends when all are finished."""
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=256)
-        left = len(ids)
-
-        async def pump(job_id: str) -> None:
-            nonlocal left
-            try:
-                async for snapshot in self.watch(user, job_id):
-                    await queue.put(snapshot)
-            finally:
-                left -= 1
-                await queue.put(None)
-
-        pumps = [asyncio.create_task(pump(job_id)) for job_id in ids]
-        try:
-            while left or not queue.empty():
-                yield await queue.get()
-        finally:
-            for task in pumps:
-                task.cancel()
+            feed.watchers -= 1
+            if feed.watchers == 0:
+                self._feeds.pop(user, None)
 
     def close(self) -> None:
         """Wake and end every watcher."""
         self._closing = True
-        for reader in self._readers.values():
-            reader.changed.set()
+        for feed in self._feeds.values():
+            feed.wake()
 
-    async def _read(self, key: tuple[str, str], reader: _Reader) -> None:
-        before = ""
-        while True:
-            try:
-                snapshot = await asyncio.to_thread(self.jobs.job, *key)
-            except QuireError as problem:
-                snapshot = {"id": key[1], "status": "failed", "error": problem.as_dict()}
-            now = json.dumps(snapshot, sort_keys=True)
-            if now != before:
-                before, reader.snapshot = now, snapshot
-                reader.version += 1
-                reader.changed.set()
-                reader.changed = asyncio.Event()
-                if snapshot["status"] in FINISHED:
-                    return
-            await asyncio.sleep(_POLL)
+    async def _read(self) -> None:
+        """Until nobody watches. When it breaks, its watchers end and come back to a new one."""
+        since = time.time()
+        try:
+            while self._feeds and not self._closing:
+                began = time.time()
+                found = await asyncio.to_thread(
+                    self.jobs.recent, list(self._feeds), since - _OVERLAP
+                )
+                since = began
+                for user, feed in self._feeds.items():
+                    feed.tell({job["id"]: job for job in found.get(user, ())})
+                await asyncio.sleep(_POLL)
+        finally:
+            for feed in self._feeds.values():
+                feed.wake()
+
+
+def _message(jobs: list[dict[str, Any]]) -> str:
+    return json.dumps({"jobs": jobs})

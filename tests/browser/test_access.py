@@ -1,0 +1,99 @@
+"""Everybody can use the page: axe's rules, keyboard alone, phone width, reduced motion."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import status
+from tests.conftest import SAMPLES, Running
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+VIEWS = {
+    "documents": ("", ".row"),
+    "document": ("&document={report}", ".element"),
+    "search": ("&q=rain+in+April", ".hit"),
+    "gallery": ("&view=gallery", ".card"),
+    "empty": ("&view=search", ".empty"),
+}
+
+
+def serious(page: Page) -> list[str]:
+    """Rules of WCAG 2 A and AA that are broken, with where."""
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}})
+    return [
+        f"{v['id']} ({v['impact']}): {n['html'][:160]}"
+        for v in found.response["violations"]
+        if v["impact"] in {"serious", "critical"}
+        for n in v["nodes"]
+    ]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_nothing_serious(
+    open_page: Callable[..., Page], app: Running, shelf: str, width: int, scheme: str
+) -> None:
+    page = open_page(width, 900, color_scheme=scheme, reduced_motion="reduce")
+    page.goto(f"{app.url}/?collection={shelf}")
+    expect(page.locator(".row").first).to_be_visible()
+    report = page.locator(".row", has_text="report.pdf").get_attribute("data-key")
+    broken: dict[str, list[str]] = {}
+    for name, (query, there) in VIEWS.items():
+        page.goto(f"{app.url}/?collection={shelf}{query.format(report=report)}")
+        expect(page.locator(there).first).to_be_visible()
+        if name == "documents":
+            page.get_by_text("Options").click()
+            page.locator("summary", has_text="aved").first.evaluate("e => e.click()")
+        broken[name] = serious(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    page.goto(f"{app.url}/?collection={shelf}&view=gallery")
+    page.locator(".card").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    broken["dialog"] = serious(page)
+    assert {name: found for name, found in broken.items() if found} == {}
+
+
+def test_the_whole_way_by_keyboard(page: Page, app: Running, collection: str) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    expect(page.locator("#drop")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the documents")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    page.get_by_role("button", name="Choose files").focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(SAMPLES / "report.pdf"))
+    expect(status(page, "report.pdf")).to_have_text("done", timeout=60_000)
+    page.locator(".row-main").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".element").first).to_be_visible()
+    page.locator(".cell").first.focus()
+    page.keyboard.press("Escape")
+    expect(page.locator(".row-main")).to_be_focused()
+    page.keyboard.press("/")
+    page.keyboard.type("rain")
+    page.keyboard.press("Enter")
+    expect(page.locator(".hit").first).to_be_visible()
+    page.get_by_label("More for").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Rename…")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("More for")).to_be_focused()
+
+
+def test_the_phone_s_sidebar_opens_and_closes(
+    open_page: Callable[..., Page], app: Running, shelf: str, tmp_path: Path
+) -> None:
+    page = open_page(390, 844)
+    page.goto(f"{app.url}/?collection={shelf}")
+    expect(page.locator(".row").first).to_be_visible()
+    expect(page.locator("#side")).not_to_be_visible()
+    page.get_by_role("button", name="Collections").click()
+    expect(page.locator("#side").get_by_text("Shelf")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#side")).not_to_be_visible()

@@ -1,0 +1,171 @@
+"""Documents in the browser: adding, watching, coming back, deleting."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import choose, status
+from tests.conftest import SAMPLES, Running, start_app
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_files_become_rows_that_end_done_and_are_there_after_a_reload(
+    page: Page, app: Running, collection: str
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    expect(page.get_by_text("Drop PDFs or whole folders here")).to_be_visible()
+    expect(page.locator("#drop")).to_contain_text("up to 200 MB")
+    choose(page, SAMPLES / "report.pdf", SAMPLES / "greek.pdf")
+    for name in ("report.pdf", "greek.pdf"):
+        expect(status(page, name)).to_have_text("done", timeout=60_000)
+    expect(page.get_by_role("button", name="Done 2")).to_be_visible()
+    expect(page.locator(".head .facts")).to_contain_text("2 documents")
+    page.reload()
+    expect(status(page, "report.pdf")).to_have_text("done", timeout=4_000)
+    expect(page.locator("#side")).to_contain_text("live")
+    assert page.locator(".note").count() == 0
+
+
+def test_a_refused_file_says_why_and_what_to_do(
+    page: Page, app: Running, collection: str, tmp_path: Path
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    text, empty = tmp_path / "letter.pdf", tmp_path / "empty.pdf"
+    text.write_bytes(b"not a pdf at all")
+    empty.touch()
+    choose(page, text, empty)
+    expect(status(page, "letter.pdf")).to_have_text("failed")
+    expect(page.locator(".row", has_text="letter.pdf")).to_contain_text("Upload PDF files only")
+    expect(page.locator(".row", has_text="empty.pdf")).to_contain_text("The file is empty")
+    page.get_by_role("button", name="Leave out empty.pdf").click()
+    expect(page.locator(".row")).to_have_count(1)
+
+
+def test_a_broken_upload_can_be_repeated_and_nothing_is_lost(
+    page: Page, app: Running, collection: str
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    expect(page.locator("#drop")).to_be_visible()
+    page.route("**/gradio_api/upload*", lambda route: route.abort("connectionreset"))
+    choose(page, SAMPLES / "greek.pdf")
+    expect(page.locator(".row", has_text="greek.pdf")).to_contain_text("connection broke")
+    page.unroute("**/gradio_api/upload*")
+    page.get_by_role("button", name="Upload greek.pdf again").click()
+    expect(status(page, "greek.pdf")).to_have_text("done", timeout=60_000)
+    expect(page.locator(".row")).to_have_count(1)
+
+
+def test_a_second_device_sees_a_job_begin_and_its_link_opens_it(
+    open_page: Callable[..., Page],
+    app: Running,
+    collection: str,
+    make_pdf: Callable[..., Path],
+) -> None:
+    here, there = open_page(), open_page(390, 844)
+    there.goto(f"{app.url}/?collection={collection}")
+    expect(there.locator("#drop")).to_be_visible()
+    here.goto(f"{app.url}/?collection={collection}")
+    choose(here, make_pdf("shared.pdf", pages=24))
+    expect(there.locator(".row", has_text="shared.pdf")).to_be_visible()
+    here.locator(".row-main", has_text="shared.pdf").click()
+    here.wait_for_url(re.compile("job="))
+    there.goto(f"{app.url}/?job={here.url.split('job=')[1].split('&')[0]}")
+    expect(there.locator(".doc-name")).to_contain_text("shared.pdf")
+    for page in (here, there):
+        expect(page.locator(".doc-name .pill")).to_have_text("done", timeout=60_000)
+        expect(page.locator(".cells .cell")).to_have_count(24)
+        expect(page.locator(".cells .cell.todo")).to_have_count(0)
+
+
+def test_a_document_opens_with_its_pages_beside_their_elements(
+    page: Page, app: Running, shelf: str
+) -> None:
+    page.goto(f"{app.url}/?collection={shelf}")
+    page.locator(".row-main", has_text="report.pdf").click()
+    expect(page.locator(".doc-page img")).to_be_visible()
+    page.wait_for_function("document.querySelector('.doc-page img').naturalWidth > 400")
+    expect(page.locator(".element .table td", has_text="April").first).to_be_visible()
+    page.locator(".element", has_text="April").first.locator(".kind").click()
+    expect(page.locator(".doc-page .place.lit")).to_be_visible()
+    page.locator(".doc-page .place").first.click()
+    expect(page.locator(".element.lit")).to_have_count(1)
+    page.get_by_role("button", name="Markdown").click()
+    expect(page.locator(".doc-elements pre")).to_contain_text("## ")
+    page.get_by_role("button", name="JSON").click()
+    expect(page.locator(".doc-elements pre")).to_contain_text('"coordinates"')
+    page.get_by_text("Log", exact=True).click()
+    expect(page.locator(".log-lines")).to_contain_text("Saved as generation")
+    page.get_by_role("button", name="Back to the documents").click()
+    expect(page.locator(".rows")).to_be_visible()
+
+
+def test_a_page_is_read_again_another_way(
+    page: Page, app: Running, collection: str, make_pdf: Callable[..., Path]
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    choose(page, make_pdf("again.pdf", pages=2))
+    expect(status(page, "again.pdf")).to_have_text("done", timeout=60_000)
+    page.locator(".row-main", has_text="again.pdf").click()
+    page.locator(".cells .cell").nth(1).click()
+    page.get_by_label("How to read this page again").select_option("ocr_only")
+    page.get_by_role("button", name="Read this page again").click()
+    expect(page.locator(".cells .cell.ocr")).to_have_count(1, timeout=60_000)
+    expect(page.locator(".cells .cell.text")).to_have_count(1)
+
+
+def test_a_deletion_is_asked_for_twice_and_gives_a_receipt(
+    page: Page, app: Running, collection: str, make_pdf: Callable[..., Path]
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    choose(page, make_pdf("gone.pdf", pages=2))
+    expect(status(page, "gone.pdf")).to_have_text("done", timeout=60_000)
+    page.get_by_label("Select gone.pdf").check()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Keep").click()
+    expect(page.locator(".row")).to_have_count(1)
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".note")).to_contain_text("0 left behind")
+    expect(page.locator(".row")).to_have_count(0)
+    choose(page, make_pdf("gone.pdf", pages=2))  # what was deleted can be added again
+    expect(status(page, "gone.pdf")).to_have_text("done", timeout=60_000)
+
+
+def test_collections_are_made_renamed_and_deleted(page: Page, app: Running) -> None:
+    page.goto(app.url)
+    page.get_by_role("button", name="New collection").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("Öl & <b>Wasser</b>")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Öl & <b>Wasser</b>")
+    page.get_by_label("More for Öl").click()
+    page.get_by_role("button", name="Rename…").click()
+    page.get_by_label("New name").fill("Wasser")
+    page.get_by_role("button", name="Rename", exact=True).click()
+    expect(page.locator("h1")).to_have_text("Wasser")
+    expect(page.locator("#side")).to_contain_text("Wasser")
+    page.get_by_label("More for Wasser").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete the collection").click()
+    expect(page.locator(".note")).to_contain_text("Deleted “Wasser”")
+    expect(page.locator("#side")).not_to_contain_text("Wasser")
+
+
+def test_an_open_page_comes_back_after_a_restart_of_the_server(
+    page: Page, tmp_path: Path, make_pdf: Callable[..., Path]
+) -> None:
+    first = start_app(tmp_path / "data")
+    port = first.url.rsplit(":", 1)[1]
+    page.goto(first.url)
+    choose(page, make_pdf("kept.pdf", pages=40))
+    expect(page.locator(".row", has_text="kept.pdf")).to_be_visible()
+    assert first.stop() == 0
+    expect(page.locator("#side")).to_contain_text("reconnecting")
+    second = start_app(tmp_path / "data", QUIRE_PORT=port)
+    expect(page.locator("#side")).to_contain_text("live")
+    expect(status(page, "kept.pdf")).to_have_text("done", timeout=60_000)
+    assert page.locator(".note.bad").count() == 0
+    assert second.stop() == 0  # with the page's stream open

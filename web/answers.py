@@ -1,0 +1,76 @@
+"""A route of our own: who asks, what for, and an answer or an error in JSON.
+
+Whatever changes something must carry a header that no other site's form can send. How large a body
+may be is the guard's business.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from errors import InputError, QuireError, Refused
+from web.api import App
+from web.guard import refusal
+from web.identity import Caller
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request of a known caller; `body` is the JSON that came with it."""
+
+    caller: Caller
+    path: Mapping[str, Any]
+    query: Mapping[str, str]
+    body: Mapping[str, Any]
+
+    @property
+    def user(self) -> str:
+        return self.caller.key
+
+    def number(self, name: str, default: int) -> int:
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
+
+
+def route(
+    app: App, path: str, answer: Callable[[Asked], Any], methods: tuple[str, ...] = ("GET",)
+) -> Route:
+    """`answer` runs in a thread and gives a Response or something for JSON."""
+
+    def found(request: Request, body: Mapping[str, Any]) -> Any:
+        caller = app.identity.of(request)
+        app.saw(caller.key, request)
+        return answer(
+            Asked(caller=caller, path=request.path_params, query=request.query_params, body=body)
+        )
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = {} if request.method in {"GET", "HEAD"} else await _body(request)
+            given = await run_in_threadpool(found, request, body)
+        except QuireError as problem:
+            return refusal(problem)
+        return given if isinstance(given, Response) else JSONResponse(given, headers=NO_STORE)
+
+    return Route(path, endpoint, methods=list(methods))
+
+
+async def _body(request: Request) -> Mapping[str, Any]:
+    if request.headers.get("x-quire") != "1":
+        raise Refused("cross_site", "That request did not come from the page.", "Reload it.")
+    if not await request.body():
+        return {}
+    try:
+        found = await request.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("bad_body", "That is not a JSON object.", "Send one.")
+    return found

@@ -1,0 +1,51 @@
+// Requests to the app's own routes. A refusal is thrown as { code, message, advice }.
+
+const root = (window.gradio_config?.root || "").replace(/\/$/, "");
+const sign = new URLSearchParams(location.search).get("__sign"); // a private Space's pass for its frame
+
+export const url = path => {
+  const whole = root + path;
+  return sign ? `${whole}${whole.includes("?") ? "&" : "?"}__sign=${encodeURIComponent(sign)}` : whole;
+};
+
+const away = { code: "connection", message: "Quire cannot be reached.", advice: "Check the connection; it is tried again." };
+
+const ask = async (method, path, body) => {
+  let answer;
+  try {
+    answer = await fetch(url(path), {
+      method, headers: method === "GET" ? {} : { "X-Quire": "1", "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch { throw away; }
+  const found = await answer.json().catch(() => null);
+  if (!answer.ok || found === null) throw found?.error || (answer.status < 502
+    ? { code: `http_${answer.status}`, message: "Something unexpected happened.", advice: "Try again; if it stays, reload the page." } : away);
+  return found;
+};
+
+export const get = path => ask("GET", path);
+export const post = (path, body = {}) => ask("POST", path, body);
+export const patch = (path, body) => ask("PATCH", path, body);
+export const remove = path => ask("DELETE", path);
+export const at = (...parts) => `/${parts.map(encodeURIComponent).join("/")}`;
+export const told = problem => `${problem.message || problem} ${problem.advice || ""}`.trim();
+export const page = (source, number, width) => url(`${at("pages", source, number)}?w=${width}`);
+
+// One file to Gradio's upload route; `progress` gets shares from 0 to 1. Gives what submit wants.
+export const upload = (file, progress, signal) => new Promise((done, failed) => {
+  const request = new XMLHttpRequest();
+  const form = new FormData();
+  form.append("files", file, file.name);
+  request.open("POST", url("/gradio_api/upload"));
+  request.upload.onprogress = e => e.lengthComputable && progress(e.loaded / e.total);
+  request.onload = () => request.status === 200
+    ? done({ path: JSON.parse(request.responseText)[0], orig_name: file.name })
+    : failed(request.status === 413
+      ? { code: "file_too_large", message: "The file is larger than this Space takes.", advice: "Split it." }
+      : { code: `http_${request.status}`, message: "The upload was refused.", advice: "Try again." });
+  request.onerror = () => failed({ code: "connection", message: "The connection broke during the upload.", advice: "Try again; nothing was kept of it." });
+  request.onabort = () => failed({ code: "cancelled", message: "The upload was stopped.", advice: "" });
+  signal.addEventListener("abort", () => request.abort());
+  request.send(form);
+});

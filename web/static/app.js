@@ -1,0 +1,141 @@
+// Puts the page together: sidebar, question box, the views of a collection; keys; first load.
+
+import { told } from "./api.js";
+import { documentView } from "./document.js";
+import { documentsView } from "./documents.js";
+import { button, confirmed, asked, h, iconButton, megabytes, menu, number, plural, put, say } from "./dom.js";
+import { galleryView } from "./gallery.js";
+import { follow } from "./live.js";
+import { at, patch, post, remove, url } from "./api.js";
+import { questionBox, searchView } from "./search.js";
+import { sidebar } from "./sidebar.js";
+import { collection, collectionId, emit, go, loadCollections, loadDocuments, loadStatus, on, settings, state, where } from "./state.js";
+
+const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
+
+const takeAway = async format => {
+  say("Making the file; the download starts when it is ready.");
+  try {
+    const made = await post(`${at("collections", collectionId())}/export`, { format });
+    const link = h("a", { href: url(made.url), download: made.name });
+    link.click();
+  } catch (problem) { say(told(problem), "bad"); }
+};
+
+const rename = async () => {
+  const c = collection();
+  const title = await asked(`Rename “${c.title}”`, "New name", c.title, "Rename");
+  if (title === null) return;
+  try {
+    await patch(at("collections", c.id), { title });
+    await loadCollections();
+  } catch (problem) { say(told(problem), "bad"); }
+};
+
+const drop = async () => {
+  const c = collection();
+  const sure = await confirmed(`Delete “${c.title}”?`, [
+    `${plural(c.sources ?? 0, "document")} with ${plural(c.pages ?? 0, "page")}, ${plural(c.records ?? 0, "record")} and every picture made from them will be deleted, here and in the next save.`,
+    "This cannot be undone.",
+  ], "Delete the collection");
+  if (!sure) return;
+  try {
+    const receipt = await remove(at("collections", c.id));
+    say(`Deleted “${c.title}”: ${plural(receipt.sources, "document")}, ${plural(receipt.records, "record")}, ${megabytes(receipt.bytes)} freed. Saved as generation ${receipt.saved_generation}.`, "good");
+    go({ collection: "", view: "documents", job: "", document: "" });
+    await loadCollections();
+  } catch (problem) { say(told(problem), "bad"); }
+};
+
+const TABS = [["documents", "Documents"], ["search", "Search"], ["gallery", "Tables and figures"]];
+
+const header = () => {
+  const title = h("h1", { dir: "auto" });
+  const facts = h("p", { class: "facts" });
+  const actions = h("div", { class: "head-actions" });
+  const tabs = h("nav", { class: "tabs", "aria-label": "Views of the collection" }, TABS.map(([name, label]) =>
+    h("button", { type: "button", "data-view": name, onclick: () => go({ view: name, job: "", document: "", page: "" }) }, label, h("span", { class: "count" }))));
+  const paint = () => {
+    const c = collection();
+    title.textContent = c?.title || (where.collection && state.collections ? "No such collection" : "default");
+    document.title = `${title.textContent} · Quire`;
+    const model = c?.model ? c.model.split("/").pop() : "";
+    facts.textContent = c && c.sources ? [plural(c.sources, "document"), plural(c.pages, "page"), c.records === null ? "" : plural(c.records, "record"), megabytes(c.bytes), model].filter(Boolean).join(" · ") : c ? "Nothing in it yet" : "";
+    put(actions, c ? menu(`More for ${c.title}`, [
+      ["Rename…", rename],
+      ...(c.records ? FORMATS.map(([format, label]) => [`Take away as ${label}`, () => takeAway(format)]) : []),
+      ["Delete…", drop, "danger"],
+    ]) : null);
+    for (const tab of tabs.children) {
+      tab.setAttribute("aria-current", tab.dataset.view === where.view ? "page" : "false");
+      if (tab.dataset.view === "documents") tab.querySelector(".count").textContent = state.documents.size ? number(state.documents.size) : "";
+    }
+  };
+  ["collections", "where", "documents", "row"].forEach(what => on(what, paint));
+  paint();
+  return h("header", { class: "head" }, h("div", { class: "title" }, title, facts), actions, tabs);
+};
+
+const banner = () => {
+  const line = h("p", { class: "banner", role: "status", hidden: true });
+  const paint = () => {
+    const text = state.worker ? `${state.worker.message} What was added goes on by itself.` : "";
+    line.hidden = !text;
+    line.textContent = text;
+  };
+  on("collections", paint);
+  return line;
+};
+
+const views = () => {
+  const made = { documents: documentsView(), document: documentView(), search: searchView(), gallery: galleryView() };
+  const place = h("div", { class: "view" }, Object.values(made).map(v => v.node));
+  let shown = "", chosen = null;
+  const paint = () => {
+    const view = where.view === "documents" && (where.job || where.document) ? "document" : where.view in made ? where.view : "documents";
+    if (chosen !== null && chosen !== where.collection) loadDocuments().catch(() => {});
+    chosen = where.collection;
+    for (const [name, v] of Object.entries(made)) v.node.hidden = name !== view;
+    if (shown !== view) { made[shown]?.leave?.(); shown = view; }
+    made[view].show();
+  };
+  on("where", paint);
+  return { node: place, paint };
+};
+
+const keys = event => {
+  const typing = event.target.closest?.("input, textarea, select, [contenteditable], dialog");
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    document.querySelector("#query").focus();
+  }
+};
+
+const begin = place => {
+  Object.assign(settings, JSON.parse(place.dataset.told));
+  const shown = views();
+  const side = sidebar();
+  put(place,
+    h("a", { class: "skip", href: "#main", onclick: e => { e.preventDefault(); document.querySelector("#main").focus(); } }, "Skip to the documents"),
+    side.node,
+    h("main", { id: "main", tabindex: "-1" },
+      h("div", { class: "top" }, iconButton("menu", "Collections", side.toggle, { class: "icon-button only-phone", "aria-controls": "side" }), questionBox()),
+      banner(), header(), shown.node));
+  document.addEventListener("keydown", keys);
+  shown.paint();
+  follow();
+  loadCollections().then(() => Promise.all([loadDocuments(), loadStatus()])).catch(problem => say(told(problem), "bad"));
+  setInterval(() => document.visibilityState === "visible" && loadStatus().catch(() => {}), 30_000);
+};
+
+// Gradio makes the place for the page when it is ready.
+const wait = () => {
+  const place = document.querySelector("#quire[data-told]");
+  if (!place) return false;
+  begin(place);
+  return true;
+};
+if (!wait()) {
+  const watch = new MutationObserver(() => wait() && watch.disconnect());
+  watch.observe(document.documentElement, { childList: true, subtree: true });
+}

@@ -1,0 +1,88 @@
+// What the page knows: where it is (the address), the collections, the documents of the chosen one.
+// Views subscribe; nothing is kept that the server would not tell again.
+
+import { at, get } from "./api.js";
+
+export const settings = {};
+export const state = { collections: null, worker: null, documents: new Map(), loaded: "", status: null, connected: false };
+const listeners = new Map();
+export const on = (what, act) => listeners.set(what, [...(listeners.get(what) || []), act]);
+export const emit = (what, detail) => (listeners.get(what) || []).forEach(act => act(detail));
+
+const KEPT = ["collection", "view", "q", "mode", "kind", "source", "first", "last", "job", "document", "page"];
+export const where = Object.fromEntries(KEPT.map(k => [k, ""]));
+
+const read = () => {
+  const given = new URLSearchParams(location.search);
+  for (const k of KEPT) where[k] = given.get(k) || "";
+  if (!where.view) where.view = where.q ? "search" : "documents";
+};
+read();
+
+export const link = (changes = {}) => {
+  const whole = new URLSearchParams(location.search);
+  for (const k of KEPT) whole.delete(k);
+  for (const [k, v] of Object.entries({ ...where, ...changes })) if (v && !(k === "view" && v === "documents")) whole.set(k, v);
+  const query = whole.toString();
+  return location.pathname + (query ? `?${query}` : "");
+};
+
+export const go = (changes, { replace = false } = {}) => {
+  const target = link(changes);
+  Object.assign(where, changes);
+  history[replace ? "replaceState" : "pushState"](null, "", target);
+  emit("where");
+};
+window.addEventListener("popstate", () => { read(); emit("where"); });
+
+export const rowKey = row => row.source?.id || row.job.source.sha256 || row.job.id;
+export const collection = () => (state.collections || []).find(c => c.id === where.collection || c.title === where.collection)
+  || (where.collection ? null : (state.collections || [])[0]) || null;
+export const collectionId = () => collection()?.id || (state.collections === null && where.collection) || "default";
+
+let turn = 0;
+export const loadCollections = async () => {
+  const found = await get("/collections");
+  Object.assign(state, { collections: found.collections, worker: found.worker });
+  emit("collections");
+  if (found.worker) setTimeout(() => loadCollections().catch(() => {}), 1500); // it starts: counts come when it is there
+};
+
+export const loadDocuments = async () => {
+  const mine = turn += 1;
+  const id = collectionId();
+  if (where.collection && !collection()) return;
+  const rows = await get(at("collections", id, "documents"));
+  if (mine !== turn || id !== collectionId()) return;
+  state.documents = new Map(rows.map(row => [rowKey(row), row]));
+  state.loaded = id;
+  emit("documents");
+};
+
+export const loadStatus = async () => { state.status = await get("/status"); emit("status"); };
+
+let soon = 0;
+const refreshSoon = () => { clearTimeout(soon); soon = setTimeout(() => refresh(), 400); };
+export const refresh = () => Promise.all([loadCollections(), loadDocuments(), loadStatus()]).catch(() => {});
+
+// Jobs as the stream tells them: those of this collection become or change rows.
+export const FINISHED = new Set(["succeeded", "partial", "failed", "cancelled"]);
+const seen = new Map();
+export const tell = jobs => {
+  let counts = false;
+  for (const job of jobs) {
+    const before = seen.get(job.id);
+    seen.set(job.id, job.status);
+    if (before !== job.status && (before || FINISHED.has(job.status))) counts = true;
+    if (before === undefined) counts = true;
+    if (job.collection !== state.loaded) continue;
+    const key = job.source.sha256 || job.id;
+    const row = state.documents.get(key);
+    if (row?.job && row.job.id !== job.id && row.job.created_at > job.created_at) continue;
+    const next = { job, source: row?.source || null };
+    if (row) state.documents.set(key, next);
+    else state.documents = new Map([[key, next], ...state.documents]);
+    emit("row", key);
+  }
+  if (counts) refreshSoon();
+};

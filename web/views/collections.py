@@ -1,0 +1,69 @@
+"""The sidebar's part: collections with their counts, and what is saved where."""
+
+from collections import Counter
+from typing import Any
+
+from starlette.routing import Route
+
+from errors import Unavailable
+from storage.catalog import FINISHED
+from web.answers import Asked, route
+from web.api import App, about, status_of
+
+_MISSING = {"records": None, "bytes": None, "pages": None, "sources": None}
+
+
+def routes(app: App) -> list[Route]:
+    def listed(asked: Asked) -> dict[str, Any]:
+        """Also while the worker starts: then without counts."""
+        active = Counter(
+            job["collection"]
+            for job in app.jobs.list_jobs(asked.user, None, 1000)
+            if job["status"] not in FINISHED
+        )
+        try:
+            held, worker = app.link.call("collections", asked.user), None
+        except Unavailable as problem:
+            rows = app.jobs.catalog.collections(asked.user)
+            held = [{"id": c.id, "title": c.title, "model": c.model, **_MISSING} for c in rows]
+            worker = problem.as_dict()
+        return {"collections": [{**c, "active": active[c["id"]]} for c in held], "worker": worker}
+
+    def create(asked: Asked) -> Any:
+        return app.link.call("create_collection", asked.user, title=asked.body.get("title", ""))
+
+    def rename(asked: Asked) -> Any:
+        return app.link.call(
+            "rename_collection",
+            asked.user,
+            collection=asked.path["collection"],
+            title=asked.body.get("title", ""),
+        )
+
+    def delete(asked: Asked) -> Any:
+        return app.link.call("delete_collection", asked.user, collection=asked.path["collection"])
+
+    def export(asked: Asked) -> dict[str, str]:
+        path = str(
+            app.link.call(
+                "export",
+                asked.user,
+                collection=asked.path["collection"],
+                format=asked.body.get("format", "parquet"),
+            )
+        )
+        name = path.rsplit("/", 1)[-1]
+        return {"name": name, "url": f"/exports/{name}"}
+
+    def status(asked: Asked) -> dict[str, Any]:
+        return {**status_of(app, asked.user), "you": about(app, asked.caller)}
+
+    one = "/collections/{collection}"
+    return [
+        route(app, "/collections", listed),
+        route(app, "/collections", create, ("POST",)),
+        route(app, one, rename, ("PATCH",)),
+        route(app, one, delete, ("DELETE",)),
+        route(app, f"{one}/export", export, ("POST",)),
+        route(app, "/status", status),
+    ]

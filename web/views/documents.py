@@ -1,0 +1,107 @@
+"""The documents of a collection: one row per file, whether it waits, is read or is done; adding,
+deleting, running again; how each page was read and what was found on it."""
+
+from typing import Any
+
+from starlette.routing import Route
+
+from errors import NotFound
+from storage.catalog import SourceRow
+from web.answers import Asked, route
+from web.api import App, submit_files
+
+_MOST = 2000
+
+
+def routes(app: App) -> list[Route]:
+    def listed(asked: Asked) -> list[dict[str, Any]]:
+        found = _find(app, asked)
+        if found is None:
+            return []
+        sources = {s.sha256: s for s in app.jobs.catalog.sources(asked.user, found)}
+        rows: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for job in app.jobs.list_jobs(asked.user, None, _MOST, collection=found):
+            sha256 = job["source"]["sha256"]
+            done = job["status"] in {"succeeded", "partial"}
+            if (sha256 and sha256 in seen) or (done and sha256 not in sources):
+                continue  # an older run, or a document that was deleted since
+            seen.add(sha256 or job["id"])
+            rows.append({"job": job, "source": _shown(sources.get(sha256))})
+        rows += [{"job": None, "source": _shown(s)} for i, s in sources.items() if i not in seen]
+        return rows
+
+    def add(asked: Asked) -> list[Any]:
+        options = {**asked.body, "collection": asked.path["collection"]}
+        return submit_files(app, asked.user, options.pop("files", []), options)
+
+    def delete(asked: Asked) -> Any:
+        return app.link.call(
+            "delete_source",
+            asked.user,
+            collection=asked.path["collection"],
+            source_id=asked.path["source"],
+        )
+
+    def job(asked: Asked) -> Any:
+        return app.jobs.job(asked.user, asked.path["job"])
+
+    def log(asked: Asked) -> dict[str, Any]:
+        events, found = app.jobs.read_events(
+            asked.user, asked.path["job"], asked.number("after", 0)
+        )
+        return {"events": events, "job": found}
+
+    def cancel(asked: Asked) -> Any:
+        return app.jobs.cancel(asked.user, asked.path["job"])
+
+    def retry(asked: Asked) -> Any:
+        return app.jobs.retry(
+            asked.user, asked.path["job"], asked.body.get("pages"), asked.body.get("strategy")
+        )
+
+    def ledger(asked: Asked) -> Any:
+        return app.link.call("pages", asked.user, source_id=asked.path["source"])
+
+    def elements(asked: Asked) -> Any:
+        return app.link.call(
+            "elements",
+            asked.user,
+            source_id=asked.path["source"],
+            page=asked.number("page", 1),
+        )
+
+    documents = "/collections/{collection}/documents"
+    return [
+        route(app, documents, listed),
+        route(app, documents, add, ("POST",)),
+        route(app, f"{documents}/{{source}}", delete, ("DELETE",)),
+        route(app, "/jobs/{job}", job),
+        route(app, "/jobs/{job}/log", log),
+        route(app, "/jobs/{job}/cancel", cancel, ("POST",)),
+        route(app, "/jobs/{job}/retry", retry, ("POST",)),
+        route(app, "/sources/{source}/pages", ledger),
+        route(app, "/sources/{source}/elements", elements),
+    ]
+
+
+def _find(app: App, asked: Asked) -> str | None:
+    """The collection's id; None for a `default` that nobody has filled yet."""
+    try:
+        return app.jobs.catalog.find_collection(asked.user, asked.path["collection"]).id
+    except NotFound:
+        if asked.path["collection"] == "default":
+            return None
+        raise
+
+
+def _shown(source: SourceRow | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    return {
+        "id": source.sha256,
+        "filename": source.filename,
+        "pages": source.pages,
+        "bytes": source.bytes,
+        "created_at": source.created_at,
+    }

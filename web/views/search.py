@@ -1,0 +1,30 @@
+"""Questions to a collection, and its tables and figures."""
+
+from typing import Any
+
+from starlette.routing import Route
+
+from web.answers import Asked, route
+from web.api import App
+
+
+def routes(app: App) -> list[Route]:
+    def search(asked: Asked) -> Any:
+        body = asked.body
+        return app.link.call(
+            "search",
+            asked.user,
+            query=body.get("query", ""),
+            collection=asked.path["collection"],
+            top_k=body.get("top_k", 20),
+            mode=body.get("mode", "hybrid"),
+            where=body.get("where"),
+        )
+
+    def gallery(asked: Asked) -> Any:
+        return app.link.call("gallery", asked.user, collection=asked.path["collection"], limit=500)
+
+    return [
+        route(app, "/collections/{collection}/search", search, ("POST",)),
+        route(app, "/collections/{collection}/gallery", gallery),
+    ]
