@@ -8,6 +8,7 @@ setup:            ## apt packages, virtual environment, pinned requirements
 
 setup-dev:        ## the same with what tests need
 	@bash bin/setup requirements-dev.lock
+	@bash tests/swift/setup
 
 demo: setup       ## the main job end to end; PDF=path for your own file, KILL=1 kills the worker
 	@$(BIN)/python demo.py $(PDF) $(if $(KILL),--kill)

@@ -2,12 +2,14 @@
 
 One explicit `create_commit` per change, with `parent_commit`; never `upload_folder`, which splits
 into several commits. A commit's outcome can be unknown: then what stands at the head decides, by our
-own manifest. Downloads check no hash; the caller does.
+own manifest. Downloads check no hash; the caller does. "Not there" is said of a file only when the
+Hub says so of that file: a dataset that is not there, or not ours to see, is no empty store.
 """
 
 import hashlib
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,11 @@ from storage.card import ATTRIBUTES, CARD
 from storage.remote import SMALL, Change, changed_elsewhere, too_large
 
 _LIMITS = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 60.0}
+_PATIENCE = (
+    10.0  # seconds that the client may sleep when it is told to; more is the caller's matter
+)
+_HOURLY = 900.0  # until the next try when the limit on commits does not say when it ends
+_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 _BUSY = {409, 412}
 _WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _GONE_AFTER = 36 * 3600.0  # when the Hub has given back the storage of a rewritten history
@@ -66,16 +73,11 @@ class HubRemote:
     def check(self) -> None:
         """The dataset is there, private and ours to write; made when it is not there."""
         with _translated(self.repo):
-            self.api.create_repo(self.repo, repo_type="dataset", private=True, exist_ok=True)
-            found = self.api.dataset_info(self.repo)
-            if not found.private:
-                raise Refused(
-                    "hub_public",
-                    f"The dataset {self.repo} is public; documents would be readable by anybody.",
-                    "Make it private, or name another one in QUIRE_HUB_DATASET.",
-                )
+            if not self.api.repo_exists(self.repo, repo_type="dataset"):
+                self.api.create_repo(self.repo, repo_type="dataset", private=True, exist_ok=True)
+            head = self._private_head()
             self.api.auth_check(self.repo, repo_type="dataset", write=True)
-            self._describe(str(found.sha))
+            self._describe(head)
 
     def read(self, name: str, at_most: int = SMALL) -> bytes:
         return b"".join(self._pieces(name, self._head(), at_most))
@@ -93,7 +95,7 @@ class HubRemote:
 
     def commit(self, change: Change) -> None:
         for wait in (*_WAITS, None):
-            head = self._head()
+            head = self._private_head()
             if self._landed(change, head):
                 return
             self._expect(change, head)
@@ -185,6 +187,18 @@ class HubRemote:
         with _translated(self.repo):
             return self._heads.told(str(self.api.dataset_info(self.repo).sha))
 
+    def _private_head(self) -> str:
+        """The head to write on; it may have been made public since the last look."""
+        with _translated(self.repo):
+            found = self.api.dataset_info(self.repo)
+        if not found.private:
+            raise Refused(
+                "hub_public",
+                f"The dataset {self.repo} is public; documents would be readable by anybody.",
+                "Make it private, or name another one in QUIRE_HUB_DATASET.",
+            )
+        return self._heads.told(str(found.sha))
+
     def _expect(self, change: Change, head: str) -> None:
         moved = [n for n, seen in change.expected.items() if self._digest(n, head) != seen]
         if moved:
@@ -216,18 +230,19 @@ class HubRemote:
         )
         headers = build_hf_headers(token=self.api.token)
         size = 0
-        try:
-            with get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer:
-                if answer.status_code >= 400:
-                    wait = answer.headers.get("retry-after")
-                    raise _status(answer.status_code, name, wait)
-                for piece in answer.iter_bytes(1 << 20):
-                    size += len(piece)
-                    if size > at_most:
-                        raise too_large(name)
-                    yield piece
-        except httpx2.TransportError as problem:
-            raise _away(type(problem).__name__) from problem
+        with (
+            _translated(name),
+            get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer,
+        ):
+            if answer.status_code >= 400 and answer.history:
+                raise _away(str(answer.status_code))  # of the store behind it, whatever it says
+            if answer.status_code >= 400:
+                raise _status(answer.status_code, answer.headers, name)
+            for piece in answer.iter_bytes(1 << 20):
+                size += len(piece)
+                if size > at_most:
+                    raise too_large(name)
+                yield piece
 
 
 def connect(repo: str, token: str | None, endpoint: str | None = None) -> HubRemote:
@@ -245,7 +260,16 @@ def _limited() -> Any:
             k: given[k] if given.get(k) is not None else v for k, v in _LIMITS.items()
         }
 
-    client.event_hooks = {"request": [*client.event_hooks["request"], limit]}
+    def impatient(answer: Any) -> None:
+        """The client would sleep as long as it is told, an hour if need be, inside one call."""
+        if answer.status_code in {429, 503} and (_asked(answer.headers) or 0) > _PATIENCE:
+            raise _status(answer.status_code, answer.headers)
+
+    hooks = client.event_hooks
+    client.event_hooks = {
+        "request": [*hooks["request"], limit],
+        "response": [*hooks["response"], impatient],
+    }
     return client
 
 
@@ -259,33 +283,76 @@ def _translated(name: str) -> Iterator[None]:
         raise _transport(problem) from problem
 
 
-def _transport(problem: Exception) -> QuireError:
-    """What the client raises without a status of its own. A Xet token that was refused is a plain
-    ConnectionError, told apart by its text alone."""
+def _transport(problem: BaseException) -> QuireError:
+    """What the client raises without a status of its own; an upload hides the answer it got in its
+    cause. A Xet token that was refused is a plain ConnectionError, told apart by its text alone."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, QuireError):
+            return cause
+        if isinstance(cause, HfHubHTTPError):
+            return _told(cause)
+        cause = cause.__cause__
     if "401 Unauthorized" in str(problem) or "403 Forbidden" in str(problem):
-        return _status(401, "the commit", None)
+        return _status(401, {})
     return _away(type(problem).__name__)
 
 
 def _told(problem: HfHubHTTPError, name: str = "the commit") -> QuireError:
-    return _status(problem.response.status_code, name, problem.response.headers.get("retry-after"))
+    return _status(problem.response.status_code, problem.response.headers, name)
 
 
-def _status(status: int, name: str, retry_after: str | None) -> QuireError:
-    if status == 404:
+def _status(status: int, headers: Mapping[str, str], name: str = "the commit") -> QuireError:
+    code = headers.get("x-error-code")
+    if code == "EntryNotFound":
         return NotFound(
             "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
         )
-    if status in {400, 401, 403}:
+    if code == "RevisionNotFound":
+        return _away("the history was rewritten in between")
+    if status == 404 or code in {"RepoNotFound", "GatedRepo"}:
+        return Refused(
+            "hub_no_dataset",
+            "The dataset is not there, or HF_TOKEN may not see it.",
+            "Check QUIRE_HUB_DATASET, and whose token HF_TOKEN is. Nothing was changed.",
+        )
+    if status == 401:
+        return Refused(
+            "hub_token",
+            "The Hub does not accept the token: it is invalid or has expired.",
+            "Make a new one with write access to this one dataset and set HF_TOKEN.",
+        )
+    if status in {400, 403}:
         return Refused(
             "hub_refused",
             f"The Hub refused the request ({status}).",
             "Check HF_TOKEN: it needs write access to this one dataset.",
         )
-    wait = float(retry_after) if retry_after and retry_after.isdigit() else None
-    if status == 429:
-        wait = max(wait or 0.0, 900.0)  # commits have an hourly limit that no header describes
-    return _away(str(status), wait)
+    message = headers.get("x-error-message", "")
+    if status == 429 and "commit" in message:
+        return _hourly(message, _asked(headers))
+    return _away(str(status), _asked(headers))
+
+
+def _asked(headers: Mapping[str, str]) -> float | None:
+    """The seconds to wait that an answer names, in either of the two ways the Hub has."""
+    if headers.get("retry-after", "").isdigit():
+        return float(headers["retry-after"])
+    window = re.search(r"\br=0;\s*t=(\d+)", headers.get("ratelimit", ""))
+    return float(window[1]) if window else None
+
+
+def _hourly(message: str, asked: float | None) -> Unavailable:
+    """The limit on commits of an hour, which the headers do not describe: its text says when."""
+    found = re.search(r"\bin (?:about )?(\d+|an?) (second|minute|hour)", message)
+    told = float(found[1]) * _UNITS[found[2]] if found and found[1].isdigit() else None
+    wait = max(asked or 0.0, told or (_UNITS[found[2]] if found else _HOURLY))
+    return Unavailable(
+        "hub_hourly_limit",
+        f"The Hub takes no more commits this hour; the next try is in {wait / 60:.0f} minutes.",
+        "Nothing is lost: what is not yet saved waits here, and is saved by itself.",
+        wait,
+    )
 
 
 def _away(why: str, retry_after: float | None = None) -> Unavailable:

@@ -17,13 +17,14 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """Tries again after `waits` seconds, or after what the remote asked for when that is longer;
-    Conflict and Refused pass through at once."""
+    """Tries again after `waits` seconds, or after what the remote asked for when that is longer, but
+    begins no try that `within` seconds of the call are over; Conflict and Refused pass through."""
 
     remote: Remote
     waits: tuple[float, ...] = (1.0, 4.0)
-    longest: float = 30.0
+    within: float = 120.0
     sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def name(self) -> str:
@@ -48,13 +49,15 @@ class Retrying:
         return self._try(lambda: self.remote.forget(names))
 
     def _try(self, call: Callable[[], Answer]) -> Answer:
+        end = self.clock() + self.within
         for wait in self.waits:
             try:
                 return call()
             except Unavailable as problem:
-                if (problem.retry_after or 0) > self.longest:
+                wait = max(wait, problem.retry_after or 0)
+                if self.clock() + wait >= end:
                     raise
-                self.sleep(max(wait, problem.retry_after or 0))
+                self.sleep(wait)
         return call()
 
 

@@ -3,21 +3,27 @@
 Files are create-only. A manifest is a create-only log under `<name>.log/`, numbered downwards so
 that the newest is listed first: a commit is the one conditional write of the next entry, and two
 writers cannot both make it. Relies on `If-None-Match: *` alone, which `check` proves at start,
-because some S3-compatible servers accept and ignore it.
+because some S3-compatible servers ignore it and some honour it for one writer at a time only.
 """
 
 import hashlib
 import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from errors import Conflict, NotFound, QuireError, Refused, Unavailable
 from storage.remote import SMALL, Change, changed_elsewhere, too_large
@@ -30,6 +36,8 @@ _REGION = {
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 }
+_PASSES = {"RequestTimeout", "SlowDown", "BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+_RACERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +50,34 @@ class S3Remote:
     name: str = "s3"
 
     def check(self) -> None:
-        """The bucket can be written, and a second create of the same key is refused."""
+        """The bucket can be written, read, listed and deleted from, and of many writers of one key
+        at the same moment one wins."""
         key = self._key(f"probe/{secrets.token_hex(8)}")
-        with _translated("the probe"):
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=b"1", IfNoneMatch="*")
         try:
-            refused = not self._create(key, b"2")
+            with ThreadPoolExecutor(_RACERS) as racers:
+                won = sum(racers.map(lambda n: self._create(key, b"%d" % n), range(_RACERS)))
+            if not won or key not in self._keys(key):
+                raise _away("what was written is not there")
+            self._digest(key)
+            if won > 1:
+                raise Refused(
+                    "s3_no_preconditions",
+                    "This S3 server lets two writers create the same object, so that one save could "
+                    "overwrite another.",
+                    "Use a server that honours If-None-Match (AWS, R2, MinIO, Ceph).",
+                )
         finally:
             with _translated("the probe"):
                 self.client.delete_object(Bucket=self.bucket, Key=key)
-        if not refused:
-            raise Refused(
-                "s3_no_preconditions",
-                "This S3 server ignores If-None-Match, so two writers could overwrite each other.",
-                "Use a server that honours it (AWS, R2, MinIO, Ceph).",
-            )
 
     def read(self, name: str, at_most: int = SMALL) -> bytes:
-        with self._body(name, at_most) as body:
+        with self._body(name, at_most) as body, _translated(name):
             return bytes(body.read())
 
     def fetch(self, name: str, to: Path, at_most: int = SMALL) -> None:
         with self._body(name, at_most) as body, to.open("wb") as file:
-            shutil.copyfileobj(body, file, 1 << 20)
+            while piece := _piece(body, name):
+                file.write(piece)
 
     def names(self, prefix: str) -> Iterator[str]:
         found = set()
@@ -134,10 +147,10 @@ class S3Remote:
         manifest = self._newest(name) if name.endswith("/manifest.json") else None
         with _translated(name):
             found = self.client.get_object(Bucket=self.bucket, Key=manifest or self._key(name))
-            with found["Body"] as body:
-                if found["ContentLength"] > at_most:
-                    raise too_large(name)
-                yield body
+        with closing(found["Body"]) as body:
+            if found["ContentLength"] > at_most:
+                raise too_large(name)
+            yield body
 
     def _versions(self, prefix: str) -> list[dict[str, Any]]:
         """Every version and delete marker; where there are no versions, what is there."""
@@ -184,19 +197,27 @@ def connect(bucket: str, prefix: str = "", endpoint_url: str | None = None) -> S
     return S3Remote(client, bucket, prefix)
 
 
+def _piece(body: Any, name: str) -> bytes:
+    with _translated(name):
+        return bytes(body.read(1 << 20))
+
+
 @contextmanager
 def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except ClientError as problem:
         raise _told(problem, name) from problem
+    except (NoCredentialsError, PartialCredentialsError, ParamValidationError) as problem:
+        raise _refused(type(problem).__name__) from problem
     except (BotoCoreError, OSError) as problem:
         raise _away(type(problem).__name__) from problem
 
 
 def _told(problem: ClientError, name: str) -> QuireError:
     code = str(problem.response["Error"]["Code"])
-    status = int(problem.response["ResponseMetadata"]["HTTPStatusCode"])
+    answer = problem.response["ResponseMetadata"]
+    status = int(answer["HTTPStatusCode"])
     if code in _EXISTS or status == 412:
         return changed_elsewhere()
     if code in _REGION or status == 301:
@@ -211,20 +232,34 @@ def _told(problem: ClientError, name: str) -> QuireError:
             "S3 refuses the request because this machine's clock is wrong.",
             "Set the clock (NTP); the save is repeated then.",
         )
-    if status == 404:
+    if code == "NoSuchKey":
         return NotFound(
             "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
         )
-    if status in {400, 401, 403}:
+    if status == 404:  # no empty store: saying so would hide what a person has
         return Refused(
-            "s3_refused",
-            f"S3 refused the request ({code}).",
-            "Check the keys, the bucket and its region.",
+            "s3_no_bucket",
+            f"The bucket is not there ({code}).",
+            "Check QUIRE_S3_BUCKET and QUIRE_S3_ENDPOINT_URL. Nothing was changed.",
         )
-    return _away(code)
+    if status in {400, 401, 403} and code not in _PASSES:
+        return _refused(code)
+    asked = str(answer.get("HTTPHeaders", {}).get("retry-after", ""))
+    return _away(code, float(asked) if asked.isdigit() else None)
 
 
-def _away(why: str) -> Unavailable:
+def _refused(code: str) -> Refused:
+    return Refused(
+        "s3_refused",
+        f"S3 refused the request ({code}).",
+        "Check the keys, the bucket and its region.",
+    )
+
+
+def _away(why: str, retry_after: float | None = None) -> Unavailable:
     return Unavailable(
-        "s3_unavailable", f"S3 cannot be reached ({why}).", "The save is repeated by itself."
+        "s3_unavailable",
+        f"S3 cannot be reached ({why}).",
+        "The save is repeated by itself.",
+        retry_after,
     )

@@ -1,94 +1,19 @@
-"""What every Remote promises; a new one is added to `REMOTES`."""
+"""What every Remote promises, on every server; see `conftest.py` for which."""
 
 import concurrent.futures
-import hashlib
-import secrets
-from collections.abc import Callable, Iterator
+import contextlib
+import random
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from moto.server import ThreadedMotoServer
 
 from errors import Conflict, Corrupt, InputError, NotFound, Refused, Unavailable
-from storage.hub import HubRemote
-from storage.hub import connect as hub_connect
 from storage.local import LocalRemote
 from storage.remote import Change, Remote
 from storage.retrying import Proved, Retrying
-from storage.s3 import S3Remote, connect
-from tests.hub.server import Fault, Hub, Repo
-
-REMOTES: dict[str, Callable[[Path, str], Remote]] = {
-    "local": lambda folder, _: LocalRemote(folder / "remote"),
-    "retrying": lambda folder, _: Retrying(LocalRemote(folder / "remote"), waits=()),
-    "proved": lambda folder, _: Proved(LocalRemote(folder / "remote")),
-    "s3": lambda _, url: bucket(url, ""),
-    "s3-prefix": lambda _, url: bucket(url, "quire/one"),
-}
-MANIFEST = "users/u/manifest.json"
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    """moto's S3 server on loopback, with keys that mean nothing elsewhere."""
-    keys = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in keys.items():
-            patch.setenv(name, value)
-        server = ThreadedMotoServer(port=0)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
-
-
-def bucket(url: str, prefix: str) -> S3Remote:
-    made = connect(f"b-{secrets.token_hex(6)}", prefix, url)
-    made.client.create_bucket(Bucket=made.bucket)
-    return made
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    with Hub() as made:
-        yield made
-
-
-def dataset(hub: Hub, token: str = "hf_write") -> HubRemote:
-    made = hub_connect(f"ada/{secrets.token_hex(6)}", token, hub.url)
-    return replace(made, sleep=lambda _: None)
-
-
-@pytest.fixture
-def xet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's own switch, which it asks at every upload."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
-
-
-@pytest.fixture(params=[*REMOTES, "hub", "hub-xet"])
-def remote(request: pytest.FixtureRequest, tmp_path: Path, s3_url: str, hub: Hub) -> Remote:
-    if request.param.startswith("hub"):
-        if request.param == "hub-xet":
-            request.getfixturevalue("xet")
-        made: Remote = dataset(hub)
-    else:
-        made = REMOTES[request.param](tmp_path, s3_url)
-    made.check()
-    return made
-
-
-def change(content: bytes, expected: bytes | None, **files: bytes) -> Change:
-    return Change(
-        files={f"users/u/segments/{n}.parquet": c for n, c in files.items()},
-        manifests={MANIFEST: content},
-        expected={MANIFEST: hashlib.sha256(expected).hexdigest() if expected else None},
-    )
+from tests.contracts.conftest import HERE, UNFIT
+from tests.contracts.stores import MANIFEST, change, digest
 
 
 def test_a_commit_can_be_read_back(remote: Remote, tmp_path: Path) -> None:
@@ -118,13 +43,48 @@ def test_what_is_not_there_is_not_found(remote: Remote, tmp_path: Path) -> None:
     assert list(remote.names("users/nobody")) == []
 
 
+def test_names_of_any_kind_come_back(remote: Remote, tmp_path: Path) -> None:
+    names = [
+        f"users/u/sources/{odd}.pdf"
+        for odd in ("Übersicht 100 %", "a+b=c&d", "日本", "q?#'\"", "%2e%2e", "x.log", "~$[1]{2}")
+    ]
+    files = {name: name.encode() for name in names}
+    made = Change(files=files, manifests={MANIFEST: b"one"}, expected={MANIFEST: None})
+    remote.commit(made)
+    assert list(remote.names("users/u")) == sorted([*names, MANIFEST])
+    assert [remote.read(name) for name in names] == [name.encode() for name in names]
+
+
+def test_a_large_file_comes_back_from_a_path_and_from_bytes(remote: Remote, tmp_path: Path) -> None:
+    """Above the 8 MB where uploads come in parts."""
+    content = random.Random(3).randbytes((8 << 20) + 7)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    names = ["users/u/sources/path.pdf", "users/u/sources/bytes.pdf"]
+    files = {names[0]: source, names[1]: content + b"."}
+    remote.commit(Change(files=files, manifests={MANIFEST: b"one"}, expected={MANIFEST: None}))
+    remote.fetch(names[0], tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == content
+    assert remote.read(names[1]) == content + b"."
+
+
+def test_the_same_change_again_is_not_a_second_one(remote: Remote) -> None:
+    """A caller that was never answered asks again, with the manifest it had seen before."""
+    remote.commit(change(b"one", None, a=b"1"))
+    with contextlib.suppress(Conflict):
+        remote.commit(change(b"one", None, a=b"1"))
+    assert remote.read(MANIFEST) == b"one"
+    remote.commit(change(b"two", b"one"))
+    assert remote.read(MANIFEST) == b"two"
+
+
 def test_deletes_follow_the_commit(remote: Remote) -> None:
     remote.commit(change(b"one", None, a=b"1"))
     remote.commit(
         Change(
             files={},
             manifests={MANIFEST: b"two"},
-            expected={MANIFEST: hashlib.sha256(b"one").hexdigest()},
+            expected={MANIFEST: digest(b"one")},
             deletes=frozenset({"users/u/segments/a.parquet"}),
         )
     )
@@ -138,7 +98,7 @@ def test_a_commit_of_two_users_tells_which_one_moved(remote: Remote) -> None:
     )
     remote.commit(both)
     assert (remote.read(MANIFEST), remote.read(other)) == (b"u1", b"v1")
-    seen = {n: hashlib.sha256(c).hexdigest() for n, c in ((MANIFEST, b"u1"), (other, b"else"))}
+    seen = {n: digest(c) for n, c in ((MANIFEST, b"u1"), (other, b"else"))}
     with pytest.raises(Conflict) as caught:
         remote.commit(Change(files={}, manifests={MANIFEST: b"u2", other: b"v2"}, expected=seen))
     assert caught.value.details["names"] == (other,)
@@ -167,6 +127,7 @@ def test_a_name_cannot_leave_the_store(remote: Remote) -> None:
         remote.read("../outside")
 
 
+@pytest.mark.parametrize("remote", [n for n in HERE if n not in UNFIT], indirect=True)
 def test_of_many_writers_one_wins(remote: Remote) -> None:
     remote.commit(change(b"one", None))
 
@@ -183,13 +144,6 @@ def test_of_many_writers_one_wins(remote: Remote) -> None:
     assert remote.read(MANIFEST) == b"two by %d" % won.index(True)
 
 
-def test_s3_says_what_is_wrong(s3_url: str) -> None:
-    with pytest.raises((NotFound, Refused)):
-        connect("b-nobody-made", "", s3_url).check()
-    with pytest.raises(Unavailable):
-        connect("b", "", "http://127.0.0.1:9").read("x")
-
-
 def test_retrying_waits_as_asked_and_gives_up(tmp_path: Path) -> None:
     class Away(LocalRemote):
         def read(self, name: str, at_most: int = 0) -> bytes:
@@ -200,6 +154,23 @@ def test_retrying_waits_as_asked_and_gives_up(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         remote.read("x")
     assert waited == [3, 4]
+
+
+def test_retrying_begins_nothing_when_the_time_is_over(tmp_path: Path) -> None:
+    now = [0.0]
+
+    class Slow(LocalRemote):
+        def read(self, name: str, at_most: int = 0) -> bytes:
+            now[0] += 50
+            raise Unavailable("away", "Away.")
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    times = {"within": 60.0, "sleep": sleep, "clock": lambda: now[0]}
+    with pytest.raises(Unavailable):
+        Retrying(Slow(tmp_path), waits=(1, 1, 1, 1), **times).read("x")
+    assert now[0] == 101
 
 
 def test_an_unfit_remote_is_told_at_every_use_until_it_is_fit(tmp_path: Path) -> None:
@@ -215,102 +186,3 @@ def test_an_unfit_remote_is_told_at_every_use_until_it_is_fit(tmp_path: Path) ->
     (tmp_path / "fit").touch()
     with pytest.raises(NotFound):
         remote.read(MANIFEST)
-
-
-def test_a_bucket_with_versions_forgets_what_was_deleted(s3_url: str) -> None:
-    remote = bucket(s3_url, "quire")
-    remote.client.put_bucket_versioning(
-        Bucket=remote.bucket, VersioningConfiguration={"Status": "Enabled"}
-    )
-    name = "users/u/segments/a.parquet"
-    remote.commit(change(b"one", None, a=b"secret", b=b"stays"))
-    gone = Change(
-        files={}, manifests={MANIFEST: b"two"}, deletes=frozenset({name}),
-        expected={MANIFEST: hashlib.sha256(b"one").hexdigest()},
-    )  # fmt: skip
-    remote.commit(gone)
-    assert remote.forget(frozenset({name, MANIFEST})) == 0
-    left = remote.client.list_object_versions(Bucket=remote.bucket)
-    keys = [v["Key"].removeprefix("quire/users/u/") for v in left["Versions"]]
-    assert keys == ["manifest.json.log/0999999999999", "segments/b.parquet"]
-    assert "DeleteMarkers" not in left
-    assert remote.read(MANIFEST) == b"two"
-
-
-def test_the_hub_dataset_must_be_private(hub: Hub) -> None:
-    remote = dataset(hub)
-    hub.repos[remote.repo] = Repo(private=False)
-    with pytest.raises(Refused) as caught:
-        remote.check()
-    assert caught.value.code == "hub_public"
-
-
-def test_a_token_that_may_only_read_is_refused(hub: Hub) -> None:
-    with pytest.raises(Refused):
-        dataset(hub, "hf_read").check()
-
-
-def test_a_commit_that_landed_without_an_answer_is_a_success(hub: Hub) -> None:
-    remote = dataset(hub)
-    remote.check()
-    before = len(hub.repos[remote.repo].commits)
-    hub.faults = [Fault("POST", "/commit/", status=504, after=True)]
-    remote.commit(change(b"one", None, a=b"1"))
-    assert len(hub.repos[remote.repo].commits) == before + 1
-    assert remote.read(MANIFEST) == b"one"
-
-
-@pytest.mark.parametrize("status", [409, 412])
-def test_a_busy_hub_is_asked_again(hub: Hub, status: int) -> None:
-    remote = dataset(hub)
-    remote.check()
-    hub.faults = [Fault("POST", "/commit/", status=status, times=2)]
-    remote.commit(change(b"one", None))
-    assert remote.read(MANIFEST) == b"one"
-
-
-def test_the_hourly_limit_is_waited_out_for_long(hub: Hub) -> None:
-    remote = dataset(hub)
-    remote.check()
-    hub.faults = [Fault("POST", "/commit/", status=429)]
-    with pytest.raises(Unavailable) as caught:
-        remote.commit(change(b"one", None))
-    assert (caught.value.retry_after or 0) >= 900
-    with pytest.raises(NotFound):
-        remote.read(MANIFEST)
-
-
-def test_a_dataset_that_leaves_files_out_is_refused(hub: Hub) -> None:
-    remote = dataset(hub)
-    remote.check()
-    hub.put(remote.repo, ".gitignore", b"*.parquet\n")
-    with pytest.raises(Refused) as caught:
-        remote.commit(change(b"one", None, a=b"1"))
-    assert caught.value.code == "hub_ignored"
-    with pytest.raises(NotFound):
-        remote.read(MANIFEST)
-
-
-def test_one_change_is_one_commit_and_no_token_reaches_the_cdn(hub: Hub, tmp_path: Path) -> None:
-    remote = dataset(hub)
-    remote.check()
-    before = len(hub.repos[remote.repo].commits)
-    remote.commit(change(b"one", None, **{f"s{n}": b"x" * n for n in range(1, 120)}))
-    assert len(hub.repos[remote.repo].commits) == before + 1
-    remote.fetch("users/u/segments/s7.parquet", tmp_path / "s")
-    assert (tmp_path / "s").read_bytes() == b"x" * 7
-    assert hub.leaks == []
-
-
-def test_another_users_commit_in_between_is_no_conflict(hub: Hub) -> None:
-    remote = dataset(hub)
-    remote.check()
-    remote.commit(change(b"one", None))
-    other = Change(
-        files={},
-        manifests={"users/v/manifest.json": b"v"},
-        expected={"users/v/manifest.json": None},
-    )
-    remote.commit(other)
-    remote.commit(change(b"two", b"one"))
-    assert remote.read("users/v/manifest.json") == b"v"

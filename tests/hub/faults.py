@@ -29,6 +29,7 @@ class Fault:
     drop: bool = False
     truncate: int | None = None
     text: str = "made to fail"
+    xml: str = ""  # the answer's body instead of the Hub's own
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -43,7 +44,7 @@ class Fault:
     def broken(self, answer: Response | None) -> Response:
         """What is sent in place of `answer`, None when the work was not done."""
         if self.drop:
-            return Cut(b"", 1)
+            return Dropped()
         if answer is not None and self.truncate is not None:
             return Cut(bytes(answer.body)[: self.truncate], len(answer.body), answer)
         if answer is not None and self.corrupt:
@@ -52,6 +53,8 @@ class Fault:
             return Response(bytes(body), answer.status_code, headers(answer))
         if answer is not None and not self.status:
             return answer
+        if self.xml:
+            return Response(self.xml, self.status, dict(self.headers), "application/xml")
         return error(self.status, self.text, more=self.headers)
 
 
@@ -70,6 +73,13 @@ class Cut(Response):
         if self.body:
             await send({"type": "http.response.body", "body": self.body, "more_body": True})
         raise ConnectionAbortedError  # the server hangs up
+
+
+class Dropped(Response):
+    """No answer at all; `Loopback` says how to hang up."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["hang_up"]()
 
 
 def taken(faults: MutableSequence[Fault], method: str, path: str) -> Fault | None:

@@ -10,15 +10,11 @@ import base64
 import hashlib
 import json
 import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -28,6 +24,7 @@ from tests.hub import repos
 from tests.hub.faults import Fault, error, taken
 from tests.hub.repos import Entry, Repo
 from tests.hub.xet import Cas, asked
+from tests.loopback import Loopback, Seen
 
 __all__ = ["Fault", "Hub", "Repo", "Seen"]
 
@@ -39,17 +36,6 @@ HOURLY = (
 )
 INVALID = "Invalid credentials in Authorization header"
 PART = 8 * 2**20  # bytes of one part of a large upload
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One request. `status` 0: no answer was given. `received` and `sent` are bytes of bodies."""
-
-    method: str
-    path: str
-    status: int
-    received: int
-    sent: int
 
 
 class Hub:
@@ -68,9 +54,9 @@ class Hub:
         self.commit_takes = 0.0  # seconds, in which other commits of the repository get 409
         self.page = 1000
         self._parts: dict[str, dict[int, bytes]] = {}
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.url, self.cdn = f"http://127.0.0.1:{self.port}", f"http://localhost:{self.port}"
+        self._loopback = Loopback()
+        port = self._loopback.port
+        self.url, self.cdn = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         self.cas = Cas(f"{self.url}/xet", self.cdn)
         api, git = "/api/datasets/{ns}/{name}", "/datasets/{ns}/{name}.git/info/lfs/objects"
         reads, writes = self._reading, self._writing
@@ -106,17 +92,14 @@ class Hub:
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
         routes = [Route(p, self._guarded(f), methods=methods) for p, f in paths.items()]
         routes.append(Route("/{path:path}", self._guarded(self._unknown), methods=methods))
-        config = uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._app = Starlette(routes=routes)
 
     def __enter__(self) -> "Hub":
-        self._thread.start()
+        self._loopback.start(self._app)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(5)
+        self._loopback.stop()
 
     def put(self, repo: str, path: str, content: bytes) -> None:
         """A file of the repository, as if its owner had pushed it."""
@@ -133,9 +116,6 @@ class Hub:
         return sum(seen.received for seen in self.log[since:])
 
     # Around every request
-
-    def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
 
     def _guarded(self, work: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
