@@ -30,11 +30,13 @@ from pipeline.readers.text import Block
 from pipeline.router import STRATEGIES, Route, route
 from pipeline.source import Probe
 
-VERSION = "4"
+VERSION = "5"
 FIRST_BATCH = 2
 BATCH = 8
 CROP_DPI = 110
 OCR_DPI = 150
+OCR_LEAST = 900
+OCR_MOST_DPI = 600
 OCR_LONG_SIDE = 2200
 LAYOUT_DPI = 100
 
@@ -323,21 +325,45 @@ def _read_page(
             return Route("hi_res", note), writer.mixed([p.thing for p in found])
     writer = _Writer(document, content, crops)
     if chosen.reader == "ocr":
-        picture = _scan(document, number)
-        answer = ocr.read(picture, content.width, content.height, options.languages)
-        note = f"{chosen.reason}; confidence {answer.confidence:.0f}"
-        if answer.turned:
-            note += f"; turned by {answer.turned}°"
-        if not answer.blocks:
+        answer = _recognised(_scan(document, number), content, options)
+        note = f"{chosen.reason}; {_how(answer)}"
+        if not answer.things:
             if content.characters >= 25:
                 return _text_page(content, ruled, writer, Route("text", f"{note}; OCR found none"))
             return Route("ocr", f"{note}; no text found"), writer.pictures(content)
-        return Route("ocr", note), writer.blocks(answer.blocks)
+        return Route("ocr", note), writer.mixed(answer.things)
     return _text_page(content, ruled, writer, chosen)
 
 
+def _recognised(picture: Any, content: PageContent, options: PartitionOptions) -> ocr.Read:
+    """The page by OCR; once more when its text shows that it is in another language whose pack is
+    installed, and nobody said which."""
+    answer = ocr.read(picture, content.width, content.height, options.languages)
+    if options.languages or answer.pack != "eng":
+        return answer
+    said = " ".join(thing.text for thing in answer.things)
+    found = [code for code in language.detect(language.load(), said) if code != "eng"]
+    if not found or not ocr.installed(found[0]):
+        return answer
+    return ocr.read(picture, content.width, content.height, (found[0],))
+
+
+def _how(answer: ocr.Read) -> str:
+    said = [f"confidence {answer.confidence:.0f}"]
+    if answer.turned:
+        said.append(f"turned by {answer.turned}°")
+    if answer.skew:
+        said.append(f"set straight by {answer.skew:.1f}°")
+    if answer.pack != "eng":
+        said.append(f"language pack {answer.pack}")
+    return "; ".join(said)
+
+
 def _scan(document: Any, number: int) -> Any:
-    return pdfium.render(document, number, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True)
+    """The picture for OCR: a page smaller than a hand is drawn larger, a poster smaller."""
+    long_side = max(pdfium.page_size(document, number))
+    dpi = min(max(OCR_DPI, 72 * OCR_LEAST / max(long_side, 1.0)), OCR_MOST_DPI)
+    return pdfium.render(document, number, dpi=dpi, long_side=OCR_LONG_SIDE, gray=True)
 
 
 def _text_page(

@@ -1,18 +1,23 @@
-"""Scanned pages: tesseract over a picture of the page. The only importer of tesserocr.
+"""Scanned pages: tesseract over a picture of the page, set straight first. The only importer of
+tesserocr.
 
-One thread (the page process sets OMP_THREAD_LIMIT), a cap on pixels instead of a fixed dpi. Knows
-nothing of pdfium: it is given a Pillow image and the page's size in points.
+One thread (the page process sets OMP_THREAD_LIMIT before tesseract is loaded), a cap on pixels instead of a fixed dpi. Ruled tables are found in the
+picture. Knows nothing of pdfium: it is given a gray Pillow image and the page's size in points.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tesserocr
 
 from errors import InputError
 from pipeline.page import Box, Word
+from pipeline.readers import raster, ruled
+from pipeline.readers.grid import Table
 from pipeline.readers.text import Block
 
 _TESSDATA = (
@@ -21,18 +26,35 @@ _TESSDATA = (
     Path("/usr/share/tessdata"),
     Path("/usr/local/share/tessdata"),
 )
-_ISO = {"en": "eng", "de": "deu", "fr": "fra", "es": "spa", "it": "ita", "pt": "por", "nl": "nld"}
+_ISO = {
+    "ar": "ara", "bg": "bul", "cs": "ces", "da": "dan", "de": "deu", "el": "ell", "en": "eng",
+    "es": "spa", "fi": "fin", "fr": "fra", "he": "heb", "hi": "hin", "hu": "hun", "it": "ita",
+    "ja": "jpn", "ko": "kor", "nl": "nld", "no": "nor", "pl": "pol", "pt": "por", "ro": "ron",
+    "ru": "rus", "sv": "swe", "th": "tha", "tr": "tur", "uk": "ukr", "vi": "vie", "zh": "chi_sim",
+    "zho": "chi_sim",
+}  # fmt: skip
+_SCRIPT = {
+    "Arabic": "ara", "Bengali": "ben", "Cyrillic": "rus", "Devanagari": "hin", "Greek": "ell",
+    "Han": "chi_sim", "HanS": "chi_sim", "HanT": "chi_tra", "Hangul": "kor", "Hebrew": "heb",
+    "Japanese": "jpn", "Katakana": "jpn", "Hiragana": "jpn", "Korean": "kor", "Tamil": "tam",
+    "Thai": "tha",
+}  # fmt: skip
 _ITEM = re.compile(r"([•*·–-]|\(?\d{1,2}[.)])\s")
+_SURE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """`turned` is how many degrees the picture was turned clockwise before reading; `confidence`
-    the mean over words, 0 to 100."""
+    """`things` are blocks and ruled tables in reading order, boxes in points of the page as it is
+    shown. `turned` is by how many quarter turns, in degrees, the picture was turned clockwise
+    before reading, `skew` by how many degrees more its lines fell; `confidence` is the mean over
+    words, 0 to 100; `pack` the language pack."""
 
-    blocks: tuple[Block, ...]
+    things: tuple[Block | Table, ...]
     turned: int
+    skew: float
     confidence: float
+    pack: str
 
 
 def tessdata() -> Path:
@@ -47,94 +69,266 @@ def tessdata() -> Path:
     )
 
 
+def installed(code: str) -> bool:
+    """Whether there is a pack of that name: an ISO code or tesseract's own."""
+    name = _ISO.get(code, code)
+    plain = re.fullmatch(r"[a-zA-Z_]{3,12}", name) is not None
+    return plain and (tessdata() / f"{name}.traineddata").exists()
+
+
 def packs(languages: tuple[str, ...]) -> str:
     """Tesseract's name for those languages: ISO codes or its own; English when none is given."""
-    folder = tessdata()
     wanted = [_ISO.get(code, code) for code in languages] or ["eng"]
     for code in wanted:
-        if (
-            not re.fullmatch(r"[a-zA-Z_]{3,12}", code)
-            or not (folder / f"{code}.traineddata").exists()
-        ):
-            have = ", ".join(sorted(p.stem for p in folder.glob("*.traineddata")))
-            raise InputError(
-                "language_missing",
-                f"There is no OCR language pack {code!r}.",
-                f"Installed: {have}. Add tesseract-ocr-{code} to packages.txt for more.",
-            )
+        if not installed(code):
+            raise _missing(code, f"There is no OCR language pack {code!r}.")
     return "+".join(wanted)
 
 
-def read(picture: Any, width: float, height: float, languages: tuple[str, ...]) -> Read:
-    """Paragraphs of a gray page picture, with boxes in points of the upright page."""
-    pack, folder = packs(languages), tessdata()
-    result = _recognise(picture, pack, folder)
-    if result[1] < 60 and (folder / "osd.traineddata").exists():
-        turned = _orientation(picture, folder)
-        if turned:
-            again = _recognise(picture.rotate(-turned, expand=True), pack, folder)
-            if again[1] > result[1]:
-                blocks = tuple(
-                    _turned_back(b, turned, picture.size, (width, height)) for b in again[0]
-                )
-                return Read(blocks=blocks, turned=turned, confidence=again[1])
-    across, down = width / picture.size[0], height / picture.size[1]
-    blocks = tuple(
-        Block(
-            kind=b.kind,
-            text=b.text,
-            index=b.index,
-            box=Box(b.box.x0 * across, b.box.y0 * down, b.box.x1 * across, b.box.y1 * down),
-        )
-        for b in result[0]
+def _missing(code: str, message: str) -> InputError:
+    have = ", ".join(sorted(p.stem for p in tessdata().glob("*.traineddata")))
+    package = f"tesseract-ocr-{code.lower().replace('_', '-')}"
+    return InputError(
+        "language_missing",
+        message,
+        f"Installed: {have}. Add {package} to packages.txt for more.",
     )
-    return Read(blocks=blocks, turned=0, confidence=result[1])
+
+
+def read(picture: Any, width: float, height: float, languages: tuple[str, ...]) -> Read:
+    """The text and the ruled tables of a gray page picture."""
+    best = _seen(picture, width, height, languages)
+    across = best.view.scale
+    lines = raster.rules(raster.ink(best.view.picture), round(30 / across))
+    boxes = [[Box(*(v * across for v in b)) for b in part] for part in lines]
+    best = replace(best, words=tuple(_without_rules(best.words, [*boxes[0], *boxes[1]])))
+    words = [w.word for w in best.words]
+    tables = [
+        table
+        for group in ruled.cells(*boxes, slack=3.0)
+        if (table := ruled.table_of(group, words)) is not None
+    ]
+    return Read(
+        things=tuple(_things(best, tables)),
+        turned=best.view.turned,
+        skew=best.view.skew,
+        confidence=best.confidence,
+        pack=best.pack,
+    )
+
+
+def _without_rules(words: Sequence["_Seen"], lines: Sequence[Box]) -> Iterator["_Seen"]:
+    """Rules that were read as letters, alone or before a word, taken out."""
+    pending = False  # what a dropped word began still begins
+    for seen in words:
+        box = seen.word.box
+        text = seen.word.text.strip("|¦_")
+        touched = [
+            b
+            for b in lines
+            if b.x0 - 2 < box.x1 and box.x0 < b.x1 + 2 and b.y0 - 2 < box.y1 and box.y0 < b.y1 + 2
+        ]
+        if touched and text[:1] in "[(" and not set(text) & set(")]"):
+            text = text[1:]
+        if touched and not any(c.isalnum() for c in text):
+            pending |= seen.paragraph
+            continue
+        word = Word(text, box, seen.word.size) if touched else seen.word
+        yield _Seen(word, seen.paragraph or pending, seen.line or pending)
+        pending = False
 
 
 def words(
     picture: Any, width: float, height: float, languages: tuple[str, ...]
 ) -> tuple[Word, ...]:
-    """Single words in tesseract's reading order, with boxes in points of the page."""
-    across, down = width / picture.size[0], height / picture.size[1]
-    found: list[Word] = []
-    level = tesserocr.RIL.WORD
-    with tesserocr.PyTessBaseAPI(
-        path=str(tessdata()), lang=packs(languages), psm=tesserocr.PSM.AUTO
-    ) as api:
-        api.SetImage(picture)
-        api.Recognize()
-        walk = api.GetIterator()
-        for part in tesserocr.iterate_level(walk, level) if walk is not None else ():
-            text = "" if part.Empty(level) else (part.GetUTF8Text(level) or "").strip()
-            bounds = part.BoundingBox(level)
-            if text and bounds and part.Confidence(level) > 20:
-                x0, y0, x1, y1 = bounds
-                box = Box(x0 * across, y0 * down, x1 * across, y1 * down)
-                found.append(Word(text=text, box=box, size=box.height))
-    return tuple(found)
+    """Single words in reading order, with boxes in points of the page as it is shown."""
+    best = _seen(picture, width, height, languages)
+    return tuple(Word(w.word.text, best.view.back(w.word.box), w.word.size) for w in best.words)
 
 
-def _recognise(picture: Any, pack: str, folder: Path) -> tuple[list[Block], float]:
-    blocks: list[Block] = []
-    with tesserocr.PyTessBaseAPI(path=str(folder), lang=pack, psm=tesserocr.PSM.AUTO) as api:
-        api.SetImage(picture)
+# The picture, set straight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """A picture that was turned clockwise by `turned`, then back by `skew`; `scale` is points per
+    pixel, `page` the size of the page in points."""
+
+    picture: Any
+    turned: int
+    skew: float
+    scale: float
+    page: tuple[float, float]
+
+    def back(self, box: Box) -> Box:
+        """A box in points of this view as the box around it on the page."""
+        wide, high = self.picture.size[0] * self.scale, self.picture.size[1] * self.scale
+        before = self.page if self.turned in {0, 180} else self.page[::-1]
+        sine, cosine = math.sin(math.radians(self.skew)), math.cos(math.radians(self.skew))
+        corners = []
+        for x, y in ((box.x0, box.y0), (box.x1, box.y0), (box.x0, box.y1), (box.x1, box.y1)):
+            dx, dy = x - wide / 2, y - high / 2
+            u = before[0] / 2 + dx * cosine - dy * sine
+            v = before[1] / 2 + dx * sine + dy * cosine
+            corners.append(_turned_back(u, v, self.turned, self.page))
+        xs, ys = zip(*corners, strict=True)
+        return Box(
+            max(0.0, min(xs)),
+            max(0.0, min(ys)),
+            min(self.page[0], max(xs)),
+            min(self.page[1], max(ys)),
+        )
+
+
+def _turned_back(x: float, y: float, turned: int, page: tuple[float, float]) -> tuple[float, float]:
+    """A point of the page turned clockwise by `turned`, on the page."""
+    wide, high = page
+    if turned == 90:
+        return y, high - x
+    if turned == 180:
+        return wide - x, high - y
+    if turned == 270:
+        return wide - y, x
+    return x, y
+
+
+def _view(picture: Any, turned: int, skew: float, page: tuple[float, float]) -> _View:
+    scale = page[0] / picture.size[0]
+    if turned:
+        picture = picture.rotate(-turned, expand=True)
+    if skew:
+        paper = picture.resize((1, 1)).getpixel((0, 0))
+        picture = picture.rotate(skew, resample=2, expand=True, fillcolor=max(paper, 200))
+    return _View(picture=picture, turned=turned, skew=skew, scale=scale, page=page)
+
+
+# Recognition
+
+
+class _Seen(NamedTuple):
+    """A word in points of the view, and whether a paragraph or a line begins with it."""
+
+    word: Word
+    paragraph: bool
+    line: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    view: _View
+    words: tuple[_Seen, ...]
+    confidence: float
+    pack: str
+
+
+def _seen(picture: Any, width: float, height: float, languages: tuple[str, ...]) -> _Answer:
+    """The best reading of the picture. Straight and in the language asked for is tried first; only
+    where that is not sure, tesseract is asked how the text stands and in which script it is."""
+    pack, page = packs(languages), (width, height)
+    posture = raster.posture(raster.ink(picture))
+    first = _view(picture, 0, 0.0 if posture.sideways else posture.skew, page)
+    best = None if posture.sideways else _recognised(first, pack)
+    if best is not None and best.confidence >= _SURE:
+        return best
+    turned, script = _stands(first.picture)
+    if not languages and script in _SCRIPT:
+        pack = _SCRIPT[script]
+        if not installed(pack):
+            raise _missing(pack, f"The page is in {script} script, and its pack is not installed.")
+    if posture.sideways and turned in {0, 180}:
+        turned = 90  # tesseract cannot tell; the other way is tried when this one is not sure
+    for turn in dict.fromkeys((turned, (turned + 180) % 360)):
+        if best is not None and (turn, pack) == (best.view.turned, best.pack):
+            continue
+        skew = first.skew
+        if turn in {90, 270}:
+            skew = raster.posture(raster.ink(picture.rotate(-turn, expand=True))).skew
+        again = _recognised(_view(picture, turn, skew, page), pack)
+        if best is None or again.confidence > best.confidence:
+            best = again
+        if best.confidence >= _SURE:
+            break
+    assert best is not None
+    return best
+
+
+def _recognised(view: _View, pack: str) -> _Answer:
+    found: list[_Seen] = []
+    with tesserocr.PyTessBaseAPI(path=str(tessdata()), lang=pack, psm=tesserocr.PSM.AUTO) as api:
+        api.SetImage(view.picture)
         api.Recognize()
         confidence = float(api.MeanTextConf())
         walk = api.GetIterator()
-        if walk is None:
-            return [], confidence
-        level = tesserocr.RIL.PARA
-        for part in tesserocr.iterate_level(walk, level):
-            if part.Empty(level):
-                continue
-            text = re.sub(r"(\w)-\n(?=[a-zß-ÿ])", r"\1", (part.GetUTF8Text(level) or "").strip())
-            text = " ".join(text.split())
+        level, paragraph, line = tesserocr.RIL.WORD, tesserocr.RIL.PARA, tesserocr.RIL.TEXTLINE
+        begins, breaks = True, True
+        for part in tesserocr.iterate_level(walk, level) if walk is not None else ():
+            begins |= part.IsAtBeginningOf(paragraph)
+            breaks |= part.IsAtBeginningOf(line)
+            text = "" if part.Empty(level) else (part.GetUTF8Text(level) or "").strip()
             bounds = part.BoundingBox(level)
             if text and bounds and part.Confidence(level) > 20:
-                blocks.append(
-                    Block(kind=_classify(text), text=text, box=Box(*bounds), index=len(blocks))
-                )
-    return blocks, confidence
+                box = Box(*(v * view.scale for v in bounds))
+                found.append(_Seen(Word(text, box, box.height), begins, breaks))
+                begins = breaks = False
+    return _Answer(
+        view=view, words=tuple(found), confidence=confidence if found else 0.0, pack=pack
+    )
+
+
+def _stands(picture: Any) -> tuple[int, str]:
+    """Degrees to turn the picture clockwise so that its text stands upright, and its script."""
+    folder = tessdata()
+    if not (folder / "osd.traineddata").exists():
+        return 0, ""
+    with tesserocr.PyTessBaseAPI(path=str(folder), lang="osd", psm=tesserocr.PSM.OSD_ONLY) as api:
+        api.SetImage(picture)
+        found = api.DetectOrientationScript()
+    if not found:
+        return 0, ""
+    sure = found["script_conf"] > 1
+    return int(found["orient_deg"]) % 360, str(found["script_name"]) if sure else ""
+
+
+# Blocks
+
+
+def _things(answer: _Answer, tables: Sequence[Table]) -> list[Block | Table]:
+    """Paragraphs outside tables, each table where its first word is read."""
+    back = answer.view.back
+    things: list[Block | Table] = []
+    placed: set[int] = set()
+    paragraph: list[_Seen] = []
+
+    def close() -> None:
+        if paragraph:
+            things.append(_block(paragraph, back, len(things)))
+            paragraph.clear()
+
+    for seen in answer.words:
+        inside = next((i for i, t in enumerate(tables) if t.box.holds(seen.word.box)), None)
+        if inside is None:
+            if seen.paragraph:
+                close()
+            paragraph.append(seen)
+        elif inside not in placed:
+            close()
+            placed.add(inside)
+            things.append(replace(tables[inside], box=back(tables[inside].box)))
+    close()
+    return things
+
+
+def _block(paragraph: Sequence[_Seen], back: Any, index: int) -> Block:
+    text = ""
+    box = paragraph[0].word.box
+    for seen in paragraph:
+        said = seen.word.text
+        box = box.union(seen.word.box)
+        if seen.line and re.search(r"\w-$", text) and said[0].islower():
+            text = text[:-1] + said
+        else:
+            text = f"{text} {said}" if text else said
+    return Block(kind=_classify(text), text=text, box=back(box), index=index)
 
 
 def _classify(text: str) -> str:
@@ -144,32 +338,3 @@ def _classify(text: str) -> str:
     if len(words) <= 8 and text[0].isupper() and text[-1] not in ".,;:":
         return "Title"
     return "NarrativeText" if len(words) >= 5 else "UncategorizedText"
-
-
-def _orientation(picture: Any, folder: Path) -> int:
-    """Degrees to turn the picture clockwise so that its text stands upright."""
-    with tesserocr.PyTessBaseAPI(path=str(folder), lang="osd", psm=tesserocr.PSM.OSD_ONLY) as api:
-        api.SetImage(picture)
-        found = api.DetectOrientationScript()
-    return int(found["orient_deg"]) % 360 if found else 0
-
-
-def _turned_back(
-    block: Block, turned: int, size: tuple[int, int], page: tuple[float, float]
-) -> Block:
-    """A box of the turned picture as a box of the page."""
-    wide, high = size
-    b = block.box
-    if turned == 90:
-        box = Box(b.y0, high - b.x1, b.y1, high - b.x0)
-    elif turned == 180:
-        box = Box(wide - b.x1, high - b.y1, wide - b.x0, high - b.y0)
-    else:
-        box = Box(wide - b.y1, b.x0, wide - b.y0, b.x1)
-    across, down = page[0] / wide, page[1] / high
-    return Block(
-        kind=block.kind,
-        text=block.text,
-        index=block.index,
-        box=Box(box.x0 * across, box.y0 * down, box.x1 * across, box.y1 * down),
-    )

@@ -1,0 +1,136 @@
+"""Scans: ruled tables, pages that lie askew or turned, language packs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfgen import canvas
+
+from errors import InputError
+from pipeline.page import Box
+from pipeline.partition import Batch, PartitionOptions, partition_batch, read_batch
+from pipeline.pool import Pool
+from pipeline.readers import ocr
+from pipeline.readers.grid import Table, to_html
+from pipeline.readers.raster import ink, posture
+from pipeline.readers.text import Block
+from tests.samples import DEJAVU
+
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # before tesseract is loaded
+SIZE = (1240, 1754)  # A4 at 150 dpi
+POINTS = (595.2, 841.9)
+ROWS = (("Harbour", "Ships", "Tonnes"), ("Alder", "112", "48200"), ("Birch", "87", "31050"))
+GERMAN = (
+    "Die Fähre überquert den Fluss jeden Morgen um sechs Uhr.",
+    "Während der Überfahrt trinken die Fischer süßen Kaffee und",
+    "erzählen von früher, als die Brücke noch nicht gebaut war.",
+    "Nachmittags kehren sie müde mit gefüllten Körben zurück.",
+)
+
+
+def drawn(lines: tuple[str, ...], *, table: bool = False) -> Image.Image:
+    picture = Image.new("L", SIZE, 245)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.truetype(str(DEJAVU), 30)
+    for i, line in enumerate(lines):
+        draw.text((150, 220 + 56 * i), line, fill=20, font=font)
+    for r, row in enumerate(ROWS if table else ()):
+        for c, cell in enumerate(row):
+            draw.text((220 + 260 * c, 715 + 70 * r), cell, fill=20, font=font)
+    for i in range(4 if table else 0):
+        draw.line((200, 700 + 70 * i, 980, 700 + 70 * i), fill=0, width=3)
+        draw.line((200 + 260 * i, 700, 200 + 260 * i, 910), fill=0, width=3)
+    return picture
+
+
+TEXT = (
+    "The board met on the third of March and talked for hours.",
+    "The new crane arrived on time and lifts forty tonnes now.",
+    "The members agreed to deepen the eastern basin at once.",
+)
+
+
+@pytest.mark.parametrize(("turned", "skew"), [(0, 0), (0, 5), (0, -9), (90, 0), (180, 0), (270, 2)])
+def test_a_ruled_table_is_read_where_it_is_however_the_scan_lies(turned: int, skew: int) -> None:
+    straight = drawn(TEXT, table=True)
+    lying = straight.rotate(turned, expand=True)
+    lying = lying.rotate(-skew, fillcolor=245, resample=Image.Resampling.BICUBIC)
+    page = POINTS if turned in {0, 180} else POINTS[::-1]
+    found = ocr.read(lying, *page, ())
+    (table,) = (t for t in found.things if isinstance(t, Table))
+    assert "<th>Harbour</th><th>Ships</th><th>Tonnes</th>" in to_html(table)
+    assert "<td>Alder</td><td>112</td><td>48200</td>" in to_html(table)
+    said = " ".join(b.text for b in found.things if isinstance(b, Block))
+    assert "lifts forty tonnes" in said
+    assert "Harbour" not in said
+    assert found.turned == turned
+    # the middle of the table, turned as the picture was
+    x, y = 590 * 0.48, 805 * 0.48
+    wide, high = POINTS
+    x, y = {0: (x, y), 90: (y, wide - x), 180: (wide - x, high - y), 270: (high - y, x)}[turned]
+    near = Box(x - 30, y - 30, x + 30, y + 30)
+    if not skew:
+        assert near.holds(table.box)
+
+
+def test_a_box_of_a_slanting_scan_is_mapped_back() -> None:
+    straight, slanting = drawn(TEXT), drawn(TEXT).rotate(-7, fillcolor=245)
+    before = ocr.words(straight, *POINTS, ())
+    after = ocr.words(slanting, *POINTS, ())
+    crane = next(w.box for w in before if w.text == "crane")
+    shifted = next(w.box for w in after if w.text == "crane")
+    assert abs(posture(ink(slanting)).skew - 7) < 0.5
+    assert posture(ink(straight)).skew == 0
+    moved = abs(shifted.y0 - crane.y0)
+    assert 8 < moved < 40  # it did move on the page, by what seven degrees move it
+    turned = Image.new("L", SIZE, 0)
+    ImageDraw.Draw(turned).rectangle([v / 0.48 for v in crane], fill=255)
+    seen = turned.rotate(-7).getbbox()
+    assert seen is not None
+    assert all(abs(a * 0.48 - b) < 8 for a, b in zip(seen, shifted, strict=True))
+
+
+def test_a_pack_that_is_not_there_is_named_with_its_package() -> None:
+    with pytest.raises(InputError) as caught:
+        ocr.read(drawn(TEXT), *POINTS, ("tlh",))
+    assert caught.value.code == "language_missing"
+    assert "tesseract-ocr-tlh" in caught.value.advice
+
+
+def test_a_script_without_its_pack_is_named_instead_of_misread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("eng", "osd"):
+        shutil.copy(ocr.tessdata() / f"{name}.traineddata", tmp_path)
+    monkeypatch.setattr(ocr, "tessdata", lambda: tmp_path)
+    greek = "Η θάλασσα χωρίζει τα νησιά και ενώνει τους ανθρώπους"
+    lines = tuple(greek.split(" ", i)[-1] or greek for i in (0, 1, 0, 2, 0, 1, 0, 2, 0, 0, 1))
+    with pytest.raises(InputError) as caught:
+        ocr.read(drawn(lines), *POINTS, ())
+    assert caught.value.code == "language_missing"
+    assert "tesseract-ocr-ell" in caught.value.advice
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(1) as made:
+        yield made
+
+
+def test_another_language_is_found_and_read_with_its_own_pack(pool: Pool, tmp_path: Path) -> None:
+    path = tmp_path / "scan.pdf"
+    page = canvas.Canvas(str(path), pagesize=POINTS)
+    page.drawImage(ImageReader(drawn(GERMAN)), 0, 0, *POINTS)
+    page.save()
+    batch = Batch(index=0, first=1, last=1)
+    options = PartitionOptions()
+    done = partition_batch(pool, path, batch, options, out=tmp_path / "b", crops=tmp_path / "c")
+    (record,), elements = read_batch(done.path)
+    text = " ".join(e["text"] for e in elements)
+    assert "language pack deu" in record.reason
+    assert "süßen Kaffee" in text
+    assert "früher" in text
