@@ -37,6 +37,8 @@ class Settings:
     visitor_quota_mb: int = 200
     visitor_hours: int = 24
     allowed: frozenset[str] = frozenset()
+    max_jobs: int = 500
+    webhook_private: bool = False
     page_processes: int = 2
     host: str = "127.0.0.1"
     port: int | None = None
@@ -77,6 +79,8 @@ class Settings:
             visitor_quota_mb=int(environ.get("QUIRE_VISITOR_QUOTA_MB", "200")),
             visitor_hours=int(environ.get("QUIRE_VISITOR_HOURS", "24")),
             allowed=frozenset(environ.get("QUIRE_ALLOWED", "").lower().replace(",", " ").split()),
+            max_jobs=int(environ.get("QUIRE_MAX_JOBS", "500")),
+            webhook_private=environ.get("QUIRE_WEBHOOK_PRIVATE") == "1",
             page_processes=int(environ.get("QUIRE_PAGE_PROCESSES", str(max(1, cpu_count)))),
             host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),
             port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,

@@ -1,322 +1,34 @@
 """The ingest workflow: stages composed in order, over DBOS, with everything durable in between.
 
 The parent does no work: it enqueues a child per batch, awaits them in order, and writes numbered
-events. A child's result is an artifact written once, so a repeated child costs nothing and changes
-nothing. Children answer with an `error` value instead of raising: the parent decides on its `code`
-and `permanent`, never on text.
+events. What waits for something outside holds no slot and no memory: the run ends and enqueues its
+own continuation with a delay. Knows nothing of what a stage does.
 """
 
-import json
-import logging
 import random
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
-from errors import InputError, QuireError
-from pipeline.borrow import Borrower
-from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
-from pipeline.embed import Encoder, records
-from pipeline.jobs import QUEUE_INDEX, QUEUE_PAGES, WORKFLOW
-from pipeline.notify import Notifier
-from pipeline.partition import (
-    Batch,
-    PartitionOptions,
-    partition_batch,
-    plan,
-    read_batch,
-    write_once,
+from pipeline.jobs import (
+    NOTIFY_WORKFLOW,
+    QUEUE_INDEX,
+    QUEUE_JOBS,
+    QUEUE_OUT,
+    QUEUE_PAGES,
+    STAGE_WORKFLOW,
+    WORKFLOW,
+    run_id,
 )
-from pipeline.pool import Pool
-from pipeline.readers.layout import Detector
-from pipeline.source import Probe, look
-from settings import Settings
-from storage.catalog import Catalog, SourceRow
-from storage.paths import Paths
-from storage.replication import Replication
-from storage.workspace import Space, Workspaces
+from pipeline.partition import plan
+from pipeline.source import Probe
+from pipeline.stages import NO_BATCH, Json, Place, Tools, answer
 
-log = logging.getLogger(__name__)
-Json = dict[str, Any]
 WINDOW = 4
+_LOOK = 0.1
 BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))
-_CANCEL_LOOKS = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What the stages work with; the worker makes it once."""
-
-    settings: Settings
-    paths: Paths
-    catalog: Catalog
-    pool: Pool
-    workspaces: Workspaces
-    replication: Replication
-    notifier: Notifier
-    encoder: Callable[[], Encoder]
-    borrower: Borrower
-    detector: Callable[[], Detector]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a job's artifacts are."""
-
-    tools: Tools
-    spec: Json
-
-    @property
-    def options(self) -> PartitionOptions:
-        return PartitionOptions(
-            strategy=self.spec["strategy"], languages=tuple(self.spec["languages"])
-        ).with_models(self.tools.settings.layout_model, self.tools.settings.table_model)
-
-    @property
-    def elements(self) -> Path:
-        spec = self.spec
-        return self.tools.paths.elements(spec["user"], spec["sha256"], self.options.version())
-
-    @property
-    def work(self) -> Path:
-        return self.tools.paths.work(self.spec["user"], self.spec["job"])
-
-    @property
-    def readable(self) -> Path:
-        """The decrypted or repaired copy when there is one, else the original."""
-        copy = self.elements / "readable.pdf"
-        original = self.tools.paths.source(self.spec["user"], self.spec["sha256"])
-        return copy if copy.exists() else original
-
-    def cancelled(self) -> Callable[[], bool]:
-        """Looks at the job's row, at most twice a second."""
-        looked, answer = 0.0, False
-
-        def look() -> bool:
-            nonlocal looked, answer
-            now = time.monotonic()
-            if now - looked > _CANCEL_LOOKS:
-                looked = now
-                row = self.tools.catalog.job(self.spec["user"], self.spec["job"])
-                answer = row.status == "cancelled"
-            return answer
-
-        return look
-
-
-# Stages: plain functions over artifacts, each idempotent
-
-
-def probe_source(place: Place) -> Json:
-    """What is in the file; written once beside its elements."""
-    target = place.elements / "probe.json"
-    if not target.exists():
-        secret = place.work / "password"
-        if place.spec["locked"] and not secret.exists():
-            raise InputError(
-                "password_lost", "The password is no longer there.", "Submit the file again."
-            )
-        password = secret.read_text(encoding="utf-8") if secret.exists() else None
-        tools = place.tools
-        original = tools.paths.source(place.spec["user"], place.spec["sha256"])
-        if not original.exists():
-            tools.replication.fetch(
-                place.spec["user"], f"sources/{place.spec['sha256']}.pdf", original
-            )
-        found = look(
-            tools.pool,
-            original,
-            place.elements / "readable.pdf",
-            password=password,
-            max_pages=tools.settings.max_pages,
-            cancelled=place.cancelled(),
-        )
-        secret.unlink(missing_ok=True)
-        write_once(target, json.dumps(asdict(found)))
-    return dict(json.loads(target.read_text(encoding="utf-8")))
-
-
-def read_pages(place: Place, batch: Batch) -> Json:
-    """Partition one batch; its page records."""
-    tools = place.tools
-    result = partition_batch(
-        tools.pool,
-        place.readable,
-        batch,
-        place.options,
-        out=place.elements,
-        crops=tools.paths.crops(place.spec["user"]),
-        detector=tools.detector,
-        cancelled=place.cancelled(),
-    )
-    return {"pages": [asdict(record) for record in result.pages]}
-
-
-def reread_pages(place: Place, batch: Batch) -> Json:
-    """Pages asked for again, with their own strategy, put in the place of what the batch had."""
-    again = place.spec["again"]
-    wanted = {p for p in again["pages"] if batch.first <= p <= batch.last}
-    target = place.elements / f"batch-{batch.index:05d}.jsonl"
-    records_there, elements = read_batch(target)
-    if not wanted:
-        return {"pages": [asdict(r) for r in records_there]}
-    options = replace(place.options, strategy=again["strategy"])
-    aside = place.work / f"again-{place.spec['attempt']}"
-    fresh: dict[int, tuple[list[Any], list[Json]]] = {}
-    for page in sorted(wanted):
-        result = partition_batch(
-            place.tools.pool,
-            place.readable,
-            Batch(index=page, first=page, last=page),
-            options,
-            out=aside,
-            crops=place.tools.paths.crops(place.spec["user"]),
-            detector=place.tools.detector,
-            cancelled=place.cancelled(),
-        )
-        fresh[page] = read_batch(result.path)
-    pages = [fresh[r.page][0][0] if r.page in fresh else r for r in records_there]
-    kept: list[Json] = []
-    for record in pages:
-        page = record.page
-        kept += (
-            fresh[page][1]
-            if page in fresh
-            else [e for e in elements if e["metadata"].get("page_number") == page]
-        )
-    crops = sorted({n for e in kept if (n := e["metadata"].get("image_path"))})
-    write_once(place.elements / f"batch-{batch.index:05d}.crops", "\n".join(crops))
-    head = json.dumps({"pages": [asdict(r) for r in pages]}, ensure_ascii=False)
-    lines = [head, *(json.dumps(e, ensure_ascii=False) for e in kept)]
-    write_once(target, "\n".join(lines) + "\n")
-    return {"pages": [asdict(r) for r in pages]}
-
-
-def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
-    """Chunk, embed and index one batch; records that are there already keep their vectors."""
-    spec, tools = place.spec, place.tools
-    folder = place.work / f"chunks-{spec['attempt']}"
-    done = folder / f"ids-{batch.index:05d}.json"
-    if done.exists():
-        return {"records": len(json.loads(done.read_text(encoding="ascii")))}
-    before = folder / f"carry-{batch.index - 1:05d}.json"
-    carry = Carry()
-    if batch.index:
-        kept = json.loads(before.read_text(encoding="utf-8"))
-        carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
-    _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
-    made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
-    ids, note = _index(tools, spec, made)
-    write_once(folder / f"carry-{batch.index:05d}.json", json.dumps(asdict(carry)))
-    write_once(done, json.dumps(ids))
-    return {"records": len(ids), "note": note}
-
-
-def _index(tools: Tools, spec: Json, made: list[Chunk]) -> tuple[list[str], str | None]:
-    encoder = tools.encoder()
-    user, collection = spec["user"], spec["collection"]
-    title = tools.catalog.find_collection(user, collection).title
-    space = Space(
-        collection=collection, title=title, model=encoder.name, dimension=encoder.dimension
-    )
-    ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
-    with tools.workspaces.open(user) as workspace:
-        there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
-    note: str | None = None
-
-    def encode(texts: Sequence[str]) -> list[list[float]]:
-        nonlocal note
-        vectors, note = tools.borrower.encode(user, texts)
-        return vectors
-
-    fresh = records(
-        [c for c in made if c.record_id(spec["sha256"]) not in there],
-        encode,
-        source_id=spec["sha256"],
-        filename=spec["filename"],
-        model=encoder.name,
-    )
-    with tools.workspaces.open(user) as workspace:
-        workspace.upsert(space, fresh)
-    tools.catalog.set_model(user, collection, encoder.name)
-    return ids, note
-
-
-def finish_index(place: Place, pages: int) -> Json:
-    """Records of this source that its chunks no longer make are removed; the source is listed."""
-    spec, tools = place.spec, place.tools
-    folder = place.work / f"chunks-{spec['attempt']}"
-    current = {i for path in folder.glob("ids-*.json") for i in json.loads(path.read_text("ascii"))}
-    with tools.workspaces.open(spec["user"]) as workspace:
-        held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
-        workspace.delete(spec["collection"], [r.id for r in held if r.id not in current])
-    tools.catalog.put_source(
-        spec["user"],
-        SourceRow(
-            collection=spec["collection"],
-            sha256=spec["sha256"],
-            filename=spec["filename"],
-            bytes=spec["bytes"],
-            pages=pages,
-            version=place.options.version(),
-            created_at=time.time(),
-        ),
-    )
-    return {"records": len(current)}
-
-
-def save(place: Place) -> Json:
-    """One confirmed generation of this user."""
-    return {"generation": place.tools.replication.save(place.spec["user"])}
-
-
-def notify(place: Place, result: Json) -> Json:
-    """Tell whoever asked; what went wrong is a note, never a failure."""
-    target = place.work / "notify"
-    address = target.read_text(encoding="utf-8") if target.exists() else None
-    return dict(place.tools.notifier.send(address, place.spec, result))
-
-
-def clean(place: Place, result: Json) -> Json:
-    """The job's own artifacts go once nothing can need them again."""
-    if result["status"] in {"succeeded", "partial"}:
-        shutil.rmtree(place.work, ignore_errors=True)
-    return {}
-
-
-STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
-    "probe": lambda place, _, __: probe_source(place),
-    "partition": lambda place, batch, _: read_pages(place, batch),
-    "reread": lambda place, batch, _: reread_pages(place, batch),
-    "index": lambda place, batch, value: index_batch(place, batch, last=value["last"]),
-    "finish": lambda place, _, value: finish_index(place, int(value["pages"])),
-    "save": lambda place, _, __: save(place),
-    "notify": lambda place, _, value: notify(place, value),
-    "clean": lambda place, _, value: clean(place, value),
-}
-_NO_BATCH = {"index": 0, "first": 1, "last": 1}
-
-
-def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
-    """A stage's result, or its error as a value."""
-    spec = place.spec
-    what = {"job": spec["job"], "attempt": spec["attempt"], "stage": name, "batch": batch["index"]}
-    log.info("stage started", extra=what)
-    began = time.monotonic()
-    code = None
-    try:
-        return STAGES[name](place, Batch(**batch), value)
-    except QuireError as problem:
-        code = problem.code
-        return {"error": {**problem.as_dict(), "permanent": problem.permanent}}
-    finally:
-        seconds = round(time.monotonic() - began, 3)
-        log.info("stage ended", extra={**what, "seconds": seconds, "code": code})
 
 
 class _Failed(Exception):
@@ -327,6 +39,16 @@ class _Failed(Exception):
         self.error = error
 
 
+class _Later(Exception):
+    """Something outside is away: go on from `key` after a pause; never leaves this module."""
+
+    def __init__(self, key: str, tries: int, error: Json) -> None:
+        super().__init__(key)
+        self.key = key
+        self.tries = tries
+        self.error = error
+
+
 def register(tools: Tools) -> None:
     """Define the workflows over these tools; call once, before DBOS is launched."""
 
@@ -334,14 +56,14 @@ def register(tools: Tools) -> None:
     def stage(name: str, spec: Json, batch: Json, value: Json) -> Json:
         return answer(name, Place(tools, spec), batch, value)
 
-    @DBOS.workflow(name="child_v1", max_recovery_attempts=1000)
+    @DBOS.workflow(name=STAGE_WORKFLOW, max_recovery_attempts=1000)
     def child(name: str, spec: Json, batch: Json, value: Json) -> Json:
         return dict(stage(name, spec, batch, value))
 
     @DBOS.step(name="event_v1")
-    def note(job: str, seq: int, event: Json, changes: Json) -> None:
-        tools.catalog.append_event(job, seq, {**event, "time": time.time()})
-        tools.catalog.update_job(job, **changes)
+    def note(spec: Json, seq: int, event: Json, changes: Json) -> None:
+        body = {**event, "epoch": spec.get("epoch", 0), "time": time.time()}
+        tools.catalog.record(spec["job"], spec["attempt"], seq, body, **changes)
 
     @DBOS.step(name="clock_v1")
     def clock() -> float:
@@ -351,6 +73,21 @@ def register(tools: Tools) -> None:
     def jitter(seconds: float) -> float:
         return seconds * random.uniform(0.9, 1.1)
 
+    @DBOS.workflow(name=NOTIFY_WORKFLOW, max_recovery_attempts=1000)
+    async def notify(spec: Json, result: Json, tries: int) -> None:
+        """Runs after the job's end, so that no mail server delays or fails one."""
+        run = _Run(spec, child, note, clock, jitter)
+        last = tries == len(BACKOFF)
+        value = {**result, "last": last}
+        told = await run.ask(QUEUE_OUT, f"tell.{tries}", "notify", value=value)
+        if told.get("state") == "waiting":
+            pause = run.jitter(BACKOFF[tries])
+            await run.enqueue(
+                f"notify.{tries + 1}", notify, spec, result, tries + 1, delay_seconds=pause
+            )
+        else:
+            await run.ask(QUEUE_OUT, "clean", "clean", value=result)
+
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=1000)
     async def ingest(spec: Json) -> str:
         run = _Run(spec, child, note, clock, jitter)
@@ -359,12 +96,16 @@ def register(tools: Tools) -> None:
             status, error = ("partial" if run.failed else "succeeded"), None
         except _Failed as problem:
             status, error = "failed", problem.error
-        await _end(run, status, error)
+        except _Later as later:
+            await _put_off(run, ingest, later)
+            return "waiting"
+        await _end(run, notify, status, error)
         return status
 
 
 class _Run:
-    """A parent workflow's own memory: deterministic, so that a replay rebuilds it."""
+    """A workflow's own memory: deterministic, so that a replay rebuilds it. `spec["resume"]` is
+    what an earlier run of the same attempt had reached before it waited."""
 
     def __init__(self, spec: Json, child: Any, note: Any, clock: Any, jitter: Any) -> None:
         self.spec = spec
@@ -372,13 +113,18 @@ class _Run:
         self.note = note
         self.clock = clock
         self.jitter = jitter
+        self.id = run_id(spec["job"], spec["attempt"], spec.get("turn", 0))
         self.seq = int(spec["first_seq"])
-        self.stages: dict[str, Json] = {}
-        self.failed: list[int] = []
+        resume = spec.get("resume") or {}
+        self.stages: dict[str, Json] = dict(resume.get("stages", {}))
+        self.failed: list[int] = list(resume.get("failed", ()))
+        self.done = int(resume.get("done", 0))
+        self.records = int(resume.get("records", 0))
+        self.waited_for = str(resume.get("waited_for", ""))
+        self.tries = int(resume.get("tries", 0))
+        self.priority = 1
 
-    async def event(
-        self, stage: str, message: str, *, extra: Json | None = None, **changes: Any
-    ) -> None:
+    def event(self, stage: str, message: str, *, extra: Json | None = None, **changes: Any) -> None:
         """Number, write, and fold into the job's row."""
         self.seq += 1
         known = self.stages.get(stage, {})
@@ -390,115 +136,157 @@ class _Run:
             **(extra or {}),
         }
         summary = {"stages": self.stages, "message": message, **changes.pop("summary", {})}
-        self.note(self.spec["job"], self.seq, body, {"summary": summary, **changes})
+        self.note(self.spec, self.seq, body, {"summary": summary, **changes})
 
     def count(self, stage: str, done: int, total: int) -> None:
         self.stages[stage] = {"done": done, "total": total}
 
+    async def enqueue(self, name: str, workflow: Any, *arguments: Any, **options: Any) -> Any:
+        """Under an id that a replay finds again."""
+        queue = options.pop("queue", QUEUE_JOBS)
+        user = self.spec["user"]
+        with (
+            SetWorkflowID(f"{self.id}/{name}"),
+            SetEnqueueOptions(queue_partition_key=user, **options),
+        ):
+            return await DBOS.enqueue_workflow_async(queue, workflow, *arguments)
+
     async def start(
         self,
         queue: str,
+        key: str,
         name: str,
         *,
         batch: Json | None = None,
         value: Json | None = None,
-        again: int = 0,
     ) -> Any:
-        """Enqueue a child; its id names stage, batch and attempt, so that a replay finds it."""
-        spec, batch = self.spec, batch or _NO_BATCH
-        identity = f"{spec['job']}~{spec['attempt']}/{name}/{batch['index']:05d}/a{again}"
-        with SetWorkflowID(identity), SetEnqueueOptions(queue_partition_key=spec["user"]):
-            return await DBOS.enqueue_workflow_async(
-                queue, self.child, name, spec, batch, value or {}
-            )
+        arguments = (name, self.spec, batch or NO_BATCH, value or {})
+        priority = self.priority if batch else None
+        return await self.enqueue(key, self.child, *arguments, queue=queue, priority=priority)
+
+    async def ask(self, queue: str, key: str, name: str, *, value: Json | None = None) -> Json:
+        """A child's answer, as it is."""
+        started = await self.start(queue, key, name, value=value)
+        return dict(await started.get_result(polling_interval_sec=_LOOK))
 
     async def settle(
-        self,
-        queue: str,
-        name: str,
-        *,
-        batch: Json | None = None,
-        value: Json | None = None,
-        handle: Any = None,
+        self, queue: str, name: str, *, batch: Json | None = None, value: Json | None = None
     ) -> Json:
-        """The child's answer; what may pass is waited for, durably and without a slot."""
-        for again in range(len(BACKOFF) + 1):
-            started = handle or await self.start(queue, name, batch=batch, value=value, again=again)
-            handle = None
-            found: Json = await started.get_result(polling_interval_sec=0.1)
-            error = found.get("error")
-            if error is None:
-                return found
-            if error["permanent"] or again == len(BACKOFF):
-                raise _Failed({k: error[k] for k in ("code", "message", "advice")})
-            await self.wait(name, error, BACKOFF[again])
-        raise AssertionError("unreachable")
+        key = _key(name, batch)
+        return await self.settled(key, await self.start(queue, key, name, batch=batch, value=value))
 
-    async def wait(self, stage: str, error: Json, seconds: float) -> None:
-        pause = self.jitter(seconds)
-        await self.event(
-            stage,
-            f"{error['message']} Trying again in {pause:.0f} s.",
-            status="waiting",
-        )
-        await DBOS.sleep_async(pause)
-        await self.event(stage, "Trying again.", status="running")
+    async def settled(self, key: str, started: Any) -> Json:
+        """The child's answer; what may pass is waited for, what does not ends the job."""
+        found: Json = await started.get_result(polling_interval_sec=_LOOK)
+        error = found.get("error")
+        if error is None:
+            return found
+        tries = self.tries if self.waited_for == key else 0
+        if error["permanent"] or tries == len(BACKOFF):
+            raise _Failed({k: error[k] for k in ("code", "message", "advice")})
+        raise _Later(key, tries, error)
+
+
+def _key(name: str, batch: Json | None) -> str:
+    return f"{name}/{batch['index']:05d}" if batch else name
+
+
+async def _put_off(run: _Run, ingest: Any, later: _Later) -> None:
+    """This run ends; its continuation is in the queue after a pause, with what was reached."""
+    pause = run.jitter(BACKOFF[later.tries])
+    turn = int(run.spec.get("turn", 0)) + 1
+    run.event(
+        later.key.split("/")[0],
+        f"{later.error['message']} Trying again in {pause:.0f} s.",
+        extra={"code": later.error["code"]},
+        status="waiting",
+        summary={"retry_at": run.clock() + pause},
+    )
+    spec = {
+        **run.spec,
+        "turn": turn,
+        "first_seq": run.seq,
+        "resume": {
+            "stages": run.stages,
+            "failed": run.failed,
+            "done": run.done,
+            "records": run.records,
+            "waited_for": later.key,
+            "tries": later.tries + 1,
+        },
+    }
+    with (
+        SetWorkflowID(run_id(spec["job"], spec["attempt"], turn)),
+        SetEnqueueOptions(queue_partition_key=spec["user"], delay_seconds=pause),
+    ):
+        await DBOS.enqueue_workflow_async(QUEUE_JOBS, ingest, spec)
 
 
 async def _compose(run: _Run) -> None:
-    await run.event("probe", "Looking at the file.", status="running", started_at=run.clock())
+    if run.waited_for:
+        run.event(
+            run.waited_for.split("/")[0],
+            "Trying again.",
+            status="running",
+            summary={"retry_at": None},
+        )
+    else:
+        run.event("probe", "Looking at the file.", status="running", started_at=run.clock())
     found = await run.settle(QUEUE_PAGES, "probe")
     pages, scans = int(found["pages"]), int(found["scanned_pages"])
-    run.count("probe", 1, 1)
-    for name in ("partition", "chunk", "embed", "index"):
-        run.count(name, 0, pages)
-    await run.event(
-        "probe",
-        f"{pages} pages, about {scans} of them scanned." if scans else f"{pages} pages.",
-        summary={"pages": pages, "estimate": float(found["seconds"]) + pages * 0.05},
-    )
-    probed = Probe(**found)
-    await _read_and_index(run, [asdict(b) for b in plan(probed)], pages)
+    run.priority = _priority(pages, int(run.spec.get("order", 0)))
+    if "index" not in run.stages:
+        run.count("probe", 1, 1)
+        for name in ("partition", "chunk", "embed", "index"):
+            run.count(name, 0, pages)
+        run.event(
+            "probe",
+            f"{pages} pages, about {scans} of them scanned." if scans else f"{pages} pages.",
+        )
+    batches = [asdict(b) for b in plan(Probe(**found))]
+    await _read_and_index(run, batches, pages)
     await run.settle(QUEUE_INDEX, "finish", value={"pages": pages})
-    saved = await run.settle(QUEUE_INDEX, "save")
+    saved = await run.settle(QUEUE_OUT, "save")
     run.count("save", 1, 1)
-    await run.event(
+    run.event(
         "save",
         f"Saved as generation {saved['generation']}.",
         summary={"saved_generation": saved["generation"]},
     )
 
 
+def _priority(pages: int, order: int) -> int:
+    """Among one user's jobs the smaller class (powers of two of pages) goes first, then the older."""
+    return (min(pages.bit_length(), 30) << 26) + 1 + order % (1 << 26)
+
+
 async def _read_and_index(run: _Run, batches: list[Json], pages: int) -> None:
     """Batches are read ahead in a window; each is indexed, in order, as soon as it is there."""
     name = "reread" if run.spec["again"].get("pages") else "partition"
-    handles = [await run.start(QUEUE_PAGES, name, batch=b) for b in batches[:WINDOW]]
-    total = 0
-    for i, batch in enumerate(batches):
-        result = await run.settle(QUEUE_PAGES, name, batch=batch, handle=handles[i])
-        if i + WINDOW < len(batches):
-            handles.append(await run.start(QUEUE_PAGES, name, batch=batches[i + WINDOW]))
-        await _report_pages(run, batch, result["pages"], pages)
-        made = await run.settle(
-            QUEUE_INDEX, "index", batch=batch, value={"last": i == len(batches) - 1}
-        )
-        total += int(made["records"])
+    open_ = batches[run.done :]
+    handles = [await run.start(QUEUE_PAGES, _key(name, b), name, batch=b) for b in open_[:WINDOW]]
+    for i, batch in enumerate(open_):
+        result = await run.settled(_key(name, batch), handles[i])
+        if i + WINDOW < len(open_):
+            ahead = open_[i + WINDOW]
+            handles.append(await run.start(QUEUE_PAGES, _key(name, ahead), name, batch=ahead))
+        if run.waited_for != _key("index", batch):  # else these pages were told before the wait
+            _report_pages(run, batch, result["pages"], pages)
+        last = batch is open_[-1]
+        made = await run.settle(QUEUE_INDEX, "index", batch=batch, value={"last": last})
+        run.done += 1
+        run.records += int(made["records"])
         if made.get("note"):
-            await run.event("embed", made["note"])
+            run.event("embed", made["note"])
         for stage in ("chunk", "embed", "index"):
             run.count(stage, batch["last"], pages)
-        await run.event("index", f"{total} records, searchable up to page {batch['last']}.")
+        run.event("index", f"{run.records} records, searchable up to page {batch['last']}.")
 
 
-async def _end(run: _Run, status: str, error: Json | None) -> None:
+async def _end(run: _Run, notify: Any, status: str, error: Json | None) -> None:
     message = _summary(run, status, error)
     result = {"status": status, "message": message, "pages_failed": run.failed}
-    sent = await run.settle(QUEUE_INDEX, "notify", value=result)
-    if sent.get("note"):
-        run.count("notify", 1, 1)
-        await run.event("notify", sent["note"])
-    await run.settle(QUEUE_INDEX, "clean", value=result)
-    await run.event(
+    run.event(
         "end",
         message,
         extra={"status": status, "error": error},
@@ -506,14 +294,15 @@ async def _end(run: _Run, status: str, error: Json | None) -> None:
         finished_at=run.clock(),
         summary={"error": error, "pages_failed": run.failed},
     )
+    await run.enqueue("notify.0", notify, run.spec, result, 0)
 
 
-async def _report_pages(run: _Run, batch: Json, records: list[Json], pages: int) -> None:
+def _report_pages(run: _Run, batch: Json, records: list[Json], pages: int) -> None:
     run.count("partition", batch["last"], pages)
     for record in records:
         if record["error"]:
             run.failed.append(record["page"])
-            await run.event(
+            run.event(
                 "partition",
                 f"Page {record['page']} was not read: {record['reason']}",
                 extra={"page": record["page"], "reason": record["reason"]},
@@ -522,7 +311,7 @@ async def _report_pages(run: _Run, batch: Json, records: list[Json], pages: int)
     for record in records:
         readers[record["reader"]] = readers.get(record["reader"], 0) + 1
     how = ", ".join(f"{n} by {reader}" for reader, n in sorted(readers.items()))
-    await run.event("partition", f"Pages {batch['first']} to {batch['last']}: {how}.")
+    run.event("partition", f"Pages {batch['first']} to {batch['last']}: {how}.")
 
 
 def _summary(run: _Run, status: str, error: Json | None) -> str:

@@ -28,13 +28,17 @@ from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
 
 APPLICATION = "quire"
-APPLICATION_VERSION = "ingest-1"
-WORKFLOW = "ingest_v1"
-QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX = "jobs", "pages", "index"
+APPLICATION_VERSION = "ingest-2"  # another one when a recorded workflow could not be replayed
+WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
+QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
 STAGES = ("probe", "partition", "chunk", "embed", "index", "save", "notify")
-MAX_ACTIVE = 200
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
+_LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
+_TAKEN_TOGETHER = 4
+_LINE_SECONDS = 0.5
+_PACE_SECONDS = 10.0
+_FIRST_PACE = 3.0  # chunks, vectors and the save cost about twice what reading does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class Jobs:
     paths: Paths
     catalog: Catalog
     _client: DBOSClient | None = None
+    _lines: dict[str, tuple[float, list[JobRow]]] = field(default_factory=dict)
+    _paced: tuple[float, float] = (-1e9, 1.0)
 
     def submit(self, user: str, request: Request) -> dict[str, Any]:
         """Check, store, enqueue: a job at once. A file that is refused is a failed job with its
@@ -94,6 +100,7 @@ class Jobs:
             "languages": list(request.partition.languages),
             "chunk": asdict(request.chunk),
             "locked": request.password is not None,
+            "order": self.catalog.count_jobs(user),
         }
         stem = _job_id(user, spec)
         runs = self.catalog.runs(user, stem)
@@ -123,12 +130,16 @@ class Jobs:
             finished_at=None,
         )
         if self.catalog.put_job(row):
+            self._lines.pop(user, None)
             self._enqueue(row, 1, {})
+            self._look_ahead(row)
         return self._shown(self.catalog.job(user, job_id))
 
     async def watch(self, user: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """Events after that number, those to come too; the last one carries the final status.
         Every 15 s without news the newest one is given again, so that a dead caller is noticed."""
+        if after > self.catalog.last_event(job_id) and self.job(user, job_id)["epoch"]:
+            after = 0  # that number is from before a restore: the whole history again
         latest: dict[str, Any] = {}
         silent = time.monotonic()
         while True:
@@ -157,7 +168,7 @@ class Jobs:
         self, user: str, job_id: str, after: int
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """What is there now: events after that number, and the job."""
-        row = self.catalog.job(user, job_id)
+        row = self.catalog.job(user, job_id)  # first: its end is then among the events
         return self.catalog.events(job_id, max(0, after)), self._shown(row)
 
     def job(self, user: str, job_id: str) -> dict[str, Any]:
@@ -183,15 +194,31 @@ class Jobs:
             found.setdefault(row.user, []).append(self._shown(row))
         return found
 
-    def cancel(self, user: str, job_id: str) -> dict[str, Any]:
-        """Nothing new starts; what is indexed stays. A finished job is returned as it is."""
+    def cancel(self, user: str, job_id: str, *, keep: bool = True) -> dict[str, Any]:
+        """Nothing new starts. What is indexed stays, or is removed when `keep` is false. A finished
+        job is returned as it is."""
         row = self.catalog.job(user, job_id)
         if row.status not in FINISHED:
-            self.catalog.update_job(job_id, status="cancelled", finished_at=time.time())
-            self._connected().cancel_workflow(
-                _workflow_id(row.id, int(row.summary.get("attempt", 1))), cancel_children=True
+            client = self._connected()
+            left = "stays" if keep else "is removed"
+            self._note(
+                job_id,
+                f"The job was cancelled; what was indexed {left}.",
+                "cancelled",
+                finished_at=time.time(),
+                summary={"error": None, "retry_at": None},
             )
-            self._note(job_id, "The job was cancelled; what was indexed stays.", "cancelled")
+            active = client.list_workflows(
+                workflow_id_prefix=f"{row.id}~",
+                status=["PENDING", "ENQUEUED", "DELAYED"],
+                load_input=False,
+                load_output=False,
+            )
+            for one in active:
+                client.cancel_workflow(one.workflow_id)
+            if not keep:
+                attempt = int(row.summary.get("attempt", 1))
+                self._start_stage(row, "undo", QUEUE_INDEX, attempt)
         return self.job(user, job_id)
 
     def retry(
@@ -221,26 +248,32 @@ class Jobs:
             again = {"pages": list(range(1, total + 1)), "strategy": strategy}
         elif row.summary.get("pages_failed"):
             again = {"pages": row.summary["pages_failed"], "strategy": row.spec["strategy"]}
-        attempt = int(row.summary.get("attempt", 1)) + 1
-        self.catalog.update_job(
-            job_id,
-            status="queued",
-            finished_at=None,
-            summary={"attempt": attempt, "error": None},
-        )
-        self._note(job_id, "The job was put in the queue again.", "queued")
-        self._enqueue(self.catalog.job(user, job_id), attempt, again)
+        self.again(row, "The job was put in the queue again.", again)
         return self.job(user, job_id)
 
     def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
         """Bytes of that user's sources, and how many there may be."""
         most = self.settings.visitor_quota_mb if visitor else self.settings.user_quota_mb
-        stored = sum(source.bytes for source in self.catalog.sources(user))
+        stored = self.catalog.stored_bytes(user)
         return {"bytes": stored, "limit_bytes": most << 20}
 
     def active(self, user: str) -> int:
-        """How many of that user's jobs are not finished, up to `MAX_ACTIVE`."""
-        return len(self.catalog.jobs(user, ("queued", "running", "waiting"), MAX_ACTIVE))
+        """How many of that user's jobs are not finished."""
+        return self.catalog.count_jobs(user, ACTIVE)
+
+    def again(self, row: JobRow, message: str, again: dict[str, Any]) -> None:
+        """A new attempt of that job; what its checkpoints hold is not done twice."""
+        self._connected()
+        attempt = int(row.summary.get("attempt", 1)) + 1
+        self._note(
+            row.id,
+            message,
+            "queued",
+            started_at=None,
+            finished_at=None,
+            summary={"attempt": attempt, "error": None, "retry_at": None, "again": again},
+        )
+        self._enqueue(self.catalog.job(row.user, row.id), attempt, again)
 
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""
@@ -273,23 +306,49 @@ class Jobs:
         options: Any = {
             "workflow_name": WORKFLOW,
             "queue_name": QUEUE_JOBS,
-            "workflow_id": _workflow_id(row.id, attempt),
+            "workflow_id": run_id(row.id, attempt),
             "app_version": APPLICATION_VERSION,
             "queue_partition_key": row.user,
             "authenticated_user": row.user,
         }
-        first = self.catalog.last_event(row.id)
-        body = {**row.spec, "job": row.id, "attempt": attempt, "first_seq": first, "again": again}
-        self._connected().enqueue(options, body)
+        self._connected().enqueue(options, self._body(row, attempt, again))
+
+    def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **row.spec,
+            "job": row.id,
+            "attempt": attempt,
+            "epoch": row.summary.get("epoch", 0),
+            "first_seq": self.catalog.last_event(row.id),
+            "again": again,
+        }
+
+    def _look_ahead(self, row: JobRow) -> None:
+        """The probe, when nothing else is to be done: pages and time are known before the start."""
+        self._start_stage(row, "probe", QUEUE_PAGES, 1, priority=_LAST_IN_LINE)
+
+    def _start_stage(
+        self, row: JobRow, name: str, queue: str, attempt: int, **options: Any
+    ) -> None:
+        """One stage by itself, beside the job's own workflow."""
+        asked: Any = {
+            "workflow_name": STAGE_WORKFLOW,
+            "queue_name": queue,
+            "workflow_id": f"{name}-{run_id(row.id, attempt)}",
+            "app_version": APPLICATION_VERSION,
+            "queue_partition_key": row.user,
+            "authenticated_user": row.user,
+            **options,
+        }
+        batch = {"index": 0, "first": 1, "last": 1}
+        self._connected().enqueue(asked, name, self._body(row, attempt, {}), batch, {})
 
     def _admit(self, user: str, upload: Path) -> None:
         self._connected()
-        active = self.catalog.jobs(user, ACTIVE, MAX_ACTIVE + 1)
-        if len(active) >= MAX_ACTIVE:
+        most = self.settings.max_jobs
+        if self.catalog.count_jobs(user, ACTIVE) >= most:
             raise Refused(
-                "too_many_jobs",
-                f"You have {MAX_ACTIVE} jobs in the queue.",
-                "Wait until some are done.",
+                "too_many_jobs", f"You have {most} jobs in the queue.", "Wait until some are done."
             )
         free = shutil.disk_usage(self.paths.root).free
         if free < (500 << 20) + 3 * upload.stat().st_size:
@@ -342,11 +401,17 @@ class Jobs:
         return self.job(user, job_id)
 
     def _note(
-        self, job_id: str, message: str, status: str, error: dict[str, str] | None = None
+        self,
+        job_id: str,
+        message: str,
+        status: str,
+        error: dict[str, str] | None = None,
+        *,
+        summary: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> None:
         self.catalog.append_event(
             job_id,
-            self.catalog.last_event(job_id) + 1,
             {
                 "stage": "queue" if status == "queued" else "end",
                 "status": status,
@@ -354,6 +419,9 @@ class Jobs:
                 "error": error,
                 "time": time.time(),
             },
+            status=status,
+            summary={**(summary or {}), "message": message},
+            **changes,
         )
 
     def _shown(self, row: JobRow) -> dict[str, Any]:
@@ -361,6 +429,7 @@ class Jobs:
         summary = row.summary
         stages = summary.get("stages", {})
         queued = row.status == "queued"
+        before = self._before(row) if queued else []
         return {
             "id": row.id,
             "kind": summary.get("kind", "ingest"),
@@ -373,8 +442,11 @@ class Jobs:
                 "pages": summary.get("pages"),
             },
             "stages": stages,
-            "position": self.catalog.ahead(row.created_at) + 1 if queued else None,
-            "eta_seconds": _eta(row) if row.status == "running" else None,
+            "position": sum(r.status == "queued" for r in before) + 1 if queued else None,
+            "waits_for": self._waits_for(row, before),
+            "retry_at": summary.get("retry_at"),
+            "eta_seconds": self._eta(row, before),
+            "epoch": summary.get("epoch", 0),
             "message": summary.get("message"),
             "created_at": row.created_at,
             "started_at": row.started_at,
@@ -382,8 +454,63 @@ class Jobs:
             "saved_generation": summary.get("saved_generation"),
             "error": summary.get("error"),
             "pages_failed": summary.get("pages_failed", []),
+            "notified": summary.get("notified"),
             "strategy": row.spec.get("strategy"),
         }
+
+    def _before(self, row: JobRow) -> list[JobRow]:
+        """The same user's unfinished jobs that were there before. Users take turns, so nobody
+        else's stand in the way for long."""
+        now = time.monotonic()
+        looked, known = self._lines.get(row.user, (0.0, []))
+        if now - looked > _LINE_SECONDS:
+            known = self.catalog.jobs(row.user, ACTIVE, self.settings.max_jobs)
+            self._lines[row.user] = now, known
+        return [r for r in known if r.created_at < row.created_at]
+
+    def _waits_for(self, row: JobRow, before: list[JobRow]) -> str | None:
+        if row.status == "waiting":
+            return str(row.summary.get("message"))
+        if row.status != "queued":
+            return None
+        if not self.ready():
+            return "The worker is starting."
+        if len(before) >= _TAKEN_TOGETHER:
+            return f"{len(before)} of your jobs are before this one."
+        return "It is taken up next."
+
+    def _eta(self, row: JobRow, before: list[JobRow]) -> float | None:
+        """Seconds. From this job's own rate once some pages are indexed; before that from the
+        probe, at the pace of the jobs that ended last."""
+        if row.status in FINISHED or row.status == "waiting":
+            return None
+        pages = int(row.summary.get("pages") or 0)
+        done = int(row.summary.get("stages", {}).get("index", {}).get("done", 0))
+        spent = time.time() - (row.started_at or time.time())
+        if row.status == "running" and done and pages:
+            return round(spent / done * (pages - done), 1)
+        if not pages:
+            return None
+        work = sum(_left(r, self._pace()) for r in (*before, row))
+        return round(max(1.0, work - (spent if row.status == "running" else 0.0)), 1)
+
+    def _pace(self) -> float:
+        """How many times the probe's estimate the jobs that ended last have taken."""
+        now = time.monotonic()
+        if now - self._paced[0] > _PACE_SECONDS:
+            ended = self.catalog.jobs(None, ("succeeded", "partial"), 10)
+            told = sum(float(r.summary.get("estimate") or 0) for r in ended)
+            took = sum((r.finished_at or 0) - (r.started_at or 0) for r in ended)
+            self._paced = now, (took / told if told else _FIRST_PACE)
+        return self._paced[1]
+
+
+def _left(row: JobRow, pace: float) -> float:
+    """Seconds that a job of the same user still needs, by the probe's estimate."""
+    pages = int(row.summary.get("pages") or 0)
+    done = int(row.summary.get("stages", {}).get("index", {}).get("done", 0))
+    share = (pages - done) / pages if pages else 1.0
+    return float(row.summary.get("estimate") or 0.0) * pace * share
 
 
 def display_name(name: str) -> str:
@@ -407,16 +534,6 @@ def _job_id(user: str, spec: dict[str, Any]) -> str:
     return hashlib.sha256(seen.encode()).hexdigest()[:24]
 
 
-def _workflow_id(job_id: str, attempt: int) -> str:
-    return f"{job_id}~{attempt}"
-
-
-def _eta(row: JobRow) -> float | None:
-    """From this job's own rate once some pages are indexed; the probe's estimate before."""
-    done = row.summary.get("stages", {}).get("index", {}).get("done", 0)
-    total = row.summary.get("pages") or 0
-    began = row.started_at or row.created_at
-    if done and total:
-        return round(float((time.time() - began) / done * (total - done)), 1)
-    estimate = row.summary.get("estimate")
-    return round(max(0.0, float(estimate) - (time.time() - began)), 1) if estimate else None
+def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
+    """The workflow of that attempt; a later turn is its continuation after a wait."""
+    return f"{job_id}~{attempt}.{turn}" if turn else f"{job_id}~{attempt}"

@@ -35,6 +35,7 @@ from pipeline.jobs import (
     APPLICATION_VERSION,
     QUEUE_INDEX,
     QUEUE_JOBS,
+    QUEUE_OUT,
     QUEUE_PAGES,
     catalog_url,
 )
@@ -43,6 +44,7 @@ from pipeline.link import accept, address, key
 from pipeline.notify import Notifier
 from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
+from pipeline.stages import Tools
 from settings import Settings
 from storage.catalog import ACTIVE, Catalog
 from storage.local import LocalRemote
@@ -151,7 +153,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         loaded=lambda: encoder.made,
     )
     ingest.register(
-        ingest.Tools(
+        Tools(
             settings=settings,
             paths=paths,
             catalog=catalog,
@@ -234,7 +236,7 @@ def _launch(settings: Settings) -> None:
             "notification_listener_polling_interval_sec": 0.5,
         }
     )
-    DBOS.listen_queues([QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX])
+    DBOS.listen_queues([QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT])
     DBOS.launch()
     pages = settings.page_processes
     DBOS.register_queue(
@@ -245,6 +247,9 @@ def _launch(settings: Settings) -> None:
         worker_concurrency=pages,
         partition_worker_concurrency=pages,
         polling_interval_sec=0.1,
+    )
+    DBOS.register_queue(
+        QUEUE_OUT, worker_concurrency=8, partition_worker_concurrency=2, polling_interval_sec=0.25
     )
     DBOS.register_queue(
         QUEUE_INDEX,

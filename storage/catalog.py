@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Float,
     Integer,
@@ -137,6 +138,7 @@ class Catalog:
     """The rows behind one database URL."""
 
     def __init__(self, url: str) -> None:
+        self._sqlite = url.startswith("sqlite")
         self._engine = connect(url, _meta)
 
     def close(self) -> None:
@@ -343,13 +345,15 @@ class Catalog:
         with self._engine.connect() as db:
             return [_job(r) for r in db.execute(query.order_by(_jobs.c.created_at))]
 
-    def ahead(self, created_at: float) -> int:
-        """How many queued jobs of anybody were there before."""
-        query = (
-            select(func.count())
-            .select_from(_jobs)
-            .where(_jobs.c.status == "queued", _jobs.c.created_at < created_at)
-        )
+    def count_jobs(self, user: str, statuses: Iterable[str] | None = None) -> int:
+        query = select(func.count()).select_from(_jobs).where(_jobs.c.user == user)
+        if statuses is not None:
+            query = query.where(_jobs.c.status.in_(list(statuses)))
+        with self._engine.connect() as db:
+            return int(db.execute(query).scalar_one())
+
+    def stored_bytes(self, user: str) -> int:
+        query = select(func.coalesce(func.sum(_sources.c.bytes), 0)).where(_sources.c.user == user)
         with self._engine.connect() as db:
             return int(db.execute(query).scalar_one())
 
@@ -357,27 +361,54 @@ class Catalog:
         """Set columns; keys of `summary` are merged into what is there. A final status stays
         unless `status` is `queued` (a retry)."""
         with self._engine.begin() as db:
-            row = db.execute(select(_jobs).where(_jobs.c.id == job_id).with_for_update()).first()
-            if row is None:
+            self._change(db, job_id, status, changes)
+
+    def record(
+        self, job_id: str, attempt: int, seq: int, body: Mapping[str, Any], **changes: Any
+    ) -> None:
+        """An event and what it changes, in one transaction, unless its attempt is over: the job
+        was cancelled or runs again. The same number again changes nothing."""
+        with self._engine.begin() as db:
+            row = self._locked(db, job_id)
+            if row is None or row.status == "cancelled":
                 return
-            values = dict(changes)
-            if "summary" in values:
-                values["summary"] = json.dumps({**json.loads(row.summary), **values["summary"]})
-            if status and (row.status not in FINISHED or status == "queued"):
-                values["status"] = status
-            if values:
-                db.execute(update(_jobs).where(_jobs.c.id == job_id).values(**values))
+            if json.loads(row.summary).get("attempt", 1) != attempt:
+                return
+            there = select(_events.c.seq).where(_events.c.job == job_id, _events.c.seq == seq)
+            if db.execute(there).first() is None:
+                db.execute(insert(_events).values(job=job_id, seq=seq, body=json.dumps(body)))
+            self._change(db, job_id, changes.pop("status", None), changes)
+
+    def _locked(self, db: Connection, job_id: str) -> Any:
+        """The job's row, held until the transaction ends: SQLite takes its lock with a write."""
+        if self._sqlite:
+            db.execute(update(_jobs).where(_jobs.c.id == job_id).values(id=job_id))
+        return db.execute(select(_jobs).where(_jobs.c.id == job_id).with_for_update()).first()
+
+    def _change(
+        self, db: Connection, job_id: str, status: str | None, changes: Mapping[str, Any]
+    ) -> None:
+        row = self._locked(db, job_id)
+        if row is None:
+            return
+        values = dict(changes)
+        if "summary" in values:
+            values["summary"] = json.dumps({**json.loads(row.summary), **values["summary"]})
+        if status and (row.status not in FINISHED or status == "queued"):
+            values["status"] = status
+        if values:
+            db.execute(update(_jobs).where(_jobs.c.id == job_id).values(**values))
 
     # Events: append-only, numbered from 1 without a gap
 
-    def append_event(self, job_id: str, seq: int, body: Mapping[str, Any]) -> None:
-        """The same number again changes nothing: a step that is repeated after a crash writes
-        what it wrote before."""
-        try:
-            with self._engine.begin() as db:
-                db.execute(insert(_events).values(job=job_id, seq=seq, body=json.dumps(body)))
-        except IntegrityError:
-            return
+    def append_event(self, job_id: str, body: Mapping[str, Any], **changes: Any) -> int:
+        """The event under the next number, and what it changes in the job, in one transaction."""
+        with self._engine.begin() as db:
+            self._change(db, job_id, changes.pop("status", None), changes)
+            query = select(func.max(_events.c.seq)).where(_events.c.job == job_id)
+            seq = int(db.execute(query).scalar() or 0) + 1
+            db.execute(insert(_events).values(job=job_id, seq=seq, body=json.dumps(body)))
+        return seq
 
     def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         query = (
@@ -397,17 +428,26 @@ class Catalog:
     # Deliveries
 
     def claim_delivery(self, delivery: str, job: str) -> bool:
-        """True for the one caller that may send it: at most once."""
+        """True for the one caller that may send it: at most once at a time, and never again
+        unless it ended as `waiting`. A sender that died while sending leaves it claimed."""
+        values = {"state": "sending", "at": time.time()}
         try:
             with self._engine.begin() as db:
-                db.execute(
-                    insert(_deliveries).values(
-                        id=delivery, job=job, state="sending", at=time.time()
-                    )
-                )
+                db.execute(insert(_deliveries).values(id=delivery, job=job, **values))
         except IntegrityError:
-            return False
+            waiting = (_deliveries.c.id == delivery) & (_deliveries.c.state == "waiting")
+            with self._engine.begin() as db:
+                return bool(
+                    db.execute(update(_deliveries).where(waiting).values(**values)).rowcount
+                )
         return True
+
+    def delivery_state(self, delivery: str) -> str:
+        """`sending` of a sender that is gone counts as `unanswered`."""
+        query = select(_deliveries.c.state).where(_deliveries.c.id == delivery)
+        with self._engine.connect() as db:
+            state = str(db.execute(query).scalar_one())
+        return "unanswered" if state == "sending" else state
 
     def end_delivery(self, delivery: str, state: str, reason: str | None = None) -> None:
         with self._engine.begin() as db:

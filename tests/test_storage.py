@@ -92,11 +92,15 @@ def test_collections_belong_to_their_user(house: House) -> None:
     assert house.catalog.rename_collection(USER, made.id, "c").title == "c"
 
 
-def test_a_final_status_stays_until_a_retry(house: House) -> None:
-    row = JobRow(
-        id="j", user=USER, collection="c", sha256="", filename="f", status="queued", spec={},
-        summary={"a": 1}, created_at=1.0, started_at=None, finished_at=None,
+def a_job(job_id: str, summary: dict[str, object] | None = None) -> JobRow:
+    return JobRow(
+        id=job_id, user=USER, collection="c", sha256="", filename="f", status="queued", spec={},
+        summary=summary or {}, created_at=1.0, started_at=None, finished_at=None,
     )  # fmt: skip
+
+
+def test_a_final_status_stays_until_a_retry(house: House) -> None:
+    row = a_job("j", {"a": 1})
     assert house.catalog.put_job(row)
     assert not house.catalog.put_job(row)
     house.catalog.update_job("j", status="cancelled")
@@ -110,11 +114,31 @@ def test_a_final_status_stays_until_a_retry(house: House) -> None:
 
 
 def test_an_event_counts_once(house: House) -> None:
+    house.catalog.put_job(a_job("j"))
     for seq, word in ((1, "a"), (2, "b"), (2, "again"), (3, "c")):
-        house.catalog.append_event("j", seq, {"message": word})
+        house.catalog.record("j", 1, seq, {"message": word}, status="running")
     assert [e["message"] for e in house.catalog.events("j")] == ["a", "b", "c"]
     assert [e["seq"] for e in house.catalog.events("j", after=2)] == [3]
     assert house.catalog.events("j", after=99) == []
+    assert house.catalog.job(USER, "j").status == "running"
+    assert house.catalog.append_event("j", {"message": "d"}, status="cancelled") == 4
+    house.catalog.record("j", 1, 5, {"message": "late"}, status="running")
+    assert house.catalog.last_event("j") == 4
+    house.catalog.update_job("j", status="queued", summary={"attempt": 2})
+    house.catalog.record("j", 1, 5, {"message": "of an attempt that is over"})
+    house.catalog.record("j", 2, 5, {"message": "e"}, summary={"n": 1})
+    assert [e["message"] for e in house.catalog.events("j", after=3)] == ["d", "e"]
+
+
+def test_a_delivery_is_claimed_once_unless_nothing_was_sent(house: House) -> None:
+    assert house.catalog.claim_delivery("d", "j")
+    assert not house.catalog.claim_delivery("d", "j")
+    assert house.catalog.delivery_state("d") == "unanswered"
+    house.catalog.end_delivery("d", "waiting", "away")
+    assert house.catalog.claim_delivery("d", "j")
+    house.catalog.end_delivery("d", "sent")
+    assert not house.catalog.claim_delivery("d", "j")
+    assert house.catalog.delivery_state("d") == "sent"
 
 
 def test_the_model_of_a_collection_is_checked(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gradio.events import api as gradio_api
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.chunk import ChunkOptions
-from pipeline.jobs import MAX_ACTIVE, Jobs, Request
+from pipeline.jobs import Jobs, Request
 from pipeline.link import Link
 from pipeline.notify import checked as notify_address
 from pipeline.partition import PartitionOptions
@@ -141,7 +141,7 @@ def submit_files(
     languages = options.get("languages") or ()
     if isinstance(languages, str):
         languages = languages.replace(",", " ").split()
-    address = notify_address(options.get("notify"))
+    address = notify_address(options.get("notify"), private=app.settings.webhook_private)
     made = []
     for file in files:
         path, name = uploaded(file, (user, uploader or user))
@@ -211,9 +211,10 @@ def register(app: App) -> None:
         partial, failed or cancelled."""
         return app.jobs.list_jobs(caller.key, status, int(limit))
 
-    def cancel(caller: Caller, job_id: str) -> dict:  # type: ignore[type-arg]
-        """Stop a job. What it has indexed stays; /retry goes on from there."""
-        return app.jobs.cancel(caller.key, job_id)
+    def cancel(caller: Caller, job_id: str, keep: bool = True) -> dict:  # type: ignore[type-arg]
+        """Stop a job. What it has indexed stays and /retry goes on from there, or is removed when
+        `keep` is false."""
+        return app.jobs.cancel(caller.key, job_id, keep=bool(keep))
 
     def retry(
         caller: Caller,
@@ -311,7 +312,7 @@ def about(app: App, caller: Caller) -> dict[str, Any]:
         "kind": caller.kind,
         "expires_at": caller.expires_at,
         "storage": usage,
-        "jobs": {"active": app.jobs.active(caller.key), "limit": MAX_ACTIVE},
+        "jobs": {"active": app.jobs.active(caller.key), "limit": app.settings.max_jobs},
     }
 
 

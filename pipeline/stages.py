@@ -1,0 +1,367 @@
+"""What a job does, stage by stage: plain functions over artifacts, each idempotent.
+
+A result is an artifact written once, so that a stage that is repeated after a crash costs nothing and
+changes nothing. `answer` gives errors as values: the workflow decides on their `code` and
+`permanent`, never on text. Knows nothing of DBOS.
+"""
+
+import errno
+import json
+import logging
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from errors import InputError, QuireError, Unavailable
+from pipeline.borrow import Borrower
+from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
+from pipeline.embed import Encoder, records
+from pipeline.notify import Notifier
+from pipeline.partition import (
+    Batch,
+    PartitionOptions,
+    partition_batch,
+    read_batch,
+    write_once,
+)
+from pipeline.pool import Cancelled, Pool
+from pipeline.readers.layout import Detector
+from pipeline.source import look
+from settings import Settings
+from storage.catalog import Catalog, SourceRow
+from storage.paths import Paths
+from storage.replication import Replication
+from storage.workspace import Space, Workspaces
+
+log = logging.getLogger(__name__)
+Json = dict[str, Any]
+NO_BATCH = {"index": 0, "first": 1, "last": 1}
+_CANCEL_LOOKS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the stages work with; the worker makes it once."""
+
+    settings: Settings
+    paths: Paths
+    catalog: Catalog
+    pool: Pool
+    workspaces: Workspaces
+    replication: Replication
+    notifier: Notifier
+    encoder: Callable[[], Encoder]
+    borrower: Borrower
+    detector: Callable[[], Detector]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job's artifacts are."""
+
+    tools: Tools
+    spec: Json
+
+    @property
+    def options(self) -> PartitionOptions:
+        return PartitionOptions(
+            strategy=self.spec["strategy"], languages=tuple(self.spec["languages"])
+        ).with_models(self.tools.settings.layout_model, self.tools.settings.table_model)
+
+    @property
+    def elements(self) -> Path:
+        spec = self.spec
+        return self.tools.paths.elements(spec["user"], spec["sha256"], self.options.version())
+
+    @property
+    def work(self) -> Path:
+        return self.tools.paths.work(self.spec["user"], self.spec["job"])
+
+    @property
+    def chunks(self) -> Path:
+        return self.work / f"chunks-{self.spec['attempt']}"
+
+    @property
+    def readable(self) -> Path:
+        """The decrypted or repaired copy when there is one, else the original."""
+        copy = self.elements / "readable.pdf"
+        original = self.tools.paths.source(self.spec["user"], self.spec["sha256"])
+        return copy if copy.exists() else original
+
+    def cancelled(self) -> Callable[[], bool]:
+        """Whether the job was cancelled, or runs again by now; looks at most twice a second."""
+        looked, answer = 0.0, False
+
+        def look() -> bool:
+            nonlocal looked, answer
+            now = time.monotonic()
+            if now - looked > _CANCEL_LOOKS:
+                looked = now
+                row = self.tools.catalog.job(self.spec["user"], self.spec["job"])
+                newest = row.summary.get("attempt", 1) == self.spec["attempt"]
+                answer = row.status == "cancelled" or not newest
+            return answer
+
+        return look
+
+
+# Stages: plain functions over artifacts, each idempotent
+
+
+def probe_source(place: Place) -> Json:
+    """What is in the file; written once beside its elements, and told in the job's row."""
+    target = place.elements / "probe.json"
+    if not target.exists():
+        secret = place.work / "password"
+        if place.spec["locked"] and not secret.exists():
+            raise InputError(
+                "password_lost", "The password is no longer there.", "Submit the file again."
+            )
+        password = secret.read_text(encoding="utf-8") if secret.exists() else None
+        tools = place.tools
+        original = tools.paths.source(place.spec["user"], place.spec["sha256"])
+        if not original.exists():
+            tools.replication.fetch(
+                place.spec["user"], f"sources/{place.spec['sha256']}.pdf", original
+            )
+        found = look(
+            tools.pool,
+            original,
+            place.elements / "readable.pdf",
+            password=password,
+            max_pages=tools.settings.max_pages,
+            cancelled=place.cancelled(),
+        )
+        secret.unlink(missing_ok=True)
+        write_once(target, json.dumps(asdict(found)))
+    told: Json = json.loads(target.read_text(encoding="utf-8"))
+    place.tools.catalog.update_job(
+        place.spec["job"], summary={"pages": told["pages"], "estimate": told["seconds"]}
+    )
+    return told
+
+
+def read_pages(place: Place, batch: Batch) -> Json:
+    """Partition one batch; its page records."""
+    tools = place.tools
+    result = partition_batch(
+        tools.pool,
+        place.readable,
+        batch,
+        place.options,
+        out=place.elements,
+        crops=tools.paths.crops(place.spec["user"]),
+        detector=tools.detector,
+        cancelled=place.cancelled(),
+    )
+    return {"pages": [asdict(record) for record in result.pages]}
+
+
+def reread_pages(place: Place, batch: Batch) -> Json:
+    """Pages asked for again, with their own strategy, put in the place of what the batch had."""
+    again = place.spec["again"]
+    wanted = {p for p in again["pages"] if batch.first <= p <= batch.last}
+    target = place.elements / f"batch-{batch.index:05d}.jsonl"
+    records_there, elements = read_batch(target)
+    if not wanted:
+        return {"pages": [asdict(r) for r in records_there]}
+    options = replace(place.options, strategy=again["strategy"])
+    aside = place.work / f"again-{place.spec['attempt']}"
+    fresh: dict[int, tuple[list[Any], list[Json]]] = {}
+    for page in sorted(wanted):
+        result = partition_batch(
+            place.tools.pool,
+            place.readable,
+            Batch(index=page, first=page, last=page),
+            options,
+            out=aside,
+            crops=place.tools.paths.crops(place.spec["user"]),
+            detector=place.tools.detector,
+            cancelled=place.cancelled(),
+        )
+        fresh[page] = read_batch(result.path)
+    pages = [fresh[r.page][0][0] if r.page in fresh else r for r in records_there]
+    kept: list[Json] = []
+    for record in pages:
+        page = record.page
+        kept += (
+            fresh[page][1]
+            if page in fresh
+            else [e for e in elements if e["metadata"].get("page_number") == page]
+        )
+    crops = sorted({n for e in kept if (n := e["metadata"].get("image_path"))})
+    write_once(place.elements / f"batch-{batch.index:05d}.crops", "\n".join(crops))
+    head = json.dumps({"pages": [asdict(r) for r in pages]}, ensure_ascii=False)
+    lines = [head, *(json.dumps(e, ensure_ascii=False) for e in kept)]
+    write_once(target, "\n".join(lines) + "\n")
+    return {"pages": [asdict(r) for r in pages]}
+
+
+def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
+    """Chunk, embed and index one batch; records that are there already keep their vectors."""
+    spec = place.spec
+    folder = place.chunks
+    done = folder / f"ids-{batch.index:05d}.json"
+    if done.exists():
+        return {"records": len(json.loads(done.read_text(encoding="ascii")))}
+    before = folder / f"carry-{batch.index - 1:05d}.json"
+    carry = Carry()
+    if batch.index:
+        kept = json.loads(before.read_text(encoding="utf-8"))
+        carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
+    _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
+    made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
+    ids, note = _index(place, made)
+    write_once(folder / f"carry-{batch.index:05d}.json", json.dumps(asdict(carry)))
+    write_once(done, json.dumps(ids))
+    return {"records": len(ids), "note": note}
+
+
+def _index(place: Place, made: list[Chunk]) -> tuple[list[str], str | None]:
+    tools, spec = place.tools, place.spec
+    encoder = tools.encoder()
+    user, collection = spec["user"], spec["collection"]
+    title = tools.catalog.find_collection(user, collection).title
+    space = Space(
+        collection=collection, title=title, model=encoder.name, dimension=encoder.dimension
+    )
+    ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
+    with tools.workspaces.open(user) as workspace:
+        there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
+    note: str | None = None
+
+    def encode(texts: Sequence[str]) -> list[list[float]]:
+        nonlocal note
+        vectors, note = tools.borrower.encode(user, texts)
+        return vectors
+
+    fresh = records(
+        [c for c in made if c.record_id(spec["sha256"]) not in there],
+        encode,
+        source_id=spec["sha256"],
+        filename=spec["filename"],
+        model=encoder.name,
+    )
+    if place.cancelled()():
+        raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
+    with tools.workspaces.open(user) as workspace:
+        workspace.upsert(space, fresh)
+    tools.catalog.set_model(user, collection, encoder.name)
+    return ids, note
+
+
+def finish_index(place: Place, pages: int) -> Json:
+    """Records of this source that its chunks no longer make are removed; the source is listed."""
+    spec, tools = place.spec, place.tools
+    folder = place.chunks
+    current = {i for path in folder.glob("ids-*.json") for i in json.loads(path.read_text("ascii"))}
+    with tools.workspaces.open(spec["user"]) as workspace:
+        held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
+        workspace.delete(spec["collection"], [r.id for r in held if r.id not in current])
+    tools.catalog.put_source(
+        spec["user"],
+        SourceRow(
+            collection=spec["collection"],
+            sha256=spec["sha256"],
+            filename=spec["filename"],
+            bytes=spec["bytes"],
+            pages=pages,
+            version=place.options.version(),
+            created_at=time.time(),
+        ),
+    )
+    return {"records": len(current)}
+
+
+def save(place: Place) -> Json:
+    """One confirmed generation of this user."""
+    return {"generation": place.tools.replication.save(place.spec["user"])}
+
+
+def undo(place: Place) -> Json:
+    """What a cancelled job had indexed is removed again, and saved so."""
+    spec, tools = place.spec, place.tools
+    with tools.workspaces.open(spec["user"]) as workspace:
+        gone = workspace.delete_where(spec["collection"], {"source_id": spec["sha256"]})
+    tools.catalog.drop_source(spec["user"], spec["collection"], spec["sha256"])
+    if gone:
+        tools.replication.save(spec["user"])
+    return {"records": gone}
+
+
+def notify(place: Place, result: Json) -> Json:
+    """Tell whoever asked. An error that may pass is raised while there are tries left; every other
+    end is told in the job's row."""
+    target = place.work / "notify"
+    if not target.exists():
+        return {}
+    told = place.tools.notifier.send(target.read_text(encoding="utf-8"), place.spec, result)
+    place.tools.catalog.update_job(place.spec["job"], summary={"notified": told})
+    return told
+
+
+def clean(place: Place, result: Json) -> Json:
+    """The job's own artifacts go once nothing can need them again."""
+    if result["status"] in {"succeeded", "partial"}:
+        shutil.rmtree(place.work, ignore_errors=True)
+    return {}
+
+
+STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
+    "probe": lambda place, _, __: probe_source(place),
+    "partition": lambda place, batch, _: read_pages(place, batch),
+    "reread": lambda place, batch, _: reread_pages(place, batch),
+    "index": lambda place, batch, value: index_batch(place, batch, last=value["last"]),
+    "finish": lambda place, _, value: finish_index(place, int(value["pages"])),
+    "save": lambda place, _, __: save(place),
+    "undo": lambda place, _, __: undo(place),
+    "notify": lambda place, _, value: notify(place, value),
+    "clean": lambda place, _, value: clean(place, value),
+}
+
+
+def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
+    """A stage's result, or its error as a value."""
+    spec = place.spec
+    what = {"job": spec["job"], "attempt": spec["attempt"], "stage": name, "batch": batch["index"]}
+    log.info("stage started", extra=what)
+    began = time.monotonic()
+    code = None
+    try:
+        return STAGES[name](place, Batch(**batch), value)
+    except QuireError as problem:
+        code = problem.code
+        return {"error": {**problem.as_dict(), "permanent": problem.permanent}}
+    except Exception as problem:  # a job never hangs on what nobody thought of
+        code = "disk_full" if _full(problem) else "internal"
+        log.exception("stage broke", extra={**what, "code": code})
+        return {"error": _unexpected(problem)}
+    finally:
+        seconds = round(time.monotonic() - began, 3)
+        log.info("stage ended", extra={**what, "seconds": seconds, "code": code})
+
+
+def _full(problem: BaseException) -> bool:
+    sqlite = getattr(getattr(problem, "orig", None), "sqlite_errorcode", None)
+    return sqlite == sqlite3.SQLITE_FULL or (
+        isinstance(problem, OSError) and problem.errno in {errno.ENOSPC, errno.EDQUOT}
+    )
+
+
+def _unexpected(problem: Exception) -> Json:
+    found: QuireError
+    if _full(problem):
+        found = Unavailable(
+            "disk_full", "The disk of this Space is full.", "Delete what is not needed."
+        )
+    else:
+        found = QuireError(
+            "internal",
+            f"Something unexpected happened ({type(problem).__name__}).",
+            "Retry the job; if it stays, report the time and the version.",
+        )
+    return {**found.as_dict(), "permanent": found.permanent}

@@ -1,0 +1,104 @@
+"""A worker under its supervisor, and the seam beside it: what the app process holds, without a page."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.kills import lines, make_pdf
+from pipeline.jobs import Jobs, Request, catalog_url
+from pipeline.link import Link, wait
+from pipeline.partition import PartitionOptions
+from settings import Settings
+from storage.catalog import FINISHED, Catalog
+from storage.paths import Paths
+from tests.conftest import ROOT
+
+USER, OTHER = "0" * 32, "1" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    data: Path
+    jobs: Jobs
+    link: Link
+    process: "subprocess.Popen[bytes]"
+
+    def submit(self, pdf: Path, user: str = USER, **request: Any) -> str:
+        options = PartitionOptions(strategy=request.pop("strategy", "fast"))
+        made = self.jobs.submit(
+            user, Request(path=pdf, filename=pdf.name, partition=options, **request)
+        )
+        return str(made["id"])
+
+    def pdf(self, pages: int, name: str = "made") -> Path:
+        return make_pdf(self.data / f"{name}.pdf", pages, name)
+
+    def finished(self, job: str, user: str = USER, seconds: float = 120) -> dict[str, Any]:
+        return self.until(job, lambda j: j["status"] in FINISHED, user, seconds)
+
+    def until(
+        self,
+        job: str,
+        fits: Callable[[dict[str, Any]], object],
+        user: str = USER,
+        seconds: float = 120,
+    ) -> dict[str, Any]:
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            found = self.jobs.job(user, job)
+            if fits(found):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"{found}\n{self.log()[-3000:]}")
+
+    def kill_worker(self) -> None:
+        told = [x for x in lines(self.data / "worker.log") if x["message"] == "worker started"]
+        os.kill(told[-1]["worker"], signal.SIGKILL)
+
+    def log(self) -> str:
+        return (self.data / "worker.log").read_text(encoding="utf-8")
+
+    def started(self, **wanted: Any) -> list[dict[str, Any]]:
+        """Log lines of stages that started, with these fields."""
+        told = lines(self.data / "worker.log")
+        return [
+            x
+            for x in told
+            if x["message"] == "stage started" and all(x[k] == v for k, v in wanted.items())
+        ]
+
+
+@contextmanager
+def engine(data: Path, **extra: str) -> Iterator[Engine]:
+    data.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "QUIRE_DATA_DIR": str(data),
+        "QUIRE_PAGE_PROCESSES": "2",
+        "HF_HUB_OFFLINE": "1",
+        **extra,
+    }
+    with (data / "worker.log").open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker", "--supervise"],
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+    settings, paths = Settings.from_env(environment), Paths(data)
+    seam = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
+    running = Engine(data, seam, Link(paths), process)
+    try:
+        assert wait(paths, 120), running.log()
+        yield running
+    finally:
+        process.terminate()
+        process.wait(20)

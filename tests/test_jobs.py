@@ -1,0 +1,143 @@
+"""Jobs as their owner drives them: cancelled, tried again, refused, waiting in line."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from aiosmtpd.controller import Controller
+
+from errors import NotFound, QuireError
+from pipeline.jobs import Request
+from tests.engine import OTHER, USER, Engine, engine
+from tests.hub.server import Fault, Hub
+from tests.test_notify import Inbox, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with engine(tmp_path_factory.mktemp("jobs") / "data", QUIRE_MAX_JOBS="6") as made:
+        yield made
+
+
+def records(running: Engine, title: str, user: str = USER) -> int:
+    found = running.link.call("collections", user)
+    return next((int(c["records"]) for c in found if c["title"] == title), 0)
+
+
+def test_a_cancelled_job_starts_nothing_more_and_keeps_what_it_has(running: Engine) -> None:
+    job = running.submit(running.pdf(200, "kept"), collection="kept")
+    running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 50)
+    running.jobs.cancel(USER, job)
+    running.finished(running.submit(running.pdf(2, "next"), collection="other"))
+    batches = len(running.started(job=job, stage="partition"))
+    assert batches < 25
+    assert records(running, "kept") > 0
+    history = running.jobs.read_events(USER, job, 0)[0]
+    assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
+    assert history[-1]["status"] == "cancelled"
+    held = records(running, "kept")
+    running.jobs.retry(USER, job)
+    done = running.finished(job)
+    assert done["status"] == "succeeded"
+    assert records(running, "kept") > held
+    history = running.jobs.read_events(USER, job, 0)[0]
+    assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
+    read_again = {line["batch"] for line in running.started(job=job, stage="partition", attempt=2)}
+    assert read_again  # asked for, and answered by what was there
+
+
+def test_what_a_cancelled_job_indexed_is_removed_when_asked(running: Engine) -> None:
+    job = running.submit(running.pdf(120, "gone"), collection="gone")
+    running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 50)
+    running.jobs.cancel(USER, job, keep=False)
+    running.finished(running.submit(running.pdf(3, "after"), collection="other"))
+    assert running.started(job=job, stage="undo")
+    assert records(running, "gone") == 0
+
+
+def test_page_processes_end_with_the_job_that_needed_them(running: Engine) -> None:
+    job = running.submit(running.pdf(60, "scanned"), strategy="ocr_only", collection="ocr")
+    running.until(job, lambda j: running.started(job=job, stage="partition"))
+    busy = {
+        child
+        for child in psutil.Process(running.process.pid).children(recursive=True)
+        if "pipeline.pool" in " ".join(child.cmdline())
+    }
+    assert busy
+    running.jobs.cancel(USER, job)
+    psutil.wait_procs(busy, timeout=20)
+    assert not [p for p in busy if p.is_running()]
+
+
+def test_a_job_that_waits_in_line_says_why_and_can_be_cancelled(running: Engine) -> None:
+    made = [running.submit(running.pdf(100 + n, f"line{n}"), OTHER) for n in range(6)]
+    last = running.jobs.job(OTHER, made[5])
+    assert (last["status"], last["waits_for"]) == ("queued", "5 of your jobs are before this one.")
+    assert running.until(made[5], lambda j: j["eta_seconds"], OTHER)["source"]["pages"] == 105
+    refused = running.jobs.submit(
+        OTHER, Request(path=running.pdf(3, "too many"), filename="too many.pdf")
+    )
+    assert refused["error"]["code"] == "too_many_jobs"
+    for job in made:
+        running.jobs.cancel(OTHER, job)
+    running.finished(running.submit(running.pdf(2, "free again"), OTHER), OTHER)
+    assert not running.started(job=made[5], stage="partition")
+
+
+def test_what_cannot_be_is_refused_with_a_code(running: Engine) -> None:
+    job = running.submit(running.pdf(2, "mine"))
+    running.finished(job)
+    for call in (running.jobs.cancel, running.jobs.retry, running.jobs.job):
+        for user, name in ((OTHER, job), (USER, "nothing"), (USER, "x' or 1=1 --")):
+            with pytest.raises(NotFound) as caught:
+                call(user, name)
+            assert caught.value.code == "job_not_found"
+    assert running.jobs.cancel(USER, job)["status"] == "succeeded"
+    for pages, code in (([0], "pages_range"), ([3], "pages_range"), (["1"], "pages_range")):
+        with pytest.raises(QuireError) as refused:
+            running.jobs.retry(USER, job, pages=pages)
+        assert refused.value.code == code
+    assert running.jobs.read_events(USER, job, 10_000)[0] == []
+
+
+def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> None:
+    inbox = Inbox()
+    mail = Controller(inbox, hostname="127.0.0.1", port=free_port())
+    mail.start()
+    with (
+        Hub() as hub,
+        engine(
+            tmp_path / "data",
+            QUIRE_HUB_DATASET="ada/quire",
+            HF_TOKEN="hf_write",
+            HF_ENDPOINT=hub.url,
+            HF_HUB_OFFLINE="0",
+            QUIRE_SECRET="s",
+            QUIRE_MAIL_URL=f"smtp://127.0.0.1:{mail.port}",
+        ) as running,
+    ):
+        made = [
+            running.submit(running.pdf(3, f"away{n}"), notify="ada@example.org") for n in range(2)
+        ]
+        hub.faults = [Fault("POST", "/commit/", status=503, times=1000)]
+        waiting = running.until(made[0], lambda j: j["status"] == "waiting")
+        assert 10 < waiting["retry_at"] - time.time() < 25
+        assert "Trying again in" in waiting["waits_for"]
+        running.until(made[1], lambda j: j["status"] == "waiting")
+        running.jobs.cancel(USER, made[1])
+        assert running.jobs.job(USER, made[1])["retry_at"] is None
+        running.kill_worker()
+        hub.faults = []
+        done = running.finished(made[0])
+        assert (done["status"], done["saved_generation"]) == ("succeeded", 1)
+        told = running.until(made[0], lambda j: j["notified"])
+        assert told["notified"]["state"] == "sent"
+        assert [m["Subject"] for m in inbox.mails] == ["Quire: away0.pdf succeeded"]
+        history = running.jobs.read_events(USER, made[0], 0)[0]
+        assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
+        assert len(running.started(job=made[1], stage="save")) <= 1
+    mail.stop()
