@@ -1,78 +1,193 @@
-"""A thin client of a running Quire: submit, watch with automatic re-attach, search, export.
+"""A thin client of a running Quire: submit, watch with automatic re-attach, search, export, import.
 
 Works with any Quire, local or a Space; needs `gradio_client` only. Copy this file where you need it.
+What Quire refuses is a `gradio_client.exceptions.AppError` whose `title` is a code of docs/errors.md.
 """
 
+import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gradio_client import Client, handle_file
+import httpx
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 Json = dict[str, Any]
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
+_PASSING = frozenset({
+    "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable",
+    "identity_unavailable", "too_many_requests", "event_not_found", "http_502", "http_503", "http_504",
+})  # fmt: skip
+_BROKEN = (httpx.HTTPError, httpx.StreamError, OSError, ValueError)
+_TIMES = httpx.Timeout(30, read=60)  # an open stream is never silent for so long
 
 
 class Quire:
-    """`Quire("http://127.0.0.1:7860")`, or `Quire("owner/space", oauth_token="hf_…")`."""
+    """`Quire("http://127.0.0.1:7860")`, or `Quire("owner/space", token="quire_…")` with a token that
+    was made on the page, or a Hugging Face token. Other options are `gradio_client.Client`'s."""
 
-    def __init__(self, url: str, **options: Any) -> None:
-        self._url = url
-        self._options = options
-        self._client = Client(url, verbose=False, **options)
+    def __init__(self, url: str, token: str | None = None, **options: Any) -> None:
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {})}
+        self._source = url
+        self._options = {**options, "headers": {**headers, **options.get("headers", {})}}
+        self._client = self._connected()
 
     def submit(self, *files: str | Path, **options: Any) -> list[Json]:
         """One job per file; options as `/submit` takes them (collection, strategy, password …)."""
-        return list(
-            self._client.predict(
-                files=[handle_file(str(f)) for f in files], api_name="/submit", **options
+        return list(self.call("submit", files=[self.upload(f) for f in files], **options))
+
+    def upload(self, file: str | Path) -> Json:
+        """A file as an endpoint takes it, sent and not yet used."""
+        path = Path(file)
+        with path.open("rb") as content:
+            answer = httpx.post(
+                f"{self._url}upload",
+                files={"files": (path.name, content)},
+                timeout=httpx.Timeout(60, read=600, write=600),
+                **self._credentials(),
             )
-        )
+        _checked(answer)
+        return {
+            "path": answer.json()[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"},
+        }  # fmt: skip
 
     def watch(self, job_id: str, after: int = 0, patience: float = 60.0) -> Iterator[Json]:
-        """Events after that number until the job is finished. When the connection or the server
-        goes away it attaches again by itself, for at most `patience` seconds without an answer."""
-        quiet_since = time.monotonic()
+        """Events after that number until the job is finished; each is given once. When the
+        connection or the server goes away it attaches again by itself, and gives up with
+        TimeoutError after `patience` seconds without any answer."""
+        answered = time.monotonic()
         while True:
             try:
-                for event in self._client.submit(job_id=job_id, after=after, api_name="/watch"):
-                    quiet_since = time.monotonic()
-                    if event["seq"] > after or event.get("status") in FINISHED:
+                for event in self._values("watch", {"job_id": job_id, "after": after}):
+                    answered = time.monotonic()
+                    last = event.get("status") in FINISHED
+                    if event["seq"] > after or last:
                         after = max(after, event["seq"])
                         yield event
+                    if last:
+                        return
                 if self.job(job_id)["status"] in FINISHED:
                     return
-            except (OSError, ValueError) as problem:
-                if time.monotonic() - quiet_since > patience:
+            except _BROKEN as problem:
+                if isinstance(problem, AppError) and problem.title not in _PASSING:
+                    raise
+                if time.monotonic() - answered > patience:
                     raise TimeoutError("the server does not answer") from problem
                 time.sleep(1)
                 self._attach()
 
+    def wait(self, job_id: str, patience: float = 60.0) -> Json:
+        """The job once it is finished, whatever came of it."""
+        for _ in self.watch(job_id, patience=patience):
+            pass
+        return self.job(job_id)
+
     def job(self, job_id: str) -> Json:
-        return dict(self._client.predict(job_id=job_id, api_name="/job"))
+        return dict(self.call("job", job_id=job_id))
 
     def jobs(self, status: str | None = None, limit: int = 50) -> list[Json]:
-        return list(self._client.predict(status=status, limit=limit, api_name="/jobs"))
+        return list(self.call("jobs", status=status, limit=limit))
+
+    def cancel(self, job_id: str) -> Json:
+        return dict(self.call("cancel", job_id=job_id))
+
+    def retry(
+        self, job_id: str, pages: list[int] | None = None, strategy: str | None = None
+    ) -> Json:
+        """Go on from where it stopped; or only those pages, with another strategy."""
+        return dict(self.call("retry", job_id=job_id, pages=pages, strategy=strategy))
 
     def search(self, query: str, **options: Any) -> list[Json]:
         """Hits, best first; options as `/search` takes them (collection, mode, top_k, where)."""
-        return list(self._client.predict(query=query, api_name="/search", **options))
+        return list(self.call("search", query=query, **options))
 
     def collections(self) -> list[Json]:
-        return list(self._client.predict(api_name="/collections"))
+        return list(self.call("collections"))
 
     def export(self, collection: str = "default", format: str = "parquet") -> str:
-        """The URL of a zip file."""
-        made = self._client.predict(collection=collection, format=format, api_name="/export")
-        return self._url.rstrip("/") + str(made["url"])
+        """The URL of a zip file, for whoever sends the same token."""
+        made = self.call("export", collection=collection, format=format)
+        return str(self._client.src).rstrip("/") + str(made["url"])
+
+    def download(
+        self, to: str | Path, collection: str = "default", format: str = "parquet"
+    ) -> Path:
+        """Export into the folder or file `to`; the file's path."""
+        url = self.export(collection, format)
+        target = Path(to) / url.rsplit("/", 1)[-1] if Path(to).is_dir() else Path(to)
+        with httpx.stream("GET", url, timeout=_TIMES, **self._credentials()) as answer:
+            _checked(answer)
+            with target.open("wb") as file:
+                for part in answer.iter_bytes(1 << 20):
+                    file.write(part)
+        return target
+
+    def import_collection(self, file: str | Path, title: str = "") -> Json:
+        """A job that makes a new collection of a zip that `/export` wrote (parquet or chroma)."""
+        return dict(self.call("import_collection", file=self.upload(file), title=title))
 
     def call(self, name: str, **arguments: Any) -> Any:
-        """Any other endpoint by its name, such as `call("delete_source", …)`."""
-        return self._client.predict(api_name=f"/{name}", **arguments)
+        """Any endpoint by its name, such as `call("delete_source", …)`."""
+        return list(self._values(name, arguments))[-1]
+
+    def _values(self, name: str, arguments: Json) -> Iterator[Any]:
+        """What an endpoint yields, by Gradio's plain HTTP interface. Not by `Client.submit`, which
+        waits for ever for an answer whose connection broke."""
+        begun = httpx.post(
+            f"{self._url}call/v2/{name}", json=arguments, timeout=_TIMES, **self._credentials()
+        )
+        _checked(begun)
+        url = f"{self._url}call/{name}/{begun.json()['event_id']}"
+        kind = ""
+        with httpx.stream("GET", url, timeout=_TIMES, **self._credentials()) as answer:
+            _checked(answer)
+            for line in answer.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    kind = value
+                elif field == "data" and kind == "error":
+                    raise _refused(json.loads(value))
+                elif field == "data" and kind == "generating":
+                    yield json.loads(value)[0]
+                elif field == "data" and kind == "complete":
+                    yield (json.loads(value) or [None])[0]
+                    return
+        raise OSError("the connection ended before the answer")
+
+    def _credentials(self) -> Json:
+        return {"headers": self._client.headers, "cookies": self._client.cookies}
+
+    @property
+    def _url(self) -> str:
+        return str(self._client.src_prefixed)
+
+    def _connected(self) -> Client:
+        return Client(self._source, verbose=False, **self._options)
 
     def _attach(self) -> None:
         try:
-            self._client = Client(self._url, verbose=False, **self._options)
-        except (OSError, ValueError):
+            self._client = self._connected()
+        except _BROKEN:
             return  # still away; the caller's patience decides
+
+
+def _checked(answer: httpx.Response) -> None:
+    """AppError with the code of what was refused, or `http_<status>`."""
+    if answer.is_success:
+        return
+    answer.read()
+    problem: Any = {}
+    with contextlib.suppress(ValueError):
+        problem = answer.json()
+    told = problem.get("error") if isinstance(problem, dict) else None
+    if isinstance(told, dict):
+        raise AppError(f"{told['message']} {told['advice']}".strip(), title=told["code"])
+    raise AppError(answer.text[:500], title=f"http_{answer.status_code}")
+
+
+def _refused(problem: Any) -> AppError:
+    told = problem if isinstance(problem, dict) else {"error": str(problem)}
+    return AppError(str(told.get("error")), title=str(told.get("title") or "Error"))

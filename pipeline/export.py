@@ -1,96 +1,138 @@
-"""A collection to take away: Parquet, a Chroma directory, JSON elements, Markdown; one zip each."""
+"""A collection to take away: Parquet, a Chroma directory, JSON elements, Markdown; one zip each.
+
+Nothing is held whole: records come in batches, documents one after another, the zip is written as it
+goes. What `pipeline/transfer.py` asks for; knows nothing of jobs.
+"""
 
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
-from storage import segments, snapshot
-from storage.catalog import Collection
-from storage.chroma import Record
-from storage.segments import Row
+from storage import dataset
+from storage.catalog import Collection, SourceRow
+from storage.chroma import Record, VectorStore
 
-FORMATS = ("parquet", "chroma", "json", "markdown")
+_FACTS = "quire.json"
+_CARD = """---
+license: other
+pretty_name: {pretty}
+size_categories:
+  - {size}
+configs:
+  - config_name: default
+    data_files:
+      - split: train
+        path: data/*.parquet
+---
+
+# {title}
+
+{count:,} records exported by Quire. Vectors were made with `{model}`, normalised, cosine space; embed
+a question with the same model.
+
+```python
+from datasets import load_dataset
+
+records = load_dataset("parquet", data_files="data/*.parquet", split="train")
+```
+
+Columns: `id`, `document`, `embedding`, `filename`, `page`, `element_type`, and `metadata`, which is
+JSON: boxes on the page, table HTML, section titles. `figures/` has the pictures of tables and figures,
+`sources/` the PDFs by their sha256. Quire imports the zip as a new collection.
+"""
 _README = """# {title}
 
-{count} records exported by Quire. Vectors were made with `{model}`, normalised, cosine space.
+{count:,} records exported by Quire. Vectors were made with `{model}`, normalised, cosine space.
 
-Parquet: `pandas.read_parquet("records.parquet")` or
-`datasets.load_dataset("parquet", data_files="records.parquet")`.
+```python
+import chromadb
 
-Chroma: `chromadb.PersistentClient("chroma").get_collection("{id}", embedding_function=None)`;
-embed your question with the same model.
+client = chromadb.PersistentClient("chroma")
+collection = client.get_collection("{id}", embedding_function=None)
+```
+
+Embed your question with the same model. Quire imports the zip as a new collection.
 """
+Report = Callable[[int, int], None]
 
 
-def export(
-    collection: Collection,
-    records: Sequence[Record],
-    elements: Mapping[str, Sequence[dict[str, Any]]],
-    *,
-    kind: str,
-    crops: Path,
-    folder: Path,
-) -> Path:
-    """Write `folder/<collection>-<kind>.zip` and return it."""
-    if kind not in FORMATS:
-        raise InputError("format_unknown", "There is no such format.", f"Use {', '.join(FORMATS)}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{collection.id}-{kind}.zip"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """A collection as an export reads it: `records` in batches, the elements of one source."""
+
+    collection: Collection
+    count: int
+    records: Callable[[], Iterator[Sequence[Record]]]
+    sources: Sequence[SourceRow]
+    elements: Callable[[SourceRow], Sequence[dict[str, Any]]]
+    original: Callable[[SourceRow], Path | None]
+    crops: Path
+
+
+def export(shelf: Shelf, kind: str, target: Path, report: Report) -> None:
+    """Write the zip `target`; `report(done, total)` counts records, or documents."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_suffix(".tmp")
     with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
-        readme = _README.format(
-            title=collection.title, count=len(records), model=collection.model, id=collection.id
-        )
-        archive.writestr("README.md", readme)
-        rows = [_row(collection.id, r) for r in records]
-        if kind == "parquet":
-            archive.writestr("records.parquet", segments.encode(rows))
-        elif kind == "chroma":
-            _chroma(archive, collection, rows)
-        elif kind == "json":
-            for i, (name, found) in enumerate(elements.items()):
-                archive.writestr(
-                    f"{i:04d}-{_plain(name)}.json", json.dumps(found, ensure_ascii=False, indent=1)
-                )
-        else:
-            _markdown(archive, elements, crops)
+        _WRITERS[kind](archive, shelf, report)
     aside.replace(target)
-    return target
 
 
-def _row(collection: str, record: Record) -> Row:
-    return Row(
-        op="put",
-        collection=collection,
-        id=record.id,
-        document=record.document,
-        metadata=record.metadata,
-        embedding=record.embedding,
-    )
-
-
-def _chroma(archive: zipfile.ZipFile, collection: Collection, rows: Sequence[Row]) -> None:
-    with tempfile.TemporaryDirectory() as work:
-        built = Path(work) / "chroma"
-        snapshot.build(
-            built, {collection.id: {r.id: r for r in rows}}, {collection.id: collection.title}
-        )
-        for path in sorted(built.rglob("*")):
-            if path.is_file():
-                archive.write(path, f"chroma/{path.relative_to(built)}")
-
-
-def _markdown(
-    archive: zipfile.ZipFile, elements: Mapping[str, Sequence[dict[str, Any]]], crops: Path
-) -> None:
+def _parquet(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
     pictures: set[str] = set()
-    for i, (name, found) in enumerate(elements.items()):
+    with tempfile.TemporaryDirectory(dir=Path(archive.filename or ".").parent) as work:
+        for shard in dataset.write(Path(work), _seen(shelf, report, pictures)):
+            archive.write(shard, f"data/{shard.name}", zipfile.ZIP_STORED)
+    archive.writestr("README.md", _words(_CARD, shelf))
+    archive.writestr(_FACTS, _facts(shelf))
+    _pictures(archive, shelf, pictures)
+    for source in shelf.sources:
+        path = shelf.original(source)
+        if path is not None:
+            archive.write(path, f"sources/{source.sha256}.pdf", zipfile.ZIP_STORED)
+
+
+def _chroma(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
+    pictures: set[str] = set()
+    with tempfile.TemporaryDirectory(dir=Path(archive.filename or ".").parent) as work:
+        store = VectorStore(Path(work))
+        try:
+            for batch in _seen(shelf, report, pictures):
+                store.ensure(
+                    shelf.collection.id,
+                    model=str(shelf.collection.model),
+                    dimension=len(batch[0].embedding),
+                    title=shelf.collection.title,
+                )
+                store.upsert(shelf.collection.id, batch)
+        finally:
+            store.close()
+        for path in sorted(Path(work).rglob("*")):
+            if path.is_file():
+                archive.write(path, f"chroma/{path.relative_to(work)}")
+    archive.writestr("README.md", _words(_README, shelf))
+    archive.writestr(_FACTS, _facts(shelf))
+    _pictures(archive, shelf, pictures)
+
+
+def _json(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
+    archive.writestr("README.md", _words(_README.split("```")[0], shelf))
+    for i, source in enumerate(shelf.sources):
+        found = json.dumps(shelf.elements(source), ensure_ascii=False, indent=1)
+        archive.writestr(f"{i:04d}-{_plain(source.filename)}.json", found)
+        report(i + 1, len(shelf.sources))
+
+
+def _markdown(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
+    archive.writestr("README.md", _words(_README.split("```")[0], shelf))
+    pictures: set[str] = set()
+    for i, source in enumerate(shelf.sources):
         lines = []
-        for e in found:
+        for e in shelf.elements(source):
             image = e["metadata"].get("image_path")
             if e["type"] == "Title":
                 lines.append(f"## {e['text']}")
@@ -100,13 +142,66 @@ def _markdown(
                 lines.append(e["metadata"].get("text_as_html") or e["text"])
             elif e["type"] == "Image" and image:
                 pictures.add(image)
-                lines.append(f"![Figure on page {e['metadata'].get('page_number')}]({image})")
+                page = e["metadata"].get("page_number")
+                lines.append(f"![Figure on page {page}](figures/{image})")
             elif e["type"] not in {"Header", "Footer", "PageBreak"}:
                 lines.append(e["text"])
-        archive.writestr(f"{i:04d}-{_plain(name)}.md", "\n\n".join(lines) + "\n")
-    for picture in sorted(pictures):
-        if (crops / picture).exists():
-            archive.write(crops / picture, picture)
+        archive.writestr(f"{i:04d}-{_plain(source.filename)}.md", "\n\n".join(lines) + "\n")
+        report(i + 1, len(shelf.sources))
+    _pictures(archive, shelf, pictures)
+
+
+_WRITERS: dict[str, Callable[[zipfile.ZipFile, Shelf, Report], None]] = {
+    "parquet": _parquet,
+    "chroma": _chroma,
+    "json": _json,
+    "markdown": _markdown,
+}
+
+
+def _seen(shelf: Shelf, report: Report, pictures: set[str]) -> Iterator[Sequence[Record]]:
+    """The batches that have anything, counted; the names of their pictures on the side."""
+    done = 0
+    for batch in shelf.records():
+        if batch:
+            pictures |= {str(r.metadata["image"]) for r in batch if r.metadata.get("image")}
+            yield batch
+            done += len(batch)
+            report(done, max(done, shelf.count))
+
+
+def _pictures(archive: zipfile.ZipFile, shelf: Shelf, names: set[str]) -> None:
+    for name in sorted(names):
+        if (shelf.crops / name).is_file():
+            archive.write(shelf.crops / name, f"figures/{name}", zipfile.ZIP_STORED)
+
+
+def _facts(shelf: Shelf) -> str:
+    return json.dumps(
+        {
+            "format": 1,
+            "title": shelf.collection.title,
+            "model": shelf.collection.model,
+            "sources": [
+                {"sha256": s.sha256, "filename": s.filename, "pages": s.pages, "bytes": s.bytes}
+                for s in shelf.sources
+            ],
+        },
+        ensure_ascii=False,
+        indent=1,
+    )
+
+
+def _words(text: str, shelf: Shelf) -> str:
+    size = "n<1K" if shelf.count < 1000 else "1K<n<10K" if shelf.count < 10_000 else "10K<n<100K"
+    return text.format(
+        title=" ".join(shelf.collection.title.split()),
+        pretty=json.dumps(shelf.collection.title, ensure_ascii=False),
+        count=shelf.count,
+        model=shelf.collection.model,
+        id=shelf.collection.id,
+        size=size if shelf.count < 100_000 else "100K<n<1M",
+    )
 
 
 def _plain(name: str) -> str:

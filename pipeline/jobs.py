@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 import unicodedata
@@ -30,7 +31,9 @@ from storage.paths import Paths
 APPLICATION = "quire"
 APPLICATION_VERSION = "ingest-2"  # another one when a recorded workflow could not be replayed
 WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
+TRANSFER_WORKFLOW = "transfer_v1"
 QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
+EXPORTS = ("parquet", "chroma", "json", "markdown")
 STAGES = ("probe", "partition", "chunk", "embed", "index", "save", "notify")
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
@@ -134,6 +137,49 @@ class Jobs:
             self._enqueue(row, 1, {})
             self._look_ahead(row)
         return self._shown(self.catalog.job(user, job_id))
+
+    def transfer(
+        self, user: str, kind: str, spec: dict[str, Any], archive: Path | None = None
+    ) -> dict[str, Any]:
+        """An export or import (see pipeline/transfer.py) as a job; the same export that has not
+        ended yet is that job. `archive` is the upload of an import and is moved."""
+        for row in self.catalog.jobs(user, ACTIVE, 1000):
+            if (
+                archive is None
+                and row.summary.get("kind") == kind
+                and spec.items() <= row.spec.items()
+            ):
+                return self._shown(row)
+        job_id = f"t{secrets.token_hex(11)}"
+        row = JobRow(
+            id=job_id,
+            user=user,
+            collection=str(spec.get("collection", "")),
+            sha256="",
+            filename=str(spec.get("title", "")),
+            status="queued",
+            spec={**spec, "user": user, "job": job_id, "kind": kind},
+            summary={"kind": kind, "attempt": 1},
+            created_at=time.time(),
+            started_at=None,
+            finished_at=None,
+        )
+        client = self._connected()
+        if archive is not None:
+            target = self.paths.work(user, job_id) / "archive.zip"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(archive, target)
+        self.catalog.put_job(row)
+        options: Any = {
+            "workflow_name": TRANSFER_WORKFLOW,
+            "queue_name": QUEUE_JOBS,
+            "workflow_id": run_id(job_id, 1),
+            "app_version": APPLICATION_VERSION,
+            "queue_partition_key": user,
+            "authenticated_user": user,
+        }
+        client.enqueue(options, row.spec)
+        return self._shown(row)
 
     async def watch(self, user: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """Events after that number, those to come too; the last one carries the final status.
@@ -455,6 +501,7 @@ class Jobs:
             "error": summary.get("error"),
             "pages_failed": summary.get("pages_failed", []),
             "notified": summary.get("notified"),
+            "result": summary.get("result"),
             "strategy": row.spec.get("strategy"),
         }
 

@@ -16,7 +16,6 @@ from errors import InputError, NotFound
 from pipeline import pdfium, search
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
-from pipeline.export import export
 from pipeline.partition import PartitionOptions, read_head
 from pipeline.pool import Pool
 from settings import Settings
@@ -169,25 +168,6 @@ class Library:
         hits.sort(key=lambda h: (h["filename"] or "", h["page"] or 0))
         pictured = {h["image_url"]: h for h in reversed(hits) if h["image_url"]}
         return list(reversed(pictured.values()))[: max(1, min(limit, 500))]
-
-    def export(self, user: str, collection: str, format: str = "parquet") -> str:
-        """The path of a zip file."""
-        found = self.catalog.find_collection(user, collection)
-        with self.workspaces.open(user) as workspace:
-            held = workspace.get(found.id, vectors=True)
-        elements = {
-            s.filename: self.elements(user, s.sha256) for s in self.catalog.sources(user, found.id)
-        }
-        return str(
-            export(
-                found,
-                held,
-                elements,
-                kind=format,
-                crops=self.paths.crops(user),
-                folder=self.paths.exports / user,
-            )
-        )
 
     def status(self, user: str) -> Json:
         encoder = self.loaded()

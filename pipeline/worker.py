@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import ingest, logs
+from pipeline import ingest, logs, transfer
 from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.jobs import (
@@ -166,6 +166,18 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             detector=detector,
         )
     )
+    reader = Pool(1, memory_mb=4000, recycle_after=1)
+    transfer.register(
+        transfer.Tools(
+            settings=settings,
+            paths=paths,
+            catalog=catalog,
+            workspaces=workspaces,
+            replication=replication,
+            encoder=encoder,
+            reader=reader,
+        )
+    )
     _launch(settings)
     listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
     serve = functools.partial(_serve, library)
@@ -177,6 +189,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     (paths.run / "ready").unlink(missing_ok=True)
     pool.close()
     viewer.close()
+    reader.close()
     DBOS.destroy(workflow_completion_timeout_sec=0)
     workspaces.close()
     catalog.close()

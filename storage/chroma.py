@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import Conflict, NotFound
+from errors import Conflict, Corrupt, NotFound
 
 BATCH = 500  # Chroma's own limit is 5,461; small batches hold its lock for less than a second
 
@@ -167,3 +167,21 @@ class VectorStore:
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), BATCH):
         yield items[start : start + BATCH]
+
+
+def foreign_records(directory: Path) -> Iterator[list[Record]]:
+    """Every record of a Chroma directory of unknown origin with one collection, in batches. Corrupt
+    when it cannot be read; call it where a crash of the native reader harms nobody else."""
+    from chromadb.errors import ChromaError
+
+    try:
+        store = VectorStore(directory)
+        names = store.collections()
+        ids = store.ids(names[0]) if len(names) == 1 else []
+        for start in range(0, len(ids), BATCH):
+            yield store.get(names[0], ids=ids[start : start + BATCH], vectors=True)
+        store.close()
+    except (ChromaError, OSError, ValueError, RuntimeError, KeyError, TypeError) as problem:
+        raise Corrupt(
+            "store_unreadable", "The Chroma directory cannot be read.", "Export it again."
+        ) from problem

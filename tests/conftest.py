@@ -52,10 +52,12 @@ class Running:
         return self.process.wait(30)
 
 
-def start_app(data: Path, **extra: str) -> Running:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = extra.get("QUIRE_PORT") or probe.getsockname()[1]
+def start_app(data: Path, *, port: int = 0, **extra: str) -> Running:
+    """`port`: the same one again, after a restart."""
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "QUIRE_DATA_DIR": str(data),

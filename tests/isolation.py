@@ -118,6 +118,7 @@ ENDPOINTS: dict[str, tuple[str, ...]] = {
     "delete_source": ("source_id", "collection"),
     "search": ("query", "collection"),
     "export": ("collection",),
+    "import_collection": ("file",),
     "status": (),
 }
 

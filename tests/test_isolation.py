@@ -200,6 +200,7 @@ def test_an_owner_reaches_what_is_theirs(space: Space) -> None:
 def test_every_endpoint_gives_nothing_of_somebody_else(space: Space) -> None:
     values: dict[str, Any] = {
         "files": [{"path": space.ids["upload"], "orig_name": "mine.pdf"}],
+        "file": {"path": space.ids["upload"], "orig_name": "mine.zip"},
         "collection": space.ids["collection"],
         "job_id": space.ids["job"],
         "source_id": space.ids["source"],

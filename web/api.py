@@ -8,6 +8,7 @@ import asyncio
 import functools
 import inspect
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import gradio as gr
 from gradio.events import api as gradio_api
 
-from errors import InputError, QuireError, Unavailable
+from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.chunk import ChunkOptions
-from pipeline.jobs import Jobs, Request
+from pipeline.jobs import EXPORTS, Jobs, Request
 from pipeline.link import Link
 from pipeline.notify import checked as notify_address
 from pipeline.partition import PartitionOptions
 from settings import Settings
+from storage.catalog import FINISHED
 from web.identity import Caller, Identity
 from web.uploads import MAX_FILES, uploaded
 from web.watch import Hub
@@ -90,35 +92,45 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
         parameters=[*needed, special[0], *(p for p in given if p not in needed), special[1]]
     )
 
-    def found(args: Any, kwargs: Any) -> tuple[Caller, dict[str, Any], bool]:
+    def taken(args: Any, kwargs: Any) -> tuple[dict[str, Any], Any, Any, bool]:
         arguments = dict(seen.bind(*args, **kwargs).arguments)
         request, token = arguments.pop("request"), arguments.pop("oauth_token", None)
+        return arguments, request, token, request.headers.get("x-gradio-user") == "mcp"
+
+    def found(request: Any, token: Any) -> Caller:
         caller = app.identity.of(request, token.token if token else None)
         app.saw(caller.key, request)
-        return caller, arguments, request.headers.get("x-gradio-user") == "mcp"
+        return caller
 
     def told(value: Any, by_tool: bool) -> Any:
         return json.dumps(value, ensure_ascii=False) if by_tool else value
 
+    def refused(problem: QuireError, by_tool: bool) -> gr.Error:
+        error = shown(problem)
+        if by_tool:  # which sees the message only
+            error.message = f"{problem.code}: {problem}"
+        return error
+
     if inspect.isasyncgenfunction(function):
 
         async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            arguments, request, token, by_tool = taken(args, kwargs)
             try:
-                caller, arguments, by_tool = await asyncio.to_thread(found, args, kwargs)
+                caller = await asyncio.to_thread(found, request, token)
                 async for item in function(caller, **arguments):
                     yield told(item, by_tool)
             except QuireError as problem:
-                raise shown(problem) from problem
+                raise refused(problem, by_tool) from problem
 
         made: Callable[..., Any] = stream
     else:
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            arguments, request, token, by_tool = taken(args, kwargs)
             try:
-                caller, arguments, by_tool = found(args, kwargs)
-                return told(function(caller, **arguments), by_tool)
+                return told(function(found(request, token), **arguments), by_tool)
             except QuireError as problem:
-                raise shown(problem) from problem
+                raise refused(problem, by_tool) from problem
 
         made = call
     made.__name__, made.__doc__ = function.__name__, function.__doc__
@@ -158,6 +170,27 @@ def submit_files(
         )
         made.append(app.jobs.submit(user, request))
     return made
+
+
+def start_export(app: App, user: str, collection: str, format: str) -> dict[str, Any]:
+    """The job that writes it, or the one that is writing it already."""
+    if format not in EXPORTS:
+        raise InputError("format_unknown", "There is no such format.", f"Use {', '.join(EXPORTS)}.")
+    found = app.jobs.catalog.find_collection(user, collection)
+    spec = {"collection": found.id, "title": found.title, "format": format}
+    return app.jobs.transfer(user, "export", spec)
+
+
+def export_of(app: App, user: str, collection: str, format: str) -> dict[str, Any]:
+    """What that job has written, once it has."""
+    job = start_export(app, user, collection, format)
+    while job["status"] not in FINISHED:
+        time.sleep(0.2)
+        job = app.jobs.job(user, job["id"])
+    if job["status"] != "succeeded":
+        problem = job["error"] or {"code": "cancelled", "message": "The job was cancelled."}
+        raise Refused(problem["code"], problem["message"], problem.get("advice", ""))
+    return {"job": job["id"], **job["result"]}
 
 
 def register(app: App) -> None:
@@ -279,11 +312,32 @@ def register(app: App) -> None:
         )
 
     def export(caller: Caller, collection: str, format: str = "parquet") -> dict:  # type: ignore[type-arg]
-        """A collection as a zip to take away: parquet, chroma, json or markdown. Returns the URL
-        path from which its owner downloads it."""
-        path = str(app.link.call("export", caller.key, collection=collection, format=format))
-        name = path.rsplit("/", 1)[-1]
-        return {"name": name, "url": f"/exports/{name}"}
+        """A collection as a zip to take away: parquet, chroma, json or markdown. Waits until it is
+        written, as a job that goes on without you (kind "export" in /jobs), and returns name, bytes
+        and the URL path from which its owner downloads it.
+
+        Args:
+            collection: name or id.
+            format: parquet (a dataset folder with vectors), chroma, json (elements) or markdown.
+        """
+        return export_of(app, caller.key, collection, format)
+
+    def import_collection(caller: Caller, file: gr.FileData, title: str = "") -> dict:  # type: ignore[type-arg]
+        """Make a new collection from a zip that /export wrote as parquet or chroma. Returns a job at
+        once; follow it with /watch, its `result` names the collection.
+
+        Args:
+            file: the zip, uploaded.
+            title: the new collection's name; default: the one it had.
+        """
+        path, name = uploaded(file, (caller.key, caller.uploader or caller.key))
+        usage = app.jobs.usage(caller.key, visitor=caller.kind == "visitor")
+        spec = {
+            "title": str(title or "")[:200],
+            "filename": name,
+            "most_bytes": max(0, usage["limit_bytes"] - usage["bytes"]),
+        }
+        return app.jobs.transfer(caller.key, "import", spec, archive=path)
 
     def status(caller: Caller) -> dict:  # type: ignore[type-arg]
         """Versions, queue, remotes and their lag, device."""
@@ -291,9 +345,11 @@ def register(app: App) -> None:
 
     for call in (
         submit, job, jobs, cancel, retry, collections, create_collection, delete_collection,
-        sources, delete_source, search, export, status,
+        sources, delete_source, search, status,
     ):  # fmt: skip
         gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=16)
+    for slow in (export, import_collection):
+        gradio_api(endpoint(app, slow), api_name=slow.__name__, concurrency_limit=32)
     gradio_api(endpoint(app, watch), api_name="watch", concurrency_limit=None)
 
 

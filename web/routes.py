@@ -14,12 +14,12 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from errors import NotFound, QuireError
-from web import account, assets
+from web import assets
 from web.answers import NO_STORE, Asked, route
 from web.api import App
 from web.guard import refusal
 from web.uploads import upload
-from web.views import collections, documents, search
+from web.views import account, collections, documents, search
 
 _PRIVATE = {"Cache-Control": "private, max-age=86400"}
 WIDTHS = (200, 400, 800, 1200, 1700)

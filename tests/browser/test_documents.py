@@ -164,7 +164,7 @@ def test_an_open_page_comes_back_after_a_restart_of_the_server(
     expect(page.locator(".row", has_text="kept.pdf")).to_be_visible()
     assert first.stop() == 0
     expect(page.locator("#side")).to_contain_text("reconnecting")
-    second = start_app(tmp_path / "data", QUIRE_PORT=port)
+    second = start_app(tmp_path / "data", port=int(port))
     expect(page.locator("#side")).to_contain_text("live")
     expect(status(page, "kept.pdf")).to_have_text("done", timeout=60_000)
     assert page.locator(".note.bad").count() == 0

@@ -6,7 +6,7 @@ import { documentsView } from "./documents.js";
 import { button, confirmed, asked, h, iconButton, megabytes, menu, number, plural, put, say } from "./dom.js";
 import { galleryView } from "./gallery.js";
 import { follow } from "./live.js";
-import { at, patch, post, remove, url } from "./api.js";
+import { at, get, patch, post, remove, url } from "./api.js";
 import { questionBox, searchView } from "./search.js";
 import { sidebar } from "./sidebar.js";
 import { collection, collectionId, emit, go, loadCollections, loadDocuments, loadStatus, on, settings, state, where } from "./state.js";
@@ -16,9 +16,13 @@ const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directo
 const takeAway = async format => {
   say("Making the file; the download starts when it is ready.");
   try {
-    const made = await post(`${at("collections", collectionId())}/export`, { format });
-    const link = h("a", { href: url(made.url), download: made.name });
-    link.click();
+    let job = await post(`${at("collections", collectionId())}/export`, { format });
+    while (["queued", "running", "waiting"].includes(job.status)) {
+      await new Promise(done => setTimeout(done, 700));
+      job = await get(at("jobs", job.id));
+    }
+    if (job.status !== "succeeded") throw job.error || { message: "The export was cancelled." };
+    h("a", { href: url(job.result.url), download: job.result.name }).click();
   } catch (problem) { say(told(problem), "bad"); }
 };
 

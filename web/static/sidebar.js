@@ -2,6 +2,7 @@
 
 import { at, post, told } from "./api.js";
 import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until } from "./dom.js";
+import { tokens } from "./tokens.js";
 import { collection, go, link, loadCollections, on, state } from "./state.js";
 
 const create = async () => {
@@ -38,6 +39,8 @@ const saved = status => {
     r.unsaved ? `${plural(r.unsaved, "change")} not yet saved` : r.primary === "local" ? "Saved on this disk only" : r.lag ? "Saved; mirror behind" : "All saved", lines];
 };
 
+let held = null; // one list, so that a new token stays on the screen while the rest is painted again
+
 // Who is here, until when, and how much room is left.
 const account = status => {
   const you = status?.you;
@@ -48,7 +51,7 @@ const account = status => {
   if (you.kind === "visitor") return h("div", { class: "who" },
     h("p", {}, "You are a visitor. This workspace belongs to this browser", you.expires_at ? ` and is erased ${until(you.expires_at)} unless you come back` : "", "."),
     button("Sign in with Hugging Face", () => document.querySelector("#sign-in button, button#sign-in")?.click()), room);
-  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name)), room);
+  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name)), room, held ||= tokens());
 };
 
 export const sidebar = () => {

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from errors import Unavailable
 from storage.catalog import FINISHED
 from web.answers import Asked, route
-from web.api import App, about, status_of
+from web.api import App, about, start_export, status_of
 
 _MISSING = {"records": None, "bytes": None, "pages": None, "sources": None}
 
@@ -43,17 +43,10 @@ def routes(app: App) -> list[Route]:
     def delete(asked: Asked) -> Any:
         return app.link.call("delete_collection", asked.user, collection=asked.path["collection"])
 
-    def export(asked: Asked) -> dict[str, str]:
-        path = str(
-            app.link.call(
-                "export",
-                asked.user,
-                collection=asked.path["collection"],
-                format=asked.body.get("format", "parquet"),
-            )
-        )
-        name = path.rsplit("/", 1)[-1]
-        return {"name": name, "url": f"/exports/{name}"}
+    def export(asked: Asked) -> Any:
+        """The job that writes it; its `result` has the address."""
+        kind = asked.body.get("format", "parquet")
+        return start_export(app, asked.user, asked.path["collection"], kind)
 
     def status(asked: Asked) -> dict[str, Any]:
         return {**status_of(app, asked.user), "you": about(app, asked.caller)}

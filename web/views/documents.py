@@ -22,6 +22,8 @@ def routes(app: App) -> list[Route]:
         rows: list[dict[str, Any]] = []
         seen: set[str] = set()
         for job in app.jobs.list_jobs(asked.user, None, _MOST, collection=found):
+            if job["kind"] != "ingest":
+                continue  # an export or import is no document
             sha256 = job["source"]["sha256"]
             done = job["status"] in {"succeeded", "partial"}
             if (sha256 and sha256 in seen) or (done and sha256 not in sources):

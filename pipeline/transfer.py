@@ -1,0 +1,250 @@
+"""Whole collections on their way out and in, as durable jobs: an export, an import.
+
+A killed worker begins such a job again: an export writes its file aside, an import upserts into the
+collection it has noted. Progress is numbered events, as everywhere. Knows nothing of HTTP.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOS
+
+from errors import QuireError, Refused
+from pipeline.document import document_elements
+from pipeline.embed import Encoder
+from pipeline.export import Shelf, export
+from pipeline.intake import take_in
+from pipeline.jobs import TRANSFER_WORKFLOW, write_private
+from pipeline.pool import PageProcessDied, Pool
+from settings import Settings
+from storage import dataset
+from storage.catalog import Catalog, SourceRow
+from storage.chroma import BATCH, Record
+from storage.paths import Paths
+from storage.replication import Replication
+from storage.workspace import Space, Workspaces
+
+Json = dict[str, Any]
+_WAITS = (10.0, 30.0, 120.0, 600.0)
+_NOTE_EVERY = 2000  # records
+_INTAKE_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What both work with; the worker makes it once. `reader` reads archives of unknown origin."""
+
+    settings: Settings
+    paths: Paths
+    catalog: Catalog
+    workspaces: Workspaces
+    replication: Replication
+    encoder: Callable[[], Encoder]
+    reader: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One transfer: its row's events and status."""
+
+    tools: Tools
+    spec: Json
+
+    @property
+    def user(self) -> str:
+        return str(self.spec["user"])
+
+    @property
+    def work(self) -> Path:
+        return self.tools.paths.work(self.user, self.spec["job"])
+
+    def note(self, message: str, done: int = 0, total: int = 0, **changes: Any) -> None:
+        """A numbered event, and the same in the job's row."""
+        catalog, job, stage = self.tools.catalog, self.spec["job"], self.spec["kind"]
+        stages = {stage: {"done": done, "total": total}} if total else {}
+        body = {"stage": stage, "done": done, "total": total, "message": message}
+        body |= {k: v for k, v in changes.items() if k in {"status", "error"}}
+        summary = {"message": message, **({"stages": stages} if stages else {})}
+        summary |= changes.pop("summary", {})
+        summary |= {"error": changes.pop("error")} if "error" in changes else {}
+        catalog.append_event(job, {**body, "time": time.time()}, summary=summary, **changes)
+
+    def cancelled(self) -> bool:
+        return self.tools.catalog.job(self.user, self.spec["job"]).status == "cancelled"
+
+    def report(self, what: str) -> Callable[[int, int], None]:
+        """Counts what was moved: an event now and then, an end when it was cancelled."""
+        told = 0
+
+        def count(done: int, total: int) -> None:
+            nonlocal told
+            if done - told >= _NOTE_EVERY or done == total:
+                if self.cancelled():
+                    raise Refused("cancelled", "The job was cancelled.", "Start it again.")
+                told = done
+                self.note(f"{done:,} of {total:,} {what}.", done, total)
+
+        return count
+
+
+def register(tools: Tools) -> None:
+    """Define the workflow over these tools; call once, before DBOS is launched."""
+
+    @DBOS.step(name="transfer_step_v1")
+    def move(spec: Json) -> str:
+        return run(Job(tools, spec))
+
+    @DBOS.workflow(name=TRANSFER_WORKFLOW, max_recovery_attempts=20)
+    def transfer(spec: Json) -> str:
+        return move(spec)
+
+
+def run(job: Job) -> str:
+    """The final status; what may pass by itself is tried again for a quarter of an hour."""
+    work = {"export": _out, "import": _in}[job.spec["kind"]]
+    job.note("It has begun.", status="running", started_at=time.time())
+    for wait in (*_WAITS, None):
+        try:
+            message, result = work(job)
+        except QuireError as problem:
+            if job.cancelled():
+                return "cancelled"
+            if not problem.permanent and wait is not None:
+                job.note(f"{problem.message} Trying again in {wait:.0f} s.", status="waiting")
+                time.sleep(wait)
+                job.note("Trying again.", status="running")
+                continue
+            error = problem.as_dict()
+            job.note(str(problem), status="failed", error=error, finished_at=time.time())
+            shutil.rmtree(job.work, ignore_errors=True)
+            return "failed"
+        break
+    job.note(message, status="succeeded", summary={"result": result}, finished_at=time.time())
+    shutil.rmtree(job.work, ignore_errors=True)
+    return "succeeded"
+
+
+# Out
+
+
+def _out(job: Job) -> tuple[str, Json]:
+    tools, user, spec = job.tools, job.user, job.spec
+    found = tools.catalog.find_collection(user, spec["collection"])
+    with tools.workspaces.open(user) as workspace:
+        ids = [r.id for r in workspace.get(found.id)]
+
+    def records() -> Iterator[Sequence[Record]]:
+        for start in range(0, len(ids), BATCH):
+            with tools.workspaces.open(user) as workspace:
+                yield workspace.get(found.id, ids=ids[start : start + BATCH], vectors=True)
+
+    def elements(source: SourceRow) -> list[Json]:
+        folder = tools.paths.elements(user, source.sha256, source.version)
+        return document_elements(sorted(folder.glob("batch-*.jsonl")))
+
+    def original(source: SourceRow) -> Path | None:
+        path = tools.paths.source(user, source.sha256)
+        return path if path.is_file() else None
+
+    shelf = Shelf(
+        collection=found,
+        count=len(ids),
+        records=records,
+        sources=tools.catalog.sources(user, found.id),
+        elements=elements,
+        original=original,
+        crops=tools.paths.crops(user),
+    )
+    name = f"{found.id}-{spec['format']}.zip"
+    target = tools.paths.export(user, name)
+    what = "records are written" if spec["format"] in {"parquet", "chroma"} else "documents"
+    export(shelf, spec["format"], target, job.report(what))
+    size = target.stat().st_size
+    result = {"name": name, "url": f"/exports/{name}", "bytes": size}
+    return f"{name} is ready: {size / 1048576:.1f} MB.", result
+
+
+# In
+
+
+def _in(job: Job) -> tuple[str, Json]:
+    tools, user, spec = job.tools, job.user, job.spec
+    try:
+        found = tools.reader.run(
+            take_in,
+            job.work / "archive.zip",
+            job.work,
+            int(spec["most_bytes"]),
+            seconds=_INTAKE_SECONDS,
+            cancelled=job.cancelled,
+        )
+    except PageProcessDied as problem:
+        raise Refused(
+            "import_too_much",
+            "Reading the archive needed too much memory or time.",
+            "Export the collection in parts, and import those.",
+        ) from problem
+    encoder = tools.encoder()
+    if (found["model"], found["dimension"]) != (encoder.name, encoder.dimension):
+        raise Refused(
+            "import_model",
+            f"The vectors were made with {found['model']} ({found['dimension']} numbers); "
+            f"here questions are embedded with {encoder.name} ({encoder.dimension}).",
+            "Set QUIRE_EMBEDDING_MODEL to that model, or submit the PDFs again.",
+        )
+    collection = _collection(job, str(spec["title"] or found["title"]))
+    _files(job, found)
+    space = Space(
+        collection=collection, title=tools.catalog.find_collection(user, collection).title,
+        model=encoder.name, dimension=encoder.dimension,
+    )  # fmt: skip
+    report, done = job.report("records are in"), 0
+    for shard in sorted((job.work / "rows").glob("*.parquet")):
+        for batch in dataset.read(shard):
+            with tools.workspaces.open(user) as workspace:
+                workspace.upsert(space, batch)
+            done += len(batch)
+            report(done, found["records"])
+    tools.catalog.set_model(user, collection, encoder.name)
+    for source in found["sources"]:
+        tools.catalog.put_source(
+            user,
+            SourceRow(
+                collection=collection, version="imported", created_at=time.time(), **source
+            ),
+        )  # fmt: skip
+    generation = tools.replication.save(user)
+    result = {"collection": collection, "records": done, "saved_generation": generation}
+    return f"{done:,} records are in {space.title}.", result
+
+
+def _collection(job: Job, title: str) -> str:
+    """A new collection, the same one when the job begins again; its title gets a number if need be."""
+    noted = job.work / "collection"
+    if noted.exists():
+        return noted.read_text(encoding="ascii")
+    taken = {c.title for c in job.tools.catalog.collections(job.user)}
+    free, number = title, 1
+    while free in taken:
+        number += 1
+        free = f"{title} ({number})"
+    made = job.tools.catalog.create_collection(job.user, free)
+    write_private(noted, made.id)
+    return made.id
+
+
+def _files(job: Job, found: Json) -> None:
+    """Pictures and PDFs, whose names are their hashes, to where the user's others are."""
+    paths, user = job.tools.paths, job.user
+    for name in found["figures"]:
+        target = paths.crop(user, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (job.work / "in" / "figures" / name).replace(target)
+    for name in found["files"]:
+        target = paths.source(user, name.removesuffix(".pdf"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (job.work / "in" / "sources" / name).replace(target)

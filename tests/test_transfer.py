@@ -1,0 +1,303 @@
+"""Exports and imports: the round trip is equal, hostile archives are refused, a kill loses nothing."""
+
+import json
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from errors import InputError
+from pipeline import archive, intake
+from pipeline.export import _WRITERS
+from pipeline.jobs import EXPORTS
+from quire_client import Json, Quire
+from storage import dataset, segments
+from storage.chroma import Record
+from tests.conftest import SAMPLES, Running, start_app
+
+
+def record(n: int, **metadata: Any) -> Record:
+    return Record(
+        id=f"id-{n}",
+        document=f"text {n} ∑ \u202e",
+        embedding=[n / 7, -1.5, 3e-38],
+        metadata={"page": n, "filename": "a.pdf", "element_type": "Text", "score": 0.1,
+                  "page_numbers": [n, n + 1], "source_id": "s", **metadata},
+    )  # fmt: skip
+
+
+def exact(r: Record) -> tuple[Any, ...]:
+    return r.id, r.document, pa.array(r.embedding, pa.float32()).to_pylist(), dict(r.metadata)
+
+
+def test_a_dataset_reads_as_it_was_written(tmp_path: Path) -> None:
+    written = [[record(n) for n in range(i, i + 7)] for i in range(0, 70, 7)]
+    shards = dataset.write(tmp_path, iter(written))
+    read = [r for s in shards for b in dataset.read(s) for r in b]
+    assert [exact(r) for r in read] == [exact(r) for b in written for r in b]
+    types = [{k: type(v) for k, v in r.metadata.items()} for r in read]
+    assert types[0] == {k: type(v) for k, v in written[0][0].metadata.items()}
+
+
+def zipped(path: Path, **entries: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in entries.items():
+            made.writestr(name, content)
+    return path
+
+
+def link(path: Path) -> Path:
+    entry = zipfile.ZipInfo("data/x.parquet")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr(entry, "/etc/passwd")
+    return path
+
+
+def lying(path: Path) -> Path:
+    """A directory that announces less than the stream holds."""
+    zipped(path, **{"data/x.parquet": b"\0" * 500_000})
+    content = path.read_bytes()
+    size = (500_000).to_bytes(4, "little")
+    assert content.count(size) == 2
+    path.write_bytes(content.replace(size, (50_000).to_bytes(4, "little")))
+    return path
+
+
+HOSTILE: dict[str, Callable[[Path], Path]] = {
+    "leads up": lambda p: zipped(p, **{"../evil.parquet": b"x"}),
+    "leads up inside": lambda p: zipped(p, **{"data/../../evil.parquet": b"x"}),
+    "absolute": lambda p: zipped(p, **{"/etc/cron.d/evil": b"x"}),
+    "windows": lambda p: zipped(p, **{"..\\evil": b"x", "C:\\evil": b"y"}),
+    "hidden": lambda p: zipped(p, **{".ssh/authorized_keys": b"x"}),
+    "deep": lambda p: zipped(p, **{"a/b/c/d/e/f": b"x"}),
+    "link": link,
+    "bomb": lambda p: zipped(p, **{"data/x.parquet": b"\0" * (40 << 20)}),
+    "lying": lying,
+    "too many": lambda p: zipped(p, **{f"n{i}": b"" for i in range(archive.MAX_ENTRIES + 1)}),
+    "twice": lambda p: zipped(p, **{"data/x": b"1", "DATA/X": b"2"}),
+    "no zip": lambda p: (p.write_bytes(b"PK\x03\x04 not at all"), p)[1],
+    "cut": lambda p: (zipped(p, a=b"x" * 9000), p.write_bytes(p.read_bytes()[:-30]), p)[2],
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_archive_is_refused_and_writes_nothing_outside(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    path = make(tmp_path / "a.zip")
+    inside = tmp_path / "deep" / "in"
+    with pytest.raises(InputError) as caught:
+        archive.unpack(path, inside, 1 << 30)
+    assert caught.value.code == "archive_refused"
+    assert {p.name for p in tmp_path.iterdir()} <= {"a.zip", "deep"}
+    assert sum(p.stat().st_size for p in inside.rglob("*") if p.is_file()) <= 50_000
+
+
+def test_an_archive_larger_than_what_may_be_stored_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", a=bytes(range(256)) * 100)
+    with pytest.raises(InputError):
+        archive.unpack(path, tmp_path / "in", 1000)
+    assert archive.unpack(path, tmp_path / "in", 1 << 20) == ["a"]
+
+
+def table(**columns: Any) -> bytes:
+    whole = {
+        "id": ["a"], "document": ["d"], "metadata": ["{}"],
+        "embedding": pa.array([[1.0, 0.0]], pa.list_(pa.float32())), **columns,
+    }  # fmt: skip
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({k: v for k, v in whole.items() if v is not None}), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def vectors(*rows: Any) -> Any:
+    return pa.array(list(rows), pa.list_(pa.float32()))
+
+
+def nested(depth: int) -> str:
+    return '{"a": ' + "[" * depth + "]" * depth + "}"
+
+
+FACTS = json.dumps({"format": 1, "title": "t", "model": "m", "sources": []}).encode()
+WRONG: dict[str, dict[str, bytes]] = {
+    "no facts": {"data/a.parquet": table()},
+    "facts are a list": {"quire.json": b"[]", "data/a.parquet": table()},
+    "nothing": {"quire.json": FACTS},
+    "no record": {"quire.json": FACTS, "data/a.parquet": table(
+        id=pa.array([], pa.string()), document=pa.array([], pa.string()),
+        metadata=pa.array([], pa.string()), embedding=pa.array([], pa.list_(pa.float32())))},
+    "no parquet": {"quire.json": FACTS, "data/a.parquet": b"PAR1 nothing PAR1"},
+    "no vectors": {"quire.json": FACTS, "data/a.parquet": table(embedding=None)},
+    "doubles": {"quire.json": FACTS, "data/a.parquet": table(
+        embedding=pa.array([[1.0]], pa.list_(pa.float64())))},
+    "not a number": {"quire.json": FACTS, "data/a.parquet": table(
+        embedding=vectors([float("nan"), 1.0]))},
+    "empty vector": {"quire.json": FACTS, "data/a.parquet": table(embedding=vectors([]))},
+    "two lengths": {"quire.json": FACTS, "data/a.parquet": table(
+        id=["a", "b"], document=["", ""], metadata=["{}", "{}"],
+        embedding=vectors([1.0], [1.0, 2.0]))},
+    "an id twice": {"quire.json": FACTS, "data/a.parquet": table(
+        id=["a", "a"], document=["", ""], metadata=["{}", "{}"],
+        embedding=vectors([1.0], [1.0]))},
+    "a page that is none": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=['{"page": "x"}'])},
+    "boxes that are none": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=['{"boxes": "{"}'])},
+    "metadata is nested": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=['{"a": {"b": 1}}'])},
+    "metadata is very deep": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=[nested(100_000)])},
+    "chroma that is none": {"quire.json": FACTS, "chroma/chroma.sqlite3": b"SQLite format 3\0x"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entries", WRONG.values(), ids=WRONG.keys())
+def test_what_quire_would_not_write_is_refused_with_the_reason(
+    tmp_path: Path, entries: dict[str, bytes]
+) -> None:
+    path = zipped(tmp_path / "a.zip", **entries)
+    with pytest.raises(InputError) as caught:
+        intake.take_in(path, tmp_path / "work", 1 << 30)
+    assert caught.value.code == "import_unreadable"
+
+
+def test_files_with_a_foreign_content_under_a_hash_are_left_out(tmp_path: Path) -> None:
+    path = zipped(
+        tmp_path / "a.zip",
+        **{"quire.json": FACTS, "data/a.parquet": table(), f"figures/{'a' * 64}.jpg": b"evil",
+           f"sources/{'b' * 64}.pdf": b"evil", "figures/name.jpg": b"x"},
+    )  # fmt: skip
+    found = intake.take_in(path, tmp_path / "work", 1 << 30)
+    assert (found["figures"], found["files"], found["records"]) == ([], [], 1)
+
+
+def test_every_format_has_a_writer() -> None:
+    assert tuple(_WRITERS) == EXPORTS
+
+
+# At a running app
+
+
+@pytest.fixture(scope="module")
+def quire(app: Running) -> Quire:
+    made = Quire(app.url)
+    for file in ("report.pdf", "greek.pdf"):
+        made.wait(made.submit(SAMPLES / file, collection="whole")[0]["id"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def parquet(quire: Quire, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield quire.download(tmp_path_factory.mktemp("out") / "whole.zip", "whole", "parquet")
+
+
+def rows(path: Path, folder: Path) -> dict[str, tuple[Any, ...]]:
+    with zipfile.ZipFile(path) as opened:
+        opened.extractall(folder)
+    found = {}
+    if (folder / "chroma").exists():
+        client = chromadb.PersistentClient(str(folder / "chroma"))
+        (collection,) = client.list_collections()
+        held = collection.get(include=["documents", "metadatas", "embeddings"])
+        for i, d, m, e in zip(
+            held["ids"], held["documents"], held["metadatas"], held["embeddings"], strict=True
+        ):
+            found[i] = (d, m, [float(x) for x in e])
+    for shard in folder.glob("data/*.parquet"):
+        for row in pq.read_table(shard).to_pylist():
+            found[row["id"]] = (row["document"], json.loads(row["metadata"]), row["embedding"])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["parquet", "chroma"])
+def test_a_round_trip_is_equal(quire: Quire, app: Running, tmp_path: Path, format: str) -> None:
+    """What is saved has the archive's vectors to the bit; Chroma's cosine index normalises again."""
+    first = quire.download(tmp_path / "first.zip", "whole", format)
+    job = quire.wait(quire.import_collection(first, f"back from {format}")["id"])
+    assert job["status"] == "succeeded", job
+    made = job["result"]["collection"]
+    second = quire.download(tmp_path / "second.zip", made, format)
+    before, after = rows(first, tmp_path / "1"), rows(second, tmp_path / "2")
+    saved = {
+        r.id: (r.document, dict(r.metadata or {}), list(r.embedding))
+        for path in sorted(app.data.glob("remote/users/*/segments/*.parquet"))
+        for r in segments.decode(path)
+        if r.collection == made
+    }
+    assert saved == before
+    assert len(before) == job["result"]["records"] > 5
+    assert {i: r[:2] for i, r in after.items()} == {i: r[:2] for i, r in before.items()}
+    for i, (_, _, vector) in after.items():
+        assert vector == pytest.approx(before[i][2], abs=1e-6)
+    hits = quire.search("how much rain fell in April?", collection=f"back from {format}")
+    assert hits[0]["filename"] == "report.pdf"
+
+
+@pytest.mark.slow
+def test_a_parquet_export_is_a_dataset_folder(parquet: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(parquet) as opened:
+        names = opened.namelist()
+        card = opened.read("README.md").decode()
+        opened.extractall(tmp_path)
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["pretty_name"] == "whole"
+    assert front["configs"][0]["data_files"][0]["path"] == "data/*.parquet"
+    assert "data/train-00000.parquet" in names
+    assert [n for n in names if n.startswith("figures/")]
+    assert [n for n in names if n.startswith("sources/")]
+    seen = pq.read_table(tmp_path / "data" / "train-00000.parquet")
+    assert {"filename", "page", "element_type"} < set(seen.column_names)
+    assert pq.ParquetFile(tmp_path / "data" / "train-00000.parquet").metadata.num_rows > 5
+
+
+@pytest.mark.slow
+def test_an_export_is_a_job_with_progress_and_an_import_too(quire: Quire, parquet: Path) -> None:
+    exports = [j for j in quire.jobs() if j["kind"] == "export"]
+    events = list(quire.watch(exports[0]["id"]))
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert events[-1]["status"] == "succeeded"
+    assert any(e.get("total") for e in events)
+
+
+def refused(quire: Quire, path: Path) -> Json:
+    job = quire.wait(quire.import_collection(path)["id"])
+    assert job["status"] == "failed"
+    assert job["error"]["advice"]
+    return dict(job["error"])
+
+
+@pytest.mark.slow
+def test_refused_imports_say_why_and_leave_nothing(
+    quire: Quire, app: Running, parquet: Path, tmp_path: Path
+) -> None:
+    before = quire.collections()
+    assert refused(quire, HOSTILE["leads up"](tmp_path / "a.zip"))["code"] == "archive_refused"
+    assert refused(quire, SAMPLES / "greek.pdf")["code"] == "archive_refused"
+    other = zipped(tmp_path / "m.zip", **{"quire.json": FACTS, "data/a.parquet": table()})
+    assert refused(quire, other)["code"] == "import_model"
+    assert quire.collections() == before
+    assert not list(app.data.glob("users/*/work/t*"))
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_an_import_begins_it_again(parquet: Path, tmp_path: Path) -> None:
+    app = start_app(tmp_path / "data")
+    quire = Quire(app.url)
+    job = quire.import_collection(parquet, "again")
+    for event in quire.watch(job["id"]):
+        if event["seq"] == 1:
+            app.kill_worker()
+    done = quire.job(job["id"])
+    assert done["status"] == "succeeded", done
+    assert [c["title"] for c in quire.collections()] == ["again"]
+    assert quire.collections()[0]["records"] == done["result"]["records"]
+    app.stop()
