@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ OCR_LEAST = 900
 OCR_MOST_DPI = 600
 OCR_LONG_SIDE = 2200
 LAYOUT_DPI = 100
+PAGE_SECONDS = 60  # on a machine that is busy with something else
+PAGE_CPU_SECONDS = 10  # a scan takes one or two
 
 Seen = dict[int, tuple[Region, ...]]
 
@@ -81,6 +83,9 @@ class PageRecord:
     seconds: float
     elements: int
     error: dict[str, str] | None = None
+
+
+PageRead = tuple[PageRecord, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +132,7 @@ def partition_batch(
 ) -> BatchResult:
     """Read the batch in the pool and write `out/batch-00000.jsonl`, unless it is there already.
 
-    A batch whose process dies is halved down to the page; a page that cannot be read becomes a
-    record with its reason. `detector` loads the models of hi_res when they are needed.
+    A page that cannot be read, or whose process dies, becomes a record with its reason. `detector` loads the models of hi_res when they are needed.
     """
     target = out / f"batch-{batch.index:05d}.jsonl"
     if not target.exists():
@@ -136,16 +140,16 @@ def partition_batch(
         seen: Seen = {}
         if options.strategy == "hi_res" and detector is not None:
             seen = _detect(pool, path, batch, detector(), cancelled)
-        records, elements = _bisect(
-            pool, path, batch, options, seen=seen, crops=crops, cancelled=cancelled
-        )
+        pages = list(_read(pool, path, batch, options, seen=seen, crops=crops, cancelled=cancelled))
+        records = [record for record, _ in pages]
+        elements = [element for _, found in pages for element in found]
         names = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
         write_once(out / f"batch-{batch.index:05d}.crops", "\n".join(names))
         lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
         lines += [json.dumps(e, ensure_ascii=False) for e in elements]
         write_once(target, "\n".join(lines) + "\n")
-    pages, _ = read_batch(target)
-    return BatchResult(batch=batch, pages=tuple(pages), path=target)
+    done, _ = read_batch(target)
+    return BatchResult(batch=batch, pages=tuple(done), path=target)
 
 
 def write_once(path: Path, content: str) -> None:
@@ -186,7 +190,7 @@ def _detect(
     return dict(zip(pictures, found, strict=True))
 
 
-def _bisect(
+def _read(
     pool: Pool,
     path: Path,
     batch: Batch,
@@ -195,29 +199,35 @@ def _bisect(
     seen: Seen,
     crops: Path,
     cancelled: Callable[[], bool],
-) -> tuple[list[PageRecord], list[dict[str, Any]]]:
-    try:
-        answer: tuple[list[PageRecord], list[dict[str, Any]]] = pool.run(
-            read_pages,
-            path,
-            batch.first,
-            batch.last,
-            options,
-            crops,
-            {n: seen[n] for n in range(batch.first, batch.last + 1) if n in seen},
-            seconds=10 + 20 * batch.pages,
-            cancelled=cancelled,
-        )
-        return answer
-    except PageProcessDied as problem:
-        if batch.pages == 1:
-            return [_failed(batch.first, problem, 0.0)], []
-        middle = (batch.first + batch.last) // 2
-        halves = [
-            _bisect(pool, path, half, options, seen=seen, crops=crops, cancelled=cancelled)
-            for half in (replace(batch, last=middle), replace(batch, first=middle + 1))
-        ]
-        return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
+) -> Iterator[PageRead]:
+    """Every page of the batch. A process that dies takes only the page at fault with it: what came
+    before is kept, that page is tried once more alone, and the others are read in another one."""
+    first, alone = batch.first, False
+    slow = options.strategy == "reference"
+    while first <= batch.last:
+        last = first if alone else batch.last
+        try:
+            for record, elements in pool.each(
+                read_pages,
+                path,
+                first,
+                last,
+                options,
+                crops,
+                {n: seen[n] for n in range(first, last + 1) if n in seen},
+                seconds=600 if slow else PAGE_SECONDS,
+                cpu_seconds=600 if slow else PAGE_CPU_SECONDS,
+                cancelled=cancelled,
+            ):
+                yield record, elements
+                first = record.page + 1
+            alone = False
+        except PageProcessDied as problem:
+            if alone or problem.code == "page_timeout":
+                yield _failed(first, problem, 0.0), []
+                first, alone = first + 1, False
+            else:
+                alone = True
 
 
 def _failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
@@ -243,22 +253,11 @@ def draw_page(path: Path, number: int, target: Path) -> None:
 
 def read_pages(
     path: Path, first: int, last: int, options: PartitionOptions, crops: Path, seen: Seen
-) -> tuple[list[PageRecord], list[dict[str, Any]]]:
-    """Records and element dicts of a page range; crops are written under their hash."""
-    records: list[PageRecord] = []
-    found: list[dict[str, Any]] = []
+) -> Iterator[PageRead]:
+    """Record and element dicts of each page of a range; crops are written under their hash."""
     if options.strategy == "reference":
-        started = time.perf_counter()
-        found = reference.read(path, first, last, options.languages)
-        each = (time.perf_counter() - started) / (last - first + 1)
-        for number in range(first, last + 1):
-            count = sum(e["metadata"].get("page_number") == number for e in found)
-            records.append(
-                PageRecord(
-                    page=number, reader="reference", reason="as asked", seconds=each, elements=count
-                )
-            )
-        return records, found
+        yield from _by_reference(path, first, last, options)
+        return
     with pdfium.opened(path) as document:
         ruled = _tablers(path)
         for number in range(first, last + 1):
@@ -269,21 +268,32 @@ def read_pages(
             except QuireError as problem:
                 if not problem.permanent:
                     raise
-                records.append(_failed(number, problem, time.perf_counter() - started))
+                yield _failed(number, problem, time.perf_counter() - started), []
                 continue
-            records.append(
-                PageRecord(
-                    page=number,
-                    reader=reader.reader,
-                    reason=reader.reason,
-                    seconds=round(time.perf_counter() - started, 4),
-                    elements=len(made),
-                )
+            record = PageRecord(
+                page=number,
+                reader=reader.reader,
+                reason=reader.reason,
+                seconds=round(time.perf_counter() - started, 4),
+                elements=len(made),
             )
-            found += made
+            yield record, made
         if ruled is not None:
             ruled.close()
-    return records, found
+
+
+def _by_reference(
+    path: Path, first: int, last: int, options: PartitionOptions
+) -> Iterator[PageRead]:
+    started = time.perf_counter()
+    found = reference.read(path, first, last, options.languages)
+    each = (time.perf_counter() - started) / (last - first + 1)
+    for number in range(first, last + 1):
+        mine = [e for e in found if e["metadata"].get("page_number") == number]
+        record = PageRecord(
+            page=number, reader="reference", reason="as asked", seconds=each, elements=len(mine)
+        )
+        yield record, mine
 
 
 def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> None:

@@ -1,7 +1,7 @@
 """Page processes: small, capped, killable children in which PDFs are opened.
 
-`Pool.run` calls a module-level function in a child and returns its answer. A child has a memory
-limit, each call a time limit; when it dies, hangs or is cancelled it is killed and replaced. Knows
+`Pool.run` calls a module-level function in a child and returns its answer, `Pool.each` yields what the
+function yields. A child has a memory limit, each answer limits of wall and CPU time; when it dies, hangs or is cancelled it is killed and replaced. Knows
 nothing of PDFs. The child is a program of its own, so that it imports nothing of its parent.
 """
 
@@ -14,12 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from errors import QuireError, Unavailable
 
@@ -86,23 +86,54 @@ class Pool:
         function: Callable[..., Any],
         *arguments: Any,
         seconds: float,
+        cpu_seconds: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Any:
         """The function's answer, or its QuireError. `seconds` count from when a child is free."""
+        limits = _Limits(seconds, cpu_seconds or seconds + 5)
+        (answer,) = (a for a, _ in self._answers(function, arguments, limits, cancelled))
+        if isinstance(answer, QuireError):
+            raise answer
+        return answer
+
+    def each(
+        self,
+        function: Callable[..., Iterator[Any]],
+        *arguments: Any,
+        seconds: float,
+        cpu_seconds: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Any]:
+        """What the function yields, as it comes; the limits hold for each value anew. When the
+        child dies, what came before is there."""
+        limits = _Limits(seconds, cpu_seconds or seconds + 5)
+        for answer, more in self._answers(function, arguments, limits, cancelled):
+            if isinstance(answer, QuireError):
+                raise answer
+            if more:
+                yield answer
+
+    def _answers(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        limits: "_Limits",
+        cancelled: Callable[[], bool],
+    ) -> Iterator[tuple[Any, bool]]:
+        """Each answer, and whether more are to come."""
         child = self._take(cancelled)
-        alive = False
+        alive, more = False, True
         try:
-            child.pipe.send((function, arguments, seconds))
-            answer = self._wait(child, seconds, cancelled)
-            alive = child.calls < self._recycle_after
+            child.pipe.send((function, arguments, limits.cpu_seconds))
+            while more:
+                answer, more = self._wait(child, limits, cancelled)
+                alive = not more and child.calls < self._recycle_after
+                yield answer, more
             child.calls += 1
         finally:
             if not alive:
                 child.kill()
             self._idle.put(child if alive else None)
-        if isinstance(answer, QuireError):
-            raise answer
-        return answer
 
     def close(self) -> None:
         self._closed = True
@@ -126,25 +157,45 @@ class Pool:
             return free or self._starter.submit(_Child, self._memory_mb).result()
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
-    def _wait(self, child: _Child, seconds: float, cancelled: Callable[[], bool]) -> Any:
-        limit = time.monotonic() + seconds
+    def _wait(
+        self, child: _Child, limits: "_Limits", cancelled: Callable[[], bool]
+    ) -> tuple[Any, bool]:
+        limit = time.monotonic() + limits.seconds
         while not child.pipe.poll(_TICK):
             if cancelled():
                 raise _cancelled()
             if time.monotonic() > limit:
-                raise PageProcessDied(
-                    "page_timeout",
-                    f"Reading took longer than {seconds:.0f} s.",
-                    "Try these pages again with another strategy.",
-                )
+                raise _late(limits.seconds)
         try:
-            return child.pipe.recv()
+            answer, more = child.pipe.recv()
         except (EOFError, ConnectionResetError) as problem:
-            raise PageProcessDied(
-                "page_process_died",
-                "Reading needed too much memory or broke the reader.",
-                "Try these pages again with another strategy.",
-            ) from problem
+            if child.process.wait() == -signal.SIGXCPU:
+                raise _late(limits.cpu_seconds) from problem
+            raise _died() from problem
+        return answer, more
+
+
+class _Limits(NamedTuple):
+    """For each answer: wall time as the parent sees it, CPU time as the child's kernel does."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def _late(seconds: float) -> PageProcessDied:
+    return PageProcessDied(
+        "page_timeout",
+        f"Reading took longer than {seconds:.0f} s.",
+        "Try these pages again with another strategy.",
+    )
+
+
+def _died() -> PageProcessDied:
+    return PageProcessDied(
+        "page_process_died",
+        "Reading needed too much memory or broke the reader.",
+        "Try these pages again with another strategy.",
+    )
 
 
 def _cancelled() -> Cancelled:
@@ -155,23 +206,36 @@ def serve(pipe: Connection) -> None:
     """The child's loop: one call at a time until the parent is gone."""
     while True:
         try:
-            function, arguments, seconds = pipe.recv()
+            function, arguments, cpu_seconds = pipe.recv()
         except EOFError:
             return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        spent = int(used.ru_utime + used.ru_stime)
-        resource.setrlimit(resource.RLIMIT_CPU, (spent + int(seconds) + 5, resource.RLIM_INFINITY))
-        try:
-            answer = function(*arguments)
-        except QuireError as problem:
-            answer = problem
-        except MemoryError:
-            answer = PageProcessDied(
-                "page_process_died",
-                "Reading needed too much memory or broke the reader.",
-                "Try these pages again with another strategy.",
-            )
-        pipe.send(answer)
+        for answer in _answered(function, arguments, cpu_seconds):
+            pipe.send(answer)
+
+
+def _answered(
+    function: Callable[..., Any], arguments: tuple[Any, ...], cpu_seconds: float
+) -> Iterator[tuple[Any, bool]]:
+    _allow(cpu_seconds)
+    try:
+        answer = function(*arguments)
+        if isinstance(answer, Iterator):
+            for part in answer:
+                yield part, True
+                _allow(cpu_seconds)
+            answer = None
+    except QuireError as problem:
+        answer = problem
+    except MemoryError:
+        answer = _died()
+    yield answer, False
+
+
+def _allow(cpu_seconds: float) -> None:
+    """From now on; the kernel ends a process that takes more."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = int(used.ru_utime + used.ru_stime)
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + int(cpu_seconds) + 1, resource.RLIM_INFINITY))
 
 
 def main(arguments: list[str]) -> None:

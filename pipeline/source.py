@@ -106,7 +106,9 @@ def look(
     )
     readable = copy if found.copy else path
     try:
-        scanned = int(pool.run(scans, readable, found.pages, seconds=15, cancelled=cancelled))
+        scanned = int(
+            pool.run(scans, readable, found.pages, seconds=15, cpu_seconds=4, cancelled=cancelled)
+        )
     except PageProcessDied:
         return found
     text = found.pages - scanned

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 
 from errors import InputError
 
@@ -26,6 +27,16 @@ def hang() -> None:
 
 def fill() -> int:
     return len(bytearray(2 << 30))
+
+
+def burn() -> None:
+    while True:
+        pass
+
+
+def count_then(last: Callable[..., object], arguments: tuple[object, ...]) -> Iterator[int]:
+    yield from range(3)
+    last(*arguments)
 
 
 def limits() -> str | None:

@@ -8,7 +8,7 @@ import pytest
 
 from errors import InputError
 from pipeline.pool import Cancelled, PageProcessDied, Pool
-from tests.in_child import add, die, fill, hang, limits, refuse
+from tests.in_child import add, burn, count_then, die, fill, hang, limits, refuse
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,22 @@ def test_a_child_that_fails_is_replaced(pool: Pool, function: object) -> None:
     with pytest.raises(PageProcessDied):
         pool.run(function, seconds=1.5)  # type: ignore[arg-type]
     assert pool.run(add, 1, 1, seconds=20) == 2
+
+
+def test_values_come_one_by_one_and_those_before_a_death_are_kept(pool: Pool) -> None:
+    assert list(pool.each(count_then, add, (1, 1), seconds=20)) == [0, 1, 2]
+    seen = []
+    with pytest.raises(PageProcessDied):
+        for value in pool.each(count_then, die, (), seconds=20):
+            seen.append(value)
+    assert seen == [0, 1, 2]
+    assert pool.run(add, 1, 1, seconds=20) == 2
+
+
+def test_a_child_that_takes_too_much_of_the_processor_is_late(pool: Pool) -> None:
+    with pytest.raises(PageProcessDied) as caught:
+        pool.run(burn, seconds=60, cpu_seconds=1)
+    assert caught.value.code == "page_timeout"
 
 
 def test_a_cancelled_call_ends_and_its_process_is_gone(pool: Pool) -> None:
