@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.partition import read_batch
+from pipeline.relations import link_tables
 
 
 def document_elements(batches: Iterable[Path]) -> list[dict[str, Any]]:
-    """All element dicts of a document in page order, each under the title it stands below."""
+    """All element dicts of a document in page order, each under the title it stands below, a table
+    that goes on over a page linked to its beginning."""
     from unstructured.partition.common.metadata import set_element_hierarchy  # a second
     from unstructured.staging.base import elements_from_dicts
 
@@ -19,4 +21,5 @@ def document_elements(batches: Iterable[Path]) -> list[dict[str, Any]]:
     for element, typed in zip(found, with_parents, strict=True):
         if typed.metadata.parent_id:
             element["metadata"]["parent_id"] = typed.metadata.parent_id
+    link_tables(found)
     return found

@@ -27,10 +27,11 @@ from pipeline.pool import PageProcessDied, Pool
 from pipeline.readers import figures, grid, layout, ocr, reference, tables, text
 from pipeline.readers.layout import Detector, Region
 from pipeline.readers.text import Block
+from pipeline.relations import attach_captions
 from pipeline.router import STRATEGIES, Route, route
 from pipeline.source import Probe
 
-VERSION = "5"
+VERSION = "6"
 FIRST_BATCH = 2
 BATCH = 8
 CROP_DPI = 110
@@ -40,7 +41,7 @@ OCR_MOST_DPI = 600
 OCR_LONG_SIDE = 2200
 LAYOUT_DPI = 100
 PAGE_SECONDS = 60  # on a machine that is busy with something else
-PAGE_CPU_SECONDS = 10  # a scan takes one or two
+PAGE_CPU_SECONDS = 7  # a scan takes one, or two where it is turned
 
 Seen = dict[int, tuple[Region, ...]]
 
@@ -265,6 +266,7 @@ def read_pages(
             try:
                 reader, made = _read_page(document, ruled, number, options, crops, seen.get(number))
                 _name_languages(made, options)
+                attach_captions(made)
             except QuireError as problem:
                 if not problem.permanent:
                     raise

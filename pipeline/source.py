@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pikepdf
 
@@ -21,8 +22,10 @@ SCAN_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What was found before reading. `scanned_pages` is extrapolated from a sample; `seconds` estimates the CPU time of partitioning; `copy` says that a repaired or
-    decrypted copy was written and is to be read instead."""
+    """What was found before reading. `copy` says that a repaired (`damaged`) or decrypted copy was
+    written and is to be read instead. From a sample of pages: `scanned_pages`, extrapolated;
+    `largest`, width and height of the largest in points; `sampled`, whether they could be looked at
+    at all. `seconds` estimates the CPU time of partitioning."""
 
     sha256: str
     pages: int
@@ -30,6 +33,9 @@ class Probe:
     copy: bool
     scanned_pages: int
     seconds: float
+    damaged: bool = False
+    largest: tuple[float, float] = (0.0, 0.0)
+    sampled: bool = False
 
 
 def digest(path: Path) -> tuple[str, int]:
@@ -79,16 +85,26 @@ def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe
         copy=copied,
         scanned_pages=0,
         seconds=pages * TEXT_SECONDS,
+        damaged=copied and not encrypted,
     )
 
 
-def scans(path: Path, pages: int) -> int:
-    """How many pages are scans, extrapolated from a sample; opens pages, so a hostile file may
-    take its process down."""
-    sampled = range(1, pages + 1, max(1, pages // SAMPLED))
+def sample(path: Path, pages: int) -> tuple[int, tuple[float, float]]:
+    """How many pages are scans, extrapolated, and the size of the largest page looked at; opens
+    pages, so a hostile file may take its process down."""
+    chosen = range(1, pages + 1, max(1, pages // SAMPLED))
     with pdfium.opened(path) as document:
-        found = sum(pdfium.is_scan(document, n) for n in sampled)
-    return round(pages * found / len(sampled))
+        found = sum(pdfium.is_scan(document, n) for n in chosen)
+        sizes = [size for n in chosen if (size := _size(document, n))]
+    largest = max(sizes, key=lambda s: s[0] * s[1], default=(0.0, 0.0))
+    return round(pages * found / len(chosen)), largest
+
+
+def _size(document: Any, number: int) -> tuple[float, float] | None:
+    try:
+        return pdfium.page_size(document, number)
+    except InputError:
+        return None
 
 
 def look(
@@ -100,20 +116,24 @@ def look(
     max_pages: int,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Probe:
-    """`probe` and `scans` in page processes; a page that kills the sample costs the estimate."""
+    """`probe` and `sample` in page processes; a page that kills the sample costs the estimate."""
     found: Probe = pool.run(
         probe, path, copy, password, max_pages, seconds=120, cancelled=cancelled
     )
     readable = copy if found.copy else path
     try:
-        scanned = int(
-            pool.run(scans, readable, found.pages, seconds=15, cpu_seconds=4, cancelled=cancelled)
+        scanned, largest = pool.run(
+            sample, readable, found.pages, seconds=15, cpu_seconds=2, cancelled=cancelled
         )
     except PageProcessDied:
         return found
     text = found.pages - scanned
     return replace(
-        found, scanned_pages=scanned, seconds=text * TEXT_SECONDS + scanned * SCAN_SECONDS
+        found,
+        scanned_pages=scanned,
+        seconds=text * TEXT_SECONDS + scanned * SCAN_SECONDS,
+        largest=largest,
+        sampled=True,
     )
 
 

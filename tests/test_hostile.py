@@ -9,7 +9,7 @@ import pytest
 from pikepdf import Array, Dictionary, Name
 
 from errors import InputError, QuireError
-from pipeline import source
+from pipeline import partition, source
 from pipeline.partition import PageRecord, PartitionOptions, partition_batch, plan, read_batch
 from pipeline.pool import Pool
 
@@ -36,7 +36,8 @@ def page(
     document: pikepdf.Pdf, content: pikepdf.Object, size: float = 792, **resources: object
 ) -> None:
     font = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
-    made = document.add_blank_page(page_size=(size, size))
+    made = document.add_blank_page()
+    made.MediaBox = Array([0, 0, size, size])
     made.Resources = Dictionary(Font=Dictionary(F1=font), **resources)
     made.Contents = content
 
@@ -126,12 +127,16 @@ def read(pool: Pool, path: Path, work: Path) -> tuple[list[PageRecord], str]:
     return records, " ".join(said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [gigabyte, operators, endless, picture, itself, forms, fontless, scripted],
     ids=lambda make: make.__name__,
 )
-def test_a_hostile_page_costs_itself_at_most(pool: Pool, tmp_path: Path, make: Page) -> None:
+def test_a_hostile_page_costs_itself_at_most(
+    pool: Pool, tmp_path: Path, make: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition, "PAGE_CPU_SECONDS", 2)
     records, text = read(pool, file(tmp_path / "bad.pdf", make), tmp_path)
     assert len(records) == 2
     assert "This page is sound" in text
