@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test bench setup setup-dev resolve samples clean
+.PHONY: demo run check test bench bench-peers setup setup-dev resolve samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -28,8 +28,11 @@ test: setup-dev   ## everything that CI runs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: setup-dev  ## the numbers, beside raw pypdfium2 and stock unstructured; PDF=path for your own
-	$(BIN)/python bench/run.py $(PDF)
+bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, CORPUS=folder SCORER=script
+	$(BIN)/python bench/run.py $(PDF) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SCORER),--scorer $(SCORER))
+
+bench-peers:      ## other readers to print beside us, in an environment of their own
+	@bash bin/peers
 
 resolve: setup-dev ## the same requirements resolve for the Space's Python
 	$(BIN)/uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 -q requirements.txt -o /dev/null

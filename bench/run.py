@@ -1,34 +1,44 @@
-"""`make bench [PDF=path…]`: what a page, a vector and a search cost here, beside two peers.
+"""`make bench [PDF=path…]`: what a page, a vector and a search cost here, beside peers.
 
-CPU-seconds of child processes included, medians over three runs, everything in one go so that a
-noisy machine disturbs all rows alike. Default: the PDFs of `samples/`.
+CPU-seconds of child processes and of imports included, ours as medians over three runs, everything in
+one go so that a noisy machine disturbs all rows alike. Default: the PDFs of `samples/`. `make
+bench-peers` installs the peers; one that is not there is printed as such. With `--corpus` and
+`--scorer` the long file is timed by kind of page, and the scores are printed too.
 """
 
+import argparse
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pypdfium2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.peers import PEERS
+from bench.robustness import peak_mb
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.embed import records
 from pipeline.models import load_encoder
-from pipeline.partition import PartitionOptions
+from pipeline.partition import PartitionOptions, partition_batch, plan
 from pipeline.pool import Pool
 from pipeline.search import MODES, checked, search
+from pipeline.source import look
 from settings import DEFAULT_MODEL
 from storage.paths import Paths
 from storage.workspace import Space, Workspaces
 
+ROOT = Path(__file__).resolve().parent.parent
 USER = "0" * 32
+Measured = dict[str, object]
 
 
 def cpu() -> float:
@@ -47,38 +57,140 @@ def timed(work: Callable[[], object], runs: int = 3) -> tuple[float, float]:
 
 
 def main() -> None:
-    files = [Path(a) for a in sys.argv[1:]] or sorted(Path("samples").glob("*.pdf"))
-    pages = sum(len(pypdfium2.PdfDocument(f)) for f in files)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--corpus", type=Path, help="holds text/, tables/, prose/, headline195.pdf")
+    parser.add_argument("--scorer", type=Path, help="prints a summary line per set")
+    chosen = parser.parse_args()
+    files = chosen.files or sorted(Path("samples").glob("*.pdf"))
+    pages = count(files)
     print(f"{len(files)} files, {pages} pages\n")
-    print(f"{'partition':34s} {'CPU-s':>8s} {'wall s':>8s} {'pages/CPU-s':>12s}")
-
-    def raw() -> None:
-        for file in files:
-            for page in pypdfium2.PdfDocument(file):
-                page.get_textpage().get_text_bounded()
-
-    def ours(strategy: str) -> None:
-        with tempfile.TemporaryDirectory() as out, Pool(2) as pool:
-            for file in files:
-                partition_file(pool, file, Path(out), PartitionOptions(strategy=strategy))
-
-    def row(name: str, work: Callable[[], object], runs: int = 3) -> None:
-        spent, wall = timed(work, runs)
-        print(f"{name:34s} {spent:8.2f} {wall:8.2f} {pages / max(spent, 1e-6):12.1f}")
-
-    row("raw pypdfium2 text (the ceiling)", raw)
-    row("quire fast", lambda: ours("fast"))
-    row("quire auto (OCR, tables, crops)", lambda: ours("auto"))
-    row("unstructured fast", lambda: [stock(f) for f in files], 1)
+    print(f"{'partition':34s} {'CPU-s':>8s} {'wall s':>8s} {'pages/CPU-s':>12s} {'peak MB':>8s}")
+    for strategy, does in (("fast", "text"), ("auto", "OCR, tables, crops")):
+        quire(f"quire {strategy} ({does})", files, strategy)
+    for name in PEERS:
+        row(name, pages, peer(name, files))
+    row("unstructured fast", pages, stock(files))
+    print(f"{'unstructured hi_res':34s} not measured: its weights cannot be had here")
+    if chosen.corpus:
+        by_kind(chosen.corpus)
+    if chosen.corpus and chosen.scorer:
+        scored(chosen.scorer, chosen.corpus)
     embedding(files)
 
 
-def stock(file: Path) -> None:
+def count(files: Iterable[Path]) -> int:
+    return sum(len(pypdfium2.PdfDocument(f)) for f in files)
+
+
+def row(name: str, pages: int, found: Measured) -> None:
+    if "failed" in found:
+        print(f"{name:34s} {found['failed']}")
+        return
+    spent, wall, peak = (float(str(found[key])) for key in ("cpu", "wall", "peak_mb"))
+    print(f"{name:34s} {spent:8.2f} {wall:8.2f} {pages / max(spent, 1e-6):12.1f} {peak:8.0f}")
+
+
+def quire(name: str, files: list[Path], strategy: str) -> None:
+    """One page process and this one, the child's imports counted, as for the peers; memory is that of
+    the page process."""
+    peak = 0
+
+    def work() -> None:
+        nonlocal peak
+        with tempfile.TemporaryDirectory() as out, Pool(1) as pool:
+            for file in files:
+                partition_file(pool, file, Path(out), PartitionOptions(strategy=strategy))
+            peak = peak_mb(pool)
+
+    spent, wall = timed(work)
+    row(name, count(files), {"cpu": spent, "wall": wall, "peak_mb": peak})
+
+
+def peer(name: str, files: list[Path], out: Path | None = None) -> Measured:
+    """A peer in its own process, by the bench environment where there is one."""
+    own = ROOT / ".venv-bench" / "bin" / "python"
+    command = [str(own if own.exists() else sys.executable), str(ROOT / "bench" / "peers.py"), name]
+    command += [*map(str, files), *(["--out", str(out)] if out else [])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": "took longer than half an hour"}
+    said = done.stdout.strip().splitlines()
+    if done.returncode or not said:
+        return {"failed": f"ended with {done.returncode}"}
+    found: Measured = json.loads(said[-1])
+    if str(found.get("failed", "")).startswith(("ModuleNotFoundError", "ImportError")):
+        found["failed"] = f"not installed ({found['failed']}); make bench-peers"
+    return found
+
+
+def stock(files: list[Path]) -> Measured:
     """Stock `partition_pdf(strategy="fast")`; without spaCy's model, which is not on PyPI, its
     classes come out empty but the reading is done."""
-    from unstructured.partition.pdf import partition_pdf
+    code = (
+        "import json, resource, sys, time\n"
+        "t = time.perf_counter()\n"
+        "from unstructured.partition.pdf import partition_pdf\n"
+        "for f in sys.argv[1:]: partition_pdf(f, strategy='fast', languages=['eng'])\n"
+        "u = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "hwm = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\n"
+        "print(json.dumps({'cpu': u.ru_utime + u.ru_stime, 'wall': time.perf_counter() - t,"
+        " 'peak_mb': int(hwm) >> 10}))"
+    )
+    command = [sys.executable, "-c", code, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1][:160]}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
-    partition_pdf(str(file), strategy="fast", languages=["eng"])
+
+def by_kind(corpus: Path) -> None:
+    """The long file by kind of page, from the seconds in the page records."""
+    headline = corpus / "headline195.pdf"
+    if not headline.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder, Pool(2) as pool:
+        work = Path(folder)
+        started, before = time.perf_counter(), cpu()
+        seen = look(pool, headline, work / "copy.pdf", password=None, max_pages=1 << 20)
+        records = []
+        with ThreadPoolExecutor(2) as threads:
+            for done in threads.map(
+                lambda batch: partition_batch(
+                    pool, headline, batch, PartitionOptions(), out=work / "b", crops=work / "c"
+                ),
+                plan(seen),
+            ):
+                records += done.pages
+        wall = time.perf_counter() - started
+    print(f"\n{headline.name}: {wall:.1f} s with 2 processes, {cpu() - before:.1f} CPU-s")
+    for reader in sorted({r.reader for r in records}):
+        spent = [r.seconds for r in records if r.reader == reader]
+        print(f"  {reader:32s} {len(spent):4d} pages, {statistics.mean(spent):6.3f} s each")
+
+
+def scored(scorer: Path, corpus: Path) -> None:
+    """The scorer's summary lines for us and for each peer that is there."""
+    files = [p for kind in ("text", "tables") for p in sorted(corpus.glob(f"{kind}/*.pdf"))]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        with Pool(2) as pool:
+            for file in files:
+                partition_file(pool, file, out, PartitionOptions())
+        summary("quire auto", scorer, corpus, out)
+    for name in PEERS:
+        with tempfile.TemporaryDirectory() as folder:
+            if "failed" not in peer(name, files, Path(folder)):
+                summary(name, scorer, corpus, Path(folder))
+
+
+def summary(name: str, scorer: Path, corpus: Path, out: Path) -> None:
+    command = [sys.executable, str(scorer), str(corpus), str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line in said.splitlines():
+        if line.startswith(("TEXT ", "TABLES ")):
+            print(f"{name:34s} {line}")
 
 
 def embedding(files: list[Path]) -> None:
