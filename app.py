@@ -55,7 +55,15 @@ def borrow_gpu(settings: Settings, paths: Paths) -> Any:
     from web.broker import Broker
 
     models = importlib.import_module("pipeline.models")
-    broker = Broker(paths, load=lambda: models.load_encoder(settings.embedding_model).encode)
+    # Gradio imports it in the first call, and it starts programs then; a fork would hang on those.
+    importlib.import_module("matplotlib.pyplot")
+
+    def load(step: str, names: tuple[str, ...]) -> Any:
+        if step == "embed":
+            return models.load_encoder(*names).encode
+        return models.load_detector(*names).detect
+
+    broker = Broker(paths, load=load)
     broker.listen()
     return broker
 

@@ -1,32 +1,71 @@
-"""Vectors from a borrowed GPU where that pays, else from this process: the worker's side.
+"""Heavy steps on a borrowed GPU where that pays, else in this process: the worker's side.
 
 The app process is the only one that may borrow (ZeroGPU); its broker listens on a local socket, and
-where none listens there is nothing to borrow. Texts and vectors travel as files. A borrowed GPU that
-does not come never fails anything: what is missing is computed here, and a note says so.
+where none listens there is nothing to borrow. Texts, page pictures and answers travel as files in a
+folder of the call. A borrowed GPU that does not come never fails anything: what is missing is
+computed here, and notes say so.
 """
 
 import json
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from errors import InputError, Unavailable
 from pipeline.embed import Encoder
 from pipeline.link import address, key
+from pipeline.page import Box
+from pipeline.readers.layout import KINDS, Detector, Region
 from storage.paths import Paths
 
-PART = 256  # texts per file of vectors: what a call that is cut short loses at most
+POLICIES = ("auto", "never", "wait")
 _PATIENCE = 240.0  # seconds for a broker's answer: its queue, its tries, the work
+
+Work = Callable[[list[Any]], Sequence[Any]]  # items in, an answer per item out
+
+
+class Step(NamedTuple):
+    """A kind of work; `part` items have one file of answers: what a kill loses at most. `usual` is
+    seconds per item on a CPU before anything was measured."""
+
+    part: int
+    items: str
+    usual: float
+
+
+STEPS = {"embed": Step(256, "chunks", 0.0), "layout": Step(8, "pages", 1.0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Whose quota, for which job, and how much a GPU is wanted; `wait` ends at `until` (epoch)."""
+
+    user: str
+    job: str
+    policy: str = "auto"
+    until: float = 0.0
 
 
 def broker_address(paths: Paths) -> str:
     return f"{address(paths)}-gpu"
+
+
+def checked(policy: str) -> str:
+    if policy not in POLICIES:
+        raise InputError(
+            "gpu_policy_unknown",
+            f"There is no GPU policy {policy!r}.",
+            f"Use one of: {', '.join(POLICIES)}.",
+        )
+    return policy
 
 
 @dataclass(slots=True)
@@ -34,40 +73,79 @@ class Borrower:
     """`worth` is how many seconds the CPU must need before a GPU is asked for."""
 
     paths: Paths
-    encoder: Callable[[], Encoder]
     worth: float = 5.0
-    _rate: float | None = None
+    _each: dict[str, float] = field(default_factory=dict)  # seconds per item here, by step
+    _told: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=1000))
 
-    def encode(self, user: str, texts: Sequence[str]) -> tuple[list[list[float]], str | None]:
-        """A vector per text, in order, and a note when a GPU had a part in it."""
-        encoder = self.encoder()
-        slow = self._rate is not None and len(texts) / self._rate >= self.worth
-        found, note = self._borrowed(user, texts, encoder) if slow or not self.worth else ({}, None)
-        missing = [i for i in range(len(texts)) if i not in found]
-        began = time.monotonic()
-        found |= dict(zip(missing, encoder.encode([texts[i] for i in missing]), strict=True))
-        if len(missing) >= 8:
-            rate = len(missing) / max(time.monotonic() - began, 1e-3)
-            self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
-        return [found[i] for i in range(len(texts))], note
+    def encode(
+        self, ask: Ask, texts: Sequence[str], encoder: Encoder
+    ) -> tuple[list[list[float]], list[str]]:
+        """A vector per text, in order, and notes when a GPU was asked for."""
 
-    def _borrowed(
-        self, user: str, texts: Sequence[str], encoder: Encoder
-    ) -> tuple[dict[int, list[float]], str | None]:
-        with tempfile.TemporaryDirectory(dir=self.paths.run) as folder:
-            source = Path(folder) / "texts.json"
-            source.write_text(json.dumps(list(texts)), encoding="utf-8")
-            answer = self._ask({"user": user, "folder": folder, "count": len(texts)})
-            if answer is None:
-                return {}, None
-            found: dict[int, list[float]] = {}
-            for path in sorted(Path(folder).glob("part-*.npy")):
-                vectors = np.load(path, allow_pickle=False)
-                first = int(path.stem.removeprefix("part-")) * PART
-                usable = vectors.ndim == 2 and vectors.shape[1] == encoder.dimension
-                if usable and np.isfinite(vectors).all():
-                    found |= {first + i: row.tolist() for i, row in enumerate(vectors)}
-            return found, str(answer["note"])
+        def fits(vector: Any) -> bool:
+            return len(vector) == encoder.dimension and bool(np.isfinite(vector).all())
+
+        policy = "never" if encoder.device != "cpu" else ask.policy
+        return self._run("embed", ask, policy, (encoder.name,), texts, encoder.encode, fits)
+
+    def detect(
+        self,
+        ask: Ask,
+        pictures: Sequence[Path],
+        models: tuple[str, str],
+        here: Callable[[], Detector],
+    ) -> tuple[list[tuple[Region, ...]], list[str]]:
+        """The regions of each picture. `here` is loaded only when pages are left for it."""
+        return self._run(
+            "layout",
+            ask,
+            ask.policy,
+            models,
+            [str(p) for p in pictures],
+            lambda left: here().detect([Path(p) for p in left]),
+            lambda regions: all(r.kind in set(KINDS.values()) for r in regions),
+        )
+
+    def _run(
+        self,
+        name: str,
+        ask: Ask,
+        policy: str,
+        models: tuple[str, ...],
+        items: Sequence[str],
+        here: Work,
+        fits: Callable[[Any], bool],
+    ) -> tuple[list[Any], list[str]]:
+        step, found, notes = STEPS[name], {}, []
+        slow = len(items) * self._each.get(name, step.usual) >= self.worth
+        if items and policy != "never" and (slow or policy == "wait" or not self.worth):
+            with tempfile.TemporaryDirectory(dir=self.paths.run) as folder:
+                write_items(Path(folder), items)
+                asked = {"user": ask.user, "folder": folder, "count": len(items)}
+                answer = self._ask({**asked, "step": name, "models": models})
+                found = {i: a for i, a in read_parts(Path(folder), name).items() if fits(a)}
+            if answer is not None:
+                notes = self._notes(ask, policy, answer, bool(found))
+        missing = [i for i in range(len(items)) if i not in found]
+        if missing:
+            began = time.monotonic()
+            found |= dict(zip(missing, here([items[i] for i in missing]), strict=True))
+            if len(missing) >= min(8, step.part):
+                each = (time.monotonic() - began) / len(missing)
+                self._each[name] = 0.7 * self._each.get(name, each) + 0.3 * each
+        return [found[i] for i in range(len(items))], notes
+
+    def _notes(self, ask: Ask, policy: str, answer: dict[str, Any], some: bool) -> list[str]:
+        """What the user is told, once per job; Unavailable while the job wants to wait."""
+        notes, reason = list(answer["notes"]), answer["reason"]
+        if reason and policy == "wait" and not some and time.time() < ask.until:
+            raise Unavailable(
+                "gpu_unavailable", f"Waiting for a GPU: {reason}", "It is asked again."
+            )
+        if reason and (ask.job, reason) not in self._told:
+            self._told.append((ask.job, reason))
+            notes.append(f"{reason} Going on with the CPU.")
+        return notes
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """The broker's answer; None where there is no broker or it went away."""
@@ -79,3 +157,50 @@ class Borrower:
         except (OSError, EOFError, AuthenticationError):
             pass
         return None
+
+
+# Files of a call, written on one side and read on the other
+
+
+def write_items(folder: Path, items: Sequence[str]) -> None:
+    (folder / "items.json").write_text(json.dumps(list(items)), encoding="utf-8")
+
+
+def compute_part(folder: Path, name: str, part: int, work: Work) -> int:
+    """The answers of one part into its file, whole or not there; how many they are."""
+    items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    size = STEPS[name].part
+    answers = work(items[part * size : (part + 1) * size])
+    target = folder / f"part-{part:05d}"
+    aside = target.with_suffix(".tmp")
+    if name == "embed":
+        with aside.open("wb") as file:
+            np.save(file, np.asarray(answers, dtype=np.float32))
+    else:
+        aside.write_text(json.dumps(answers), encoding="utf-8")
+    aside.replace(target)
+    return len(answers)
+
+
+def read_parts(folder: Path, name: str) -> dict[int, Any]:
+    """The answer of each item that has one; a file that is not what it should be is passed over."""
+    found: dict[int, Any] = {}
+    for path in sorted(folder.glob("part-?????")):
+        first = int(path.name.removeprefix("part-")) * STEPS[name].part
+        try:
+            if name == "embed":
+                answers = np.load(path, allow_pickle=False).tolist()
+            else:
+                answers = [
+                    tuple(map(_region, page)) for page in json.loads(path.read_text("utf-8"))
+                ]
+        except (ValueError, TypeError):
+            continue
+        found |= {first + i: answer for i, answer in enumerate(answers)}
+    return found
+
+
+def _region(values: list[Any]) -> Region:
+    kind, score, box, rows, columns, spans, headers = values
+    rows, columns, spans = (tuple(Box(*b) for b in boxes) for boxes in (rows, columns, spans))
+    return Region(str(kind), float(score), Box(*box), rows, columns, spans, int(headers))

@@ -271,13 +271,15 @@ async def _read_and_index(run: _Run, batches: list[Json], pages: int) -> None:
             ahead = open_[i + WINDOW]
             handles.append(await run.start(QUEUE_PAGES, _key(name, ahead), name, batch=ahead))
         if run.waited_for != _key("index", batch):  # else these pages were told before the wait
+            for note in result.get("notes", ()):
+                run.event("partition", note)
             _report_pages(run, batch, result["pages"], pages)
         last = batch is open_[-1]
         made = await run.settle(QUEUE_INDEX, "index", batch=batch, value={"last": last})
         run.done += 1
         run.records += int(made["records"])
-        if made.get("note"):
-            run.event("embed", made["note"])
+        for note in made.get("notes", ()):
+            run.event("embed", note)
         for stage in ("chunk", "embed", "index"):
             run.count(stage, batch["last"], pages)
         run.event("index", f"{run.records} records, searchable up to page {batch['last']}.")

@@ -21,6 +21,7 @@ from typing import Any
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
 from errors import InputError, QuireError, Refused, Unavailable
+from pipeline import borrow
 from pipeline.chunk import ChunkOptions
 from pipeline.partition import PartitionOptions
 from pipeline.source import check_upload, digest
@@ -53,6 +54,7 @@ class Request:
     collection: str = "default"
     partition: PartitionOptions = field(default_factory=PartitionOptions)
     chunk: ChunkOptions = field(default_factory=ChunkOptions)
+    gpu: str = "auto"
     notify: str | None = None
     password: str | None = None
 
@@ -86,6 +88,7 @@ class Jobs:
         collection = self.catalog.collection_for(user, request.collection)
         try:
             request.partition.checked()
+            borrow.checked(request.gpu)
             check_upload(request.path, max_mb=self.settings.max_file_mb)
             self._admit(user, request.path)
         except QuireError as problem:
@@ -102,6 +105,7 @@ class Jobs:
             "strategy": request.partition.strategy,
             "languages": list(request.partition.languages),
             "chunk": asdict(request.chunk),
+            "gpu": request.gpu,
             "locked": request.password is not None,
             "order": self.catalog.count_jobs(user),
         }

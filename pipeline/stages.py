@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, QuireError, Unavailable
-from pipeline.borrow import Borrower
+from pipeline.borrow import Ask, Borrower
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.notify import Notifier
@@ -29,7 +29,7 @@ from pipeline.partition import (
     write_once,
 )
 from pipeline.pool import Cancelled, Pool
-from pipeline.readers.layout import Detector
+from pipeline.readers.layout import Detector, Region
 from pipeline.source import look
 from settings import Settings
 from storage.catalog import Catalog, SourceRow
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 NO_BATCH = {"index": 0, "first": 1, "last": 1}
 _CANCEL_LOOKS = 0.5
+GPU_WAIT = 3600.0  # seconds that a job with gpu=wait waits at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,21 @@ class Place:
         original = self.tools.paths.source(self.spec["user"], self.spec["sha256"])
         return copy if copy.exists() else original
 
+    @property
+    def ask(self) -> Ask:
+        """How this job may borrow a GPU: one that waits for it waits an hour at most."""
+        spec = self.spec
+        policy = spec.get("gpu", "auto")
+        until = 0.0
+        if policy == "wait":
+            row = self.tools.catalog.job(spec["user"], spec["job"])
+            until = (row.started_at or row.created_at) + GPU_WAIT
+        return Ask(user=spec["user"], job=spec["job"], policy=policy, until=until)
+
+    def detector(self, notes: list[str]) -> Callable[[], Detector]:
+        """The layout models, borrowed or here; what was decided goes into `notes`."""
+        return lambda: _Seeing(self, notes)
+
     def cancelled(self) -> Callable[[], bool]:
         """Whether the job was cancelled, or runs again by now; looks at most twice a second."""
         looked, answer = 0.0, False
@@ -107,6 +123,19 @@ class Place:
             return answer
 
         return look
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeing:
+    place: Place
+    notes: list[str]
+
+    def detect(self, pictures: Sequence[Path]) -> list[tuple[Region, ...]]:
+        tools = self.place.tools
+        models = (tools.settings.layout_model, tools.settings.table_model)
+        found, notes = tools.borrower.detect(self.place.ask, pictures, models, tools.detector)
+        self.notes.extend(notes)
+        return found
 
 
 # Stages: plain functions over artifacts, each idempotent
@@ -147,7 +176,7 @@ def probe_source(place: Place) -> Json:
 
 def read_pages(place: Place, batch: Batch) -> Json:
     """Partition one batch; its page records."""
-    tools = place.tools
+    tools, notes = place.tools, list[str]()
     result = partition_batch(
         tools.pool,
         place.readable,
@@ -155,10 +184,10 @@ def read_pages(place: Place, batch: Batch) -> Json:
         place.options,
         out=place.elements,
         crops=tools.paths.crops(place.spec["user"]),
-        detector=tools.detector,
+        detector=place.detector(notes),
         cancelled=place.cancelled(),
     )
-    return {"pages": [asdict(record) for record in result.pages]}
+    return {"pages": [asdict(record) for record in result.pages], "notes": notes}
 
 
 def reread_pages(place: Place, batch: Batch) -> Json:
@@ -172,6 +201,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
     options = replace(place.options, strategy=again["strategy"])
     aside = place.work / f"again-{place.spec['attempt']}"
     fresh: dict[int, tuple[list[Any], list[Json]]] = {}
+    notes: list[str] = []
     for page in sorted(wanted):
         result = partition_batch(
             place.tools.pool,
@@ -180,7 +210,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             options,
             out=aside,
             crops=place.tools.paths.crops(place.spec["user"]),
-            detector=place.tools.detector,
+            detector=place.detector(notes),
             cancelled=place.cancelled(),
         )
         fresh[page] = read_batch(result.path)
@@ -198,7 +228,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
     head = json.dumps({"pages": [asdict(r) for r in pages]}, ensure_ascii=False)
     lines = [head, *(json.dumps(e, ensure_ascii=False) for e in kept)]
     write_once(target, "\n".join(lines) + "\n")
-    return {"pages": [asdict(r) for r in pages]}
+    return {"pages": [asdict(r) for r in pages], "notes": notes}
 
 
 def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
@@ -215,13 +245,13 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
         carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
     _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
     made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
-    ids, note = _index(place, made)
+    ids, notes = _index(place, made)
     write_once(folder / f"carry-{batch.index:05d}.json", json.dumps(asdict(carry)))
     write_once(done, json.dumps(ids))
-    return {"records": len(ids), "note": note}
+    return {"records": len(ids), "notes": notes}
 
 
-def _index(place: Place, made: list[Chunk]) -> tuple[list[str], str | None]:
+def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
     tools, spec = place.tools, place.spec
     encoder = tools.encoder()
     user, collection = spec["user"], spec["collection"]
@@ -232,11 +262,11 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], str | None]:
     ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
     with tools.workspaces.open(user) as workspace:
         there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
-    note: str | None = None
+    notes: list[str] = []
 
     def encode(texts: Sequence[str]) -> list[list[float]]:
-        nonlocal note
-        vectors, note = tools.borrower.encode(user, texts)
+        vectors, said = tools.borrower.encode(place.ask, texts, encoder)
+        notes.extend(said)
         return vectors
 
     fresh = records(
@@ -251,7 +281,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], str | None]:
     with tools.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
     tools.catalog.set_model(user, collection, encoder.name)
-    return ids, note
+    return ids, notes
 
 
 def finish_index(place: Place, pages: int) -> Json:

@@ -162,7 +162,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             replication=replication,
             notifier=Notifier(settings=settings, catalog=catalog),
             encoder=encoder,
-            borrower=Borrower(paths, encoder),
+            borrower=Borrower(paths),
             detector=detector,
         )
     )

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,9 @@ class Running:
         return self.process.wait(30)
 
 
-def start_app(data: Path, *, port: int = 0, **extra: str) -> Running:
+def start_app(
+    data: Path, program: Sequence[str] = ("app.py",), *, port: int = 0, **extra: str
+) -> Running:
     """`port`: the same one again, after a restart."""
     if not port:
         with socket.socket() as probe:
@@ -68,7 +70,7 @@ def start_app(data: Path, *, port: int = 0, **extra: str) -> Running:
     data.mkdir(parents=True, exist_ok=True)
     with (data / "app.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [sys.executable, *program], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
     running = Running(f"http://127.0.0.1:{port}", data, process)
     limit = time.monotonic() + 180

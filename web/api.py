@@ -165,6 +165,7 @@ def submit_files(
                 strategy=options.get("strategy") or "auto", languages=tuple(languages)
             ),
             chunk=ChunkOptions(**(options.get("chunk") or {})),
+            gpu=options.get("gpu") or "auto",
             notify=address,
             password=options.get("password") or None,
         )
@@ -204,6 +205,7 @@ def register(app: App) -> None:
         languages: list[str] | None = None,
         notify: str | None = None,
         password: str | None = None,
+        gpu: str = "auto",
     ) -> list[dict]:  # type: ignore[type-arg]
         """Put PDFs into a collection. Returns one job per file at once; follow it with /watch.
 
@@ -213,6 +215,7 @@ def register(app: App) -> None:
             strategy: auto, fast, ocr_only, hi_res or reference.
             languages: languages of scanned pages, as ISO codes.
             notify: a mail address or https URL that is told when the job is done.
+            gpu: auto borrows one where that pays, never does not, wait waits up to an hour for it.
             password: opens encrypted files; kept only until the file is read.
         """
         options = {
@@ -221,6 +224,7 @@ def register(app: App) -> None:
             "languages": languages,
             "notify": notify,
             "password": password,
+            "gpu": gpu,
         }
         return submit_files(app, caller.key, files, options, uploader=caller.uploader)
 

@@ -8,9 +8,12 @@ quota that pays is the owner's: by the newest request that passed the owner's ch
 import contextlib
 import contextvars
 import json
+import math
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -18,30 +21,37 @@ from typing import Any, Literal
 
 import spaces
 import gradio as gr
-import numpy as np
+import httpx
 from gradio.context import LocalContext
 
-from pipeline.borrow import PART, broker_address
+from pipeline.borrow import STEPS, Work, broker_address, compute_part
 from pipeline.link import accept, key
 from storage.paths import Paths
 
 FRESH = 60.0  # seconds after which a token counts as stale
-SHORTEST, LONGEST = 10, 40  # seconds declared; a card may multiply them by 1.5
-STARTING = 5.0  # seconds of a cold call: CUDA, weights
+SHORTEST, LONGEST = 3, 40  # seconds declared; a card may multiply them by 1.5
+_COLD = 5.0  # seconds until a new fork works: CUDA, weights
+_WARM = 0.5
+_KEPT = 60.0  # seconds that a fork is thought to stay warm
+_FIRST_GUESS = {"embed": 0.01, "layout": 0.3}  # seconds per item before any was measured
 _BUSY_WAITS = (5.0, 20.0)
+_NO_QUOTA = 600.0  # seconds without asking again when the refusal does not tell
 
-Action = Literal["busy", "shrink", "quota", "token", "aborted", "race", "bug"]
+Action = Literal["busy", "shrink", "quota", "token", "aborted", "race", "broken", "bug"]
+_RETRIES: dict[Action, int] = {
+    "busy": len(_BUSY_WAITS), "shrink": 4, "quota": 0, "token": 1, "aborted": 1, "race": 2,
+    "broken": 1, "bug": 0,
+}  # fmt: skip
 _SAYS: dict[Action, str] = {
-    "busy": "No GPU is free: going on with the CPU.",
-    "shrink": "The GPU call was too long: going on with the CPU.",
-    "quota": "Your GPU quota is used up: going on with the CPU.",
-    "token": "No fresh request of yours to borrow a GPU with: going on with the CPU.",
-    "aborted": "The GPU call was cut short: going on with the CPU.",
-    "race": "The GPU could not be started: going on with the CPU.",
-    "bug": "The GPU call failed: going on with the CPU.",
+    "busy": "No GPU is free.",
+    "shrink": "The GPU call was too long.",
+    "quota": "Your GPU quota is used up.",
+    "token": "No fresh request of yours to borrow a GPU with.",
+    "aborted": "The GPU call was cut short.",
+    "race": "The GPU could not be started.",
+    "broken": "The GPU service does not answer.",
+    "bug": "The GPU call failed.",
 }
-
-Encode = Callable[[Sequence[str]], list[list[float]]]
 
 
 def classify(title: str, message: str) -> Action:
@@ -60,33 +70,92 @@ def classify(title: str, message: str) -> Action:
     if "filelock is changing" in message:
         return "race"
     if "queue disconnect" in message or "end of stream" in message or "api /schedule" in message:
-        return "busy"
+        return "broken"
     return "bug"
+
+
+def affordable(message: str, declared: int) -> int:
+    """How many seconds to declare so that what is left of the quota suffices; 0 when not told."""
+    told = re.search(r"\((\d+)s requested vs\. (\d+)s left\)", message)
+    return int(declared * int(told[2]) / int(told[1])) if told and int(told[1]) else 0
+
+
+def until_again(message: str) -> float:
+    """Seconds until the quota is back."""
+    told = re.search(r"again in (?:(\d+) days?, )?(\d+):(\d\d):(\d\d)", message)
+    if not told:
+        return _NO_QUOTA
+    days, hours, minutes, seconds = (int(n or 0) for n in told.groups())
+    return float(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
+
+
+@dataclass(slots=True)
+class Rate:
+    """How long calls of a step take, as measured: fixed + items x p95 x 1.3."""
+
+    guess: float
+    each: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    cold: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+    ended: float = -math.inf  # when the last call ended well, and left a warm fork
+
+    def start(self) -> float:
+        warm = time.monotonic() - self.ended < _KEPT
+        return _WARM if warm else max(_COLD, *self.cold, 0.0)
+
+    def per_item(self) -> float:
+        return 1.3 * (p95(self.each) if self.each else self.guess)
+
+    def seconds(self, items: int, limit: int) -> int:
+        return min(limit, max(SHORTEST, math.ceil(self.start() + items * self.per_item())))
+
+    def parts(self, size: int, limit: int) -> int:
+        """How many parts of that size fit a call."""
+        return max(1, int((limit - self.start()) / (size * self.per_item())))
+
+
+def p95(values: deque[float]) -> float:
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A call of the worker: `count` items of a step, as files in `folder`."""
+
+    user: str
+    folder: str
+    count: int
+    step: str = "embed"
+    models: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Broker:
-    """`load` makes the encoder inside the fork, where the card is. `each` is seconds per text,
-    measured as calls go by."""
+    """`load` makes a step's work inside the fork, where the card is."""
 
     paths: Paths
-    load: Callable[[], Encode]
+    load: Callable[[str, tuple[str, ...]], Work]
     sleep: Callable[[float], None] = time.sleep
-    each: float = 0.01
-    _held: list[Encode] = field(default_factory=list)  # filled in the fork only
+    token_wait: float = 10.0
+    rates: dict[str, Rate] = field(default_factory=dict)
+    _held: dict[tuple[str, ...], Work] = field(default_factory=dict)  # filled in the fork only
     _seen: dict[str, tuple[float, Any]] = field(default_factory=dict)
+    _news: threading.Condition = field(default_factory=threading.Condition)
+    _refused: dict[str, float] = field(default_factory=dict)  # user → when the quota is back
     _one: threading.Lock = field(default_factory=threading.Lock)
     _call: Any = None
 
     def __post_init__(self) -> None:
-        self._call = spaces.GPU(duration=self.seconds)(self.encode_parts)
+        self.rates |= {name: Rate(_FIRST_GUESS[name]) for name in STEPS}
+        self._call = spaces.GPU(duration=self.seconds)(self.work_parts)
 
     def saw(self, user: str, request: Any) -> None:
         """A request that passed that owner's check; its token stays in memory only."""
         if request is not None and request.headers.get("x-ip-token"):
-            self._seen[user] = (time.monotonic(), request)
-            if len(self._seen) > 10_000:
-                self._seen.pop(next(iter(self._seen)))
+            with self._news:
+                self._seen[user] = (time.monotonic(), request)
+                if len(self._seen) > 10_000:
+                    self._seen.pop(next(iter(self._seen)))
+                self._news.notify_all()
 
     def listen(self) -> None:
         """Serve the worker from now on, in a thread; call before launch."""
@@ -95,91 +164,128 @@ class Broker:
         )
         threading.Thread(target=accept, args=(listener, self._serve), daemon=True).start()
 
-    def seconds(self, _folder: str, parts: list[int]) -> int:
+    def seconds(self, asked: Asked, parts: list[int], limit: int) -> int:
         """What is declared for a call."""
-        wanted = STARTING + len(parts) * PART * self.each * 1.3
-        return round(min(LONGEST, max(SHORTEST, wanted)))
+        return self.rates[asked.step].seconds(_items(asked, parts), limit)
 
-    def encode_parts(self, folder: str, parts: list[int]) -> Iterator[dict[str, Any]]:
-        """In the fork: vectors of each part of texts.json into part-00000.npy."""
-        if not self._held:
-            self._held.append(self.load())
-        texts = json.loads((Path(folder) / "texts.json").read_text(encoding="utf-8"))
+    def work_parts(self, asked: Asked, parts: list[int], _limit: int) -> Iterator[dict[str, Any]]:
+        """In the fork: the answers of each part into its file, and how long that took."""
+        began = time.monotonic()
+        name = (asked.step, *asked.models)
+        cold = name not in self._held
+        if cold:
+            self._held[name] = self.load(asked.step, asked.models)
+            yield {"cold": time.monotonic() - began}
         for part in parts:
             began = time.monotonic()
-            vectors = self._held[0](texts[part * PART : (part + 1) * PART])
-            target = Path(folder) / f"part-{part:05d}.npy"
-            aside = target.with_suffix(".tmp")
-            with aside.open("wb") as file:
-                np.save(file, np.asarray(vectors, dtype=np.float32))
-            aside.replace(target)
-            yield {"part": part, "seconds": time.monotonic() - began}
+            items = compute_part(Path(asked.folder), asked.step, part, self._held[name])
+            yield {"part": part, "items": items, "seconds": time.monotonic() - began}
 
-    def borrow(self, user: str, folder: str, count: int) -> str:
-        """As many parts as a GPU could be had for; says in a sentence what came of it."""
-        wanted = list(range(-(-count // PART)))
-        at_once = max(1, int((LONGEST - STARTING) / (PART * self.each * 1.3)))
-        done: set[int] = set()
-        used, tries = 0.0, 0
+    def borrow(self, asked: Asked) -> dict[str, Any]:
+        """As many parts as a GPU could be had for: notes of what was done and, when something is
+        left to do, the reason."""
+        step = STEPS[asked.step]
+        left = list(range(-(-asked.count // step.part)))
+        done: list[int] = []
+        used, limit, most, waited = 0.0, LONGEST, len(left), 0.0
+        tried: Counter[Action] = Counter()
+        action: Action | None = None
+        request: Any = None
         with self._one:
-            while left := [p for p in wanted if p not in done]:
-                request = self._fresh(user)
+            while left:
+                if time.monotonic() < self._refused.get(asked.user, 0.0):
+                    action = "quota"
+                    break
+                request = self._fresh(asked.user, not_again=request if action == "token" else None)
                 if request is None:
-                    return self._told(count, done, used, "token")
-                finished, seconds, action = self._try(request, folder, left[:at_once])
-                done |= finished
+                    action = "token"
+                    break
+                parts = left[: min(most, self.rates[asked.step].parts(step.part, limit))]
+                finished, seconds, action, message = self._try(request, asked, parts, limit)
+                done += finished
+                left = [p for p in left if p not in finished]
                 used += seconds
                 if action is None:
                     continue
-                tries += 1
-                at_once = max(1, at_once // 2)
-                if action in {"quota", "token", "bug"} or tries > len(_BUSY_WAITS):
-                    return self._told(count, done, used, action)
+                most = max(1, len(parts) // 2)
+                if action == "quota":
+                    declared = self.seconds(asked, parts, limit)
+                    limit = min(affordable(message, declared), limit - 1)
+                    if limit >= SHORTEST and tried["shrink"] < _RETRIES["shrink"]:
+                        action = "shrink"
+                    else:
+                        self._refused[asked.user] = time.monotonic() + until_again(message)
+                elif action == "shrink":
+                    limit = max(SHORTEST, limit // 2)
+                tried[action] += 1
+                if tried[action] > _RETRIES[action]:
+                    break
                 if action == "busy":
-                    self.sleep(_BUSY_WAITS[tries - 1])
-        return self._told(count, done, used, None)
+                    pause = _BUSY_WAITS[tried["busy"] - 1]
+                    waited += pause
+                    self.sleep(pause)
+        notes = [f"Waited {waited:.0f} s for a GPU."] if waited else []
+        if done:
+            notes.append(
+                f"GPU: {_items(asked, done):,} {step.items} in {used:.0f} s of your quota."
+            )
+        return {"notes": notes, "reason": _SAYS[action or "bug"] if left else None}
 
     def _try(
-        self, request: Any, folder: str, parts: list[int]
-    ) -> tuple[set[int], float, Action | None]:
-        finished: set[int] = set()
-        began = time.monotonic()
+        self, request: Any, asked: Asked, parts: list[int], limit: int
+    ) -> tuple[list[int], float, Action | None, str]:
+        """What was finished, its seconds, and what ended the call early."""
         # A fresh context: a copied one would carry the visitor's event, whose end kills the call.
-        steps, problem = contextvars.Context().run(self._within, request, folder, parts)
-        action: Action | None = None
-        if problem is not None:
-            title = str(getattr(problem, "title", ""))
-            action = classify(title, str(getattr(problem, "message", problem)))
+        steps, problem = contextvars.Context().run(self._within, request, asked, parts, limit)
+        finished, used, rate = [], 0.0, self.rates[asked.step]
         for step in steps:
-            finished.add(int(step["part"]))
-            self.each = 0.7 * self.each + 0.3 * step["seconds"] / PART
-        return finished, time.monotonic() - began if finished else 0.0, action
+            if "cold" in step:
+                rate.cold.append(step["cold"])
+                used += step["cold"]
+                continue
+            finished.append(int(step["part"]))
+            used += step["seconds"]
+            rate.each.append(step["seconds"] / max(1, step["items"]))
+        rate.ended = time.monotonic() if problem is None else -math.inf
+        if problem is None:
+            return finished, used, None, ""
+        message = str(getattr(problem, "message", problem))
+        if isinstance(problem, httpx.HTTPError):
+            return finished, used, "broken", message
+        return finished, used, classify(str(getattr(problem, "title", "")), message), message
 
     def _within(
-        self, request: Any, folder: str, parts: list[int]
+        self, request: Any, asked: Asked, parts: list[int], limit: int
     ) -> tuple[list[dict[str, Any]], Exception | None]:
-        """What was finished, and what ended it early."""
         LocalContext.request.set(request)
         steps: list[dict[str, Any]] = []
         try:
-            steps.extend(self._call(folder, parts))  # what came before an error stays in the list
-        except (gr.Error, RuntimeError) as problem:
+            # What came before an error stays in the list.
+            steps.extend(self._call(asked, parts, limit))
+        except (gr.Error, RuntimeError, httpx.HTTPError) as problem:
             return steps, problem
         return steps, None
 
-    def _fresh(self, user: str) -> Any | None:
-        at, request = self._seen.get(user, (0.0, None))
-        return request if request is not None and time.monotonic() - at < FRESH else None
+    def _fresh(self, user: str, *, not_again: Any) -> Any | None:
+        """The owner's newest request; one that is polling brings another within seconds."""
 
-    def _told(self, count: int, done: set[int], used: float, action: Action | None) -> str:
-        said = []
-        if done:
-            texts = sum(min(PART, count - p * PART) for p in done)
-            said.append(f"GPU: {texts:,} chunks in {used:.0f} s of your quota.")
-        return " ".join([*said, *([_SAYS[action]] if action else [])])
+        def usable() -> Any | None:
+            at, request = self._seen.get(user, (-math.inf, None))
+            fresh = time.monotonic() - at < FRESH and request is not not_again
+            return request if fresh else None
+
+        with self._news:
+            if user in self._seen:
+                self._news.wait_for(lambda: usable() is not None, self.token_wait)
+            return usable()
 
     def _serve(self, connection: Connection) -> None:
         with contextlib.suppress(EOFError, OSError), connection:  # the worker may die at any moment
-            asked = json.loads(connection.recv_bytes())
-            note = self.borrow(asked["user"], asked["folder"], int(asked["count"]))
-            connection.send_bytes(json.dumps({"note": note}).encode())
+            given = json.loads(connection.recv_bytes())
+            answer = self.borrow(Asked(**{**given, "models": tuple(given["models"])}))
+            connection.send_bytes(json.dumps(answer).encode())
+
+
+def _items(asked: Asked, parts: list[int]) -> int:
+    size = STEPS[asked.step].part
+    return sum(min(size, asked.count - p * size) for p in parts)

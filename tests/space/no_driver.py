@@ -1,0 +1,25 @@
+"""The real `spaces` package without a card: only the two functions that touch a driver are replaced.
+Imported before anything else; `python -m tests.space.no_driver` runs the whole app so, and writes
+each program that it starts to `started.log` in the data directory."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import spaces.zero.torch
+
+spaces.zero.torch.init = lambda uuid: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", uuid)
+spaces.zero.torch.move = lambda callback=None: None
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        with Path(os.environ["QUIRE_DATA_DIR"], "started.log").open("a", encoding="utf-8") as log:
+            log.write(f"{os.getpid()} {arguments[1]}\n")
+
+
+if __name__ == "__main__":
+    sys.addaudithook(_note)
+    runpy.run_path("app.py", run_name="__main__")
