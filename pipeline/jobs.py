@@ -89,6 +89,7 @@ class Jobs:
         try:
             request.partition.checked()
             borrow.checked(request.gpu)
+            self._fits(collection.model)
             check_upload(request.path, max_mb=self.settings.max_file_mb)
             self._admit(user, request.path)
         except QuireError as problem:
@@ -392,6 +393,16 @@ class Jobs:
         }
         batch = {"index": 0, "first": 1, "last": 1}
         self._connected().enqueue(asked, name, self._body(row, attempt, {}), batch, {})
+
+    def _fits(self, model: str | None) -> None:
+        """Refused where vectors of another model would come beside those that are there."""
+        if model and model != self.settings.embedding_model:
+            raise Refused(
+                "model_differs",
+                f"The collection was made with {model}, and Quire now uses "
+                f"{self.settings.embedding_model}.",
+                "Use a new collection, or set QUIRE_EMBEDDING_MODEL back.",
+            )
 
     def _admit(self, user: str, upload: Path) -> None:
         self._connected()

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pikepdf
 import pytest
+import torch
 from PIL import Image
 
 from errors import InputError
@@ -28,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(layout_model(folder / "layout")), str(table_model(folder / "table"))
 
 
-def drawn(tmp_path: Path, text: bytes, rotate: int = 0) -> Path:
+def drawn(tmp_path: Path, text: bytes, rotate: int = 0, crop: Sequence[int] | None = None) -> Path:
     """One page of 400 × 300 points."""
     path = tmp_path / "drawn.pdf"
     with pikepdf.new() as made:
@@ -43,6 +45,8 @@ def drawn(tmp_path: Path, text: bytes, rotate: int = 0) -> Path:
             )
         )  # fmt: skip
         page.Rotate = rotate
+        if crop:
+            page.CropBox = pikepdf.Array(crop)
         made.save(path)
     return path
 
@@ -62,11 +66,29 @@ class Ink:
         return found
 
 
-@pytest.mark.parametrize(("rotate", "size"), [(0, (400, 300)), (90, (300, 400))])
+CROP = (50, 50, 350, 250)
+
+
+@pytest.mark.parametrize(
+    ("rotate", "crop", "size", "wanted"),
+    [
+        (0, None, (400, 300), (148, 91)),
+        (90, None, (300, 400), (209, 148)),
+        (180, None, (400, 300), (252, 209)),
+        (270, None, (300, 400), (91, 252)),
+        (0, CROP, (300, 200), (98, 41)),
+        (90, CROP, (200, 300), (159, 98)),
+        (270, CROP, (200, 300), (41, 202)),
+    ],
+)
 def test_a_region_lands_where_the_ink_is(
-    tmp_path: Path, rotate: int, size: tuple[int, int]
+    tmp_path: Path,
+    rotate: int,
+    crop: Sequence[int] | None,
+    size: tuple[int, int],
+    wanted: tuple[int, int],
 ) -> None:
-    path = drawn(tmp_path, b"BT /F 24 Tf 100 200 Td (Harbour) Tj ET", rotate)
+    path = drawn(tmp_path, b"BT /F 24 Tf 100 200 Td (Harbour) Tj ET", rotate, crop)
     with Pool(1) as pool:
         result = partition_batch(
             pool, path, Batch(index=0, first=1, last=1), HI_RES,
@@ -79,7 +101,6 @@ def test_a_region_lands_where_the_ink_is(
     assert (place["layout_width"], place["layout_height"]) == size
     (x0, y0), _, (x1, y1), _ = place["points"]
     middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-    wanted = (148, 91) if rotate == 0 else (209, 148)
     assert middle == pytest.approx(wanted, abs=6)
 
 
@@ -108,6 +129,32 @@ def test_a_batch_changes_nothing(models: tuple[str, str], tmp_path: Path) -> Non
         assert [r.kind for r in a] == [r.kind for r in b]
         for x, y in zip(a, b, strict=True):
             assert x.box == pytest.approx(y.box, abs=1e-4)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved(
+    models: tuple[str, str], tmp_path: Path
+) -> None:
+    """The model itself says so, as CUDA does, for more than two pictures at once."""
+    path = tmp_path / "page.png"
+    picture = Image.new("RGB", (300, 400), "white")
+    picture.paste("black", (20, 30, 200, 300))
+    picture.save(path)
+    detector = load_detector(*models)
+    (wanted,) = detector.detect([path])
+    inner = detector.layout.model
+    forward, seen = inner.forward, []
+
+    def cramped(pixel_values: Any, **given: Any) -> Any:
+        seen.append(len(pixel_values))
+        if len(pixel_values) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(pixel_values, **given)
+
+    inner.forward = cramped
+    found = detector.detect([path] * 5)
+    assert seen == [5, 4, 2, 2, 1]
+    for regions in found:
+        assert [r.kind for r in regions] == [r.kind for r in wanted]
 
 
 def test_models_that_cannot_serve_are_told_at_once(models: tuple[str, str], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from storage.paths import Paths
 FRESH = 60.0  # seconds after which a token counts as stale
 SHORTEST, LONGEST = 3, 40  # seconds declared; a card may multiply them by 1.5
 _COLD = 5.0  # seconds until a new fork works: CUDA, weights
-_WARM = 0.5
+_WARM = 0.2
 _KEPT = 60.0  # seconds that a fork is thought to stay warm
 _FIRST_GUESS = {"embed": 0.01, "layout": 0.3}  # seconds per item before any was measured
 _BUSY_WAITS = (5.0, 20.0)
@@ -74,7 +74,7 @@ def classify(title: str, message: str) -> Action:
     return "bug"
 
 
-def affordable(message: str, declared: int) -> int:
+def affordable(message: str, declared: float) -> int:
     """How many seconds to declare so that what is left of the quota suffices; 0 when not told."""
     told = re.search(r"\((\d+)s requested vs\. (\d+)s left\)", message)
     return int(declared * int(told[2]) / int(told[1])) if told and int(told[1]) else 0
@@ -105,8 +105,8 @@ class Rate:
     def per_item(self) -> float:
         return 1.3 * (p95(self.each) if self.each else self.guess)
 
-    def seconds(self, items: int, limit: int) -> int:
-        return min(limit, max(SHORTEST, math.ceil(self.start() + items * self.per_item())))
+    def seconds(self, items: int, limit: int) -> float:
+        return min(limit, max(SHORTEST, self.start() + items * self.per_item()))
 
     def parts(self, size: int, limit: int) -> int:
         """How many parts of that size fit a call."""
@@ -164,7 +164,7 @@ class Broker:
         )
         threading.Thread(target=accept, args=(listener, self._serve), daemon=True).start()
 
-    def seconds(self, asked: Asked, parts: list[int], limit: int) -> int:
+    def seconds(self, asked: Asked, parts: list[int], limit: int) -> float:
         """What is declared for a call."""
         return self.rates[asked.step].seconds(_items(asked, parts), limit)
 

@@ -79,7 +79,7 @@ def in_zero(device: Device) -> Iterator[InZero]:
 def started(home: Path) -> Iterator[Device]:
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "space" / "device_api.py")],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert server.stdout
     port = int(server.stdout.readline())
