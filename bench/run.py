@@ -222,7 +222,7 @@ def embedding(files: list[Path]) -> None:
                 model=encoder.name,
             )
         }
-        spaces = Workspaces(Paths(out / "data"), lambda _: iter(()), lambda _: {})
+        spaces = Workspaces(Paths(out / "data"), lambda _: None)
         with spaces.open(USER) as workspace:
             space = Space(
                 collection="c-bench", title="b", model=encoder.name, dimension=encoder.dimension

@@ -1,4 +1,4 @@
-"""The command line: `python -m pipeline partition`."""
+"""The command line: `python -m pipeline partition`, and the operator's commands over the stores."""
 
 import argparse
 import importlib
@@ -100,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--layout-model", default=DEFAULT_LAYOUT_MODEL, help="for hi_res")
     command.add_argument("--table-model", default=DEFAULT_TABLE_MODEL, help="for hi_res")
     command.set_defaults(run=_partition)
-    chosen = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] != ["partition"]:  # which needs no stores, and starts faster without
+        importlib.import_module("pipeline.maintain").add_to(commands)
+    chosen = parser.parse_args(given)
     return int(chosen.run(chosen))
 
 

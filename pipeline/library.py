@@ -4,9 +4,11 @@ Each public method is one call of `link.py`; the first argument is always the ca
 Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
 """
 
+import contextlib
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +23,7 @@ from pipeline.pool import Pool
 from settings import Settings
 from storage.catalog import Catalog, Collection, JobRow, SourceRow
 from storage.paths import Paths
-from storage.replication import Replication
-from storage.workspace import Workspaces
+from storage.stores import Stores
 
 Json = dict[str, Any]
 
@@ -32,8 +33,7 @@ class Library:
     settings: Settings
     paths: Paths
     catalog: Catalog
-    workspaces: Workspaces
-    replication: Replication
+    stores: Stores
     viewer: Pool
     encoder: Callable[[], Encoder]
     loaded: Callable[[], Encoder | None]
@@ -58,11 +58,11 @@ class Library:
             mode=asked.mode,
             where=asked.where,
         )
-        with self.workspaces.open(user) as workspace:
+        with self.stores.workspaces.open(user) as workspace:
             return search.search(workspace, asked, self.encoder().encode_query)
 
     def collections(self, user: str) -> list[Json]:
-        with self.workspaces.open(user) as workspace:
+        with self.stores.workspaces.open(user) as workspace:
             return [self._shown(user, c, workspace.count(c.id)) for c in self._listed(user)]
 
     def create_collection(self, user: str, title: str) -> Json:
@@ -71,17 +71,17 @@ class Library:
     def rename_collection(self, user: str, collection: str, title: str) -> Json:
         found = self.catalog.find_collection(user, collection)
         renamed = self.catalog.rename_collection(user, found.id, title)
-        self.replication.save(user)
+        self.stores.committer.touch(user)
         return self._shown(user, renamed, 0)
 
     def delete_collection(self, user: str, collection: str) -> Json:
         found = self.catalog.find_collection(user, collection)
         sources = self.catalog.sources(user, found.id)
-        with self.workspaces.open(user) as workspace:
+        with self.stores.workspaces.open(user) as workspace:
             records = workspace.drop(found.id)
         self.catalog.drop_collection(user, found.id)
         freed = sum(self._remove_files(user, source) for source in sources)
-        generation = self.replication.save(user)
+        generation = self.stores.committer.save(user, erase=True)
         return {
             "collection": found.id,
             "title": found.title,
@@ -89,6 +89,7 @@ class Library:
             "records": records,
             "bytes": freed,
             "saved_generation": generation,
+            "gone": [asdict(g) for g in self.stores.committer.gone_by(time.time())],
         }
 
     def sources(self, user: str, collection: str = "default") -> list[Json]:
@@ -107,12 +108,12 @@ class Library:
     def delete_source(self, user: str, collection: str, source_id: str) -> Json:
         found = self.catalog.find_collection(user, collection)
         source = self._source(user, source_id, found.id)
-        with self.workspaces.open(user) as workspace:
+        with self.stores.workspaces.open(user) as workspace:
             records = workspace.delete_where(found.id, {"source_id": source_id})
             left = workspace.get(found.id, where={"source_id": source_id})
         self.catalog.drop_source(user, found.id, source_id)
         freed = self._remove_files(user, source)
-        generation = self.replication.save(user)
+        generation = self.stores.committer.save(user, erase=True)
         return {
             "source_id": source_id,
             "filename": source.filename,
@@ -120,6 +121,7 @@ class Library:
             "bytes": freed,
             "left": len(left),
             "saved_generation": generation,
+            "gone": [asdict(g) for g in self.stores.committer.gone_by(time.time())],
         }
 
     def page_image(self, user: str, source_id: str, page: int, width: int = 800) -> str:
@@ -140,6 +142,9 @@ class Library:
     def crop(self, user: str, name: str) -> str:
         """The path of a figure's or table's picture."""
         path = self.paths.crop(user, name)
+        if not path.exists():
+            for source in self.catalog.sources(user):
+                self._elements(user, source)
         if not path.exists():
             raise NotFound("figure_not_found", "There is no such figure.", "Search again.")
         return str(path)
@@ -162,7 +167,7 @@ class Library:
         found = self._find(user, collection)
         if found is None:
             return []
-        with self.workspaces.open(user) as workspace:
+        with self.stores.workspaces.open(user) as workspace:
             held = workspace.get(found.id, where={"element_type": {"$in": ["Table", "Image"]}})
         hits = [search.hit(r, 0.0, {}) for r in held]
         hits.sort(key=lambda h: (h["filename"] or "", h["page"] or 0))
@@ -172,7 +177,10 @@ class Library:
     def status(self, user: str) -> Json:
         encoder = self.loaded()
         return {
-            "remotes": asdict(self.replication.status(user)),
+            "remotes": {
+                **asdict(self.stores.replication.status(user)),
+                "restoring": self.stores.workspaces.restoring(user),
+            },
             "model": self.settings.embedding_model,
             "device": encoder.device if encoder else "loading",
             "gpu": encoder.device if encoder and encoder.device != "cpu" else None,
@@ -215,15 +223,20 @@ class Library:
             return _being_read(jobs[0], self.settings)
         raise NotFound("source_not_found", "There is no such source.", "See /sources.")
 
+    def _elements(self, user: str, source: SourceRow) -> Path:
+        """The folder of its elements; after a wipe they come from the store."""
+        with contextlib.suppress(NotFound):  # a job that was never saved has none yet
+            self.stores.restore.elements(user, source.sha256, source.version)
+        return self.paths.elements(user, source.sha256, source.version)
+
     def _batches(self, user: str, source: SourceRow) -> list[Path]:
-        folder = self.paths.elements(user, source.sha256, source.version)
-        return sorted(folder.glob("batch-*.jsonl"))
+        return sorted(self._elements(user, source).glob("batch-*.jsonl"))
 
     def _readable(self, user: str, source: SourceRow) -> Any:
         copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
         original = self.paths.source(user, source.sha256)
         if not copy.exists() and not original.exists():
-            self.replication.fetch(user, f"sources/{source.sha256}.pdf", original)
+            self.stores.replication.fetch(user, f"sources/{source.sha256}.pdf", original)
         return copy if copy.exists() else original
 
     def _remove_files(self, user: str, source: SourceRow) -> int:
@@ -278,5 +291,5 @@ def dispatch(library: Library, body: bytes) -> Any:
     if request["call"] not in CALLS:
         raise InputError("call_unknown", "There is no such call.", "Update the app.")
     if request["call"] != "status":  # which tells, also when the remotes are away
-        library.replication.adopt(request["user"])
+        library.stores.replication.adopt(request["user"])
     return getattr(library, request["call"])(request["user"], **request["arguments"])

@@ -5,6 +5,7 @@ changes nothing. `answer` gives errors as values: the workflow decides on their 
 `permanent`, never on text. Knows nothing of DBOS.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import InputError, QuireError, Unavailable
+from errors import InputError, NotFound, QuireError, Unavailable
 from pipeline.borrow import Ask, Borrower
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
@@ -34,8 +35,8 @@ from pipeline.source import look
 from settings import Settings
 from storage.catalog import Catalog, SourceRow
 from storage.paths import Paths
-from storage.replication import Replication
-from storage.workspace import Space, Workspaces
+from storage.stores import Stores
+from storage.workspace import Space
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -52,8 +53,7 @@ class Tools:
     paths: Paths
     catalog: Catalog
     pool: Pool
-    workspaces: Workspaces
-    replication: Replication
+    stores: Stores
     notifier: Notifier
     encoder: Callable[[], Encoder]
     borrower: Borrower
@@ -144,6 +144,11 @@ class _Seeing:
 def probe_source(place: Place) -> Json:
     """What is in the file; written once beside its elements, and told in the job's row."""
     target = place.elements / "probe.json"
+    if not place.elements.exists():
+        with contextlib.suppress(NotFound):  # read before, on a disk that is gone
+            place.tools.stores.restore.elements(
+                place.spec["user"], place.spec["sha256"], place.options.version()
+            )
     if not target.exists():
         secret = place.work / "password"
         if place.spec["locked"] and not secret.exists():
@@ -154,7 +159,7 @@ def probe_source(place: Place) -> Json:
         tools = place.tools
         original = tools.paths.source(place.spec["user"], place.spec["sha256"])
         if not original.exists():
-            tools.replication.fetch(
+            tools.stores.replication.fetch(
                 place.spec["user"], f"sources/{place.spec['sha256']}.pdf", original
             )
         found = look(
@@ -260,7 +265,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
         collection=collection, title=title, model=encoder.name, dimension=encoder.dimension
     )
     ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
-    with tools.workspaces.open(user) as workspace:
+    with tools.stores.workspaces.open(user) as workspace:
         there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
     notes: list[str] = []
 
@@ -278,7 +283,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
     )
     if place.cancelled()():
         raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
-    with tools.workspaces.open(user) as workspace:
+    with tools.stores.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
     tools.catalog.set_model(user, collection, encoder.name)
     return ids, notes
@@ -289,7 +294,7 @@ def finish_index(place: Place, pages: int) -> Json:
     spec, tools = place.spec, place.tools
     folder = place.chunks
     current = {i for path in folder.glob("ids-*.json") for i in json.loads(path.read_text("ascii"))}
-    with tools.workspaces.open(spec["user"]) as workspace:
+    with tools.stores.workspaces.open(spec["user"]) as workspace:
         held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
         workspace.delete(spec["collection"], [r.id for r in held if r.id not in current])
     tools.catalog.put_source(
@@ -309,17 +314,17 @@ def finish_index(place: Place, pages: int) -> Json:
 
 def save(place: Place) -> Json:
     """One confirmed generation of this user."""
-    return {"generation": place.tools.replication.save(place.spec["user"])}
+    return {"generation": place.tools.stores.committer.save(place.spec["user"])}
 
 
 def undo(place: Place) -> Json:
     """What a cancelled job had indexed is removed again, and saved so."""
     spec, tools = place.spec, place.tools
-    with tools.workspaces.open(spec["user"]) as workspace:
+    with tools.stores.workspaces.open(spec["user"]) as workspace:
         gone = workspace.delete_where(spec["collection"], {"source_id": spec["sha256"]})
     tools.catalog.drop_source(spec["user"], spec["collection"], spec["sha256"])
     if gone:
-        tools.replication.save(spec["user"])
+        tools.stores.committer.save(spec["user"], erase=True)
     return {"records": gone}
 
 

@@ -25,8 +25,8 @@ from storage import dataset
 from storage.catalog import Catalog, SourceRow
 from storage.chroma import BATCH, Record
 from storage.paths import Paths
-from storage.replication import Replication
-from storage.workspace import Space, Workspaces
+from storage.stores import Stores
+from storage.workspace import Space
 
 Json = dict[str, Any]
 _WAITS = (10.0, 30.0, 120.0, 600.0)
@@ -41,8 +41,7 @@ class Tools:
     settings: Settings
     paths: Paths
     catalog: Catalog
-    workspaces: Workspaces
-    replication: Replication
+    stores: Stores
     encoder: Callable[[], Encoder]
     reader: Pool
 
@@ -134,12 +133,12 @@ def run(job: Job) -> str:
 def _out(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
     found = tools.catalog.find_collection(user, spec["collection"])
-    with tools.workspaces.open(user) as workspace:
+    with tools.stores.workspaces.open(user) as workspace:
         ids = [r.id for r in workspace.get(found.id)]
 
     def records() -> Iterator[Sequence[Record]]:
         for start in range(0, len(ids), BATCH):
-            with tools.workspaces.open(user) as workspace:
+            with tools.stores.workspaces.open(user) as workspace:
                 yield workspace.get(found.id, ids=ids[start : start + BATCH], vectors=True)
 
     def elements(source: SourceRow) -> list[Json]:
@@ -205,7 +204,7 @@ def _in(job: Job) -> tuple[str, Json]:
     report, done = job.report("records are in"), 0
     for shard in sorted((job.work / "rows").glob("*.parquet")):
         for batch in dataset.read(shard):
-            with tools.workspaces.open(user) as workspace:
+            with tools.stores.workspaces.open(user) as workspace:
                 workspace.upsert(space, batch)
             done += len(batch)
             report(done, found["records"])
@@ -217,7 +216,7 @@ def _in(job: Job) -> tuple[str, Json]:
                 collection=collection, version="imported", created_at=time.time(), **source
             ),
         )  # fmt: skip
-    generation = tools.replication.save(user)
+    generation = tools.stores.committer.save(user)
     result = {"collection": collection, "records": done, "saved_generation": generation}
     return f"{done:,} records are in {space.title}.", result
 

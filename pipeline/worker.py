@@ -47,15 +47,16 @@ from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from settings import Settings
 from storage.catalog import ACTIVE, Catalog
+from storage.committer import Committer
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote
-from storage.replication import Replication, titles
 from storage.retrying import Proved, Retrying
-from storage.workspace import Workspaces
+from storage.stores import open_stores
 
 log = logging.getLogger(__name__)
 _HEALTHY = 5.0
+_SAVING = 20.0  # what is unsaved at the end has this long
 _PAUSE = 0.2
 Made = TypeVar("Made")
 
@@ -87,7 +88,7 @@ def supervise() -> int:
             if stopping.wait(0.05):
                 child.terminate()
                 try:
-                    child.wait(5)
+                    child.wait(_SAVING)
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.wait()
@@ -130,8 +131,7 @@ def work(settings: Settings) -> int:
 
 def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     catalog = Catalog(catalog_url(settings, paths))
-    replication = Replication(paths, catalog, *remotes(settings, paths))
-    workspaces = Workspaces(paths, replication.saved_rows, lambda user: titles(catalog, user))
+    stores = open_stores(paths, catalog, *remotes(settings, paths))
     threads = max(1, (os.cpu_count() or 2) - 1)
 
     encoder: _Once[Encoder] = _Once(
@@ -146,8 +146,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         settings=settings,
         paths=paths,
         catalog=catalog,
-        workspaces=workspaces,
-        replication=replication,
+        stores=stores,
         viewer=viewer,
         encoder=encoder,
         loaded=lambda: encoder.made,
@@ -158,8 +157,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             paths=paths,
             catalog=catalog,
             pool=pool,
-            workspaces=workspaces,
-            replication=replication,
+            stores=stores,
             notifier=Notifier(settings=settings, catalog=catalog),
             encoder=encoder,
             borrower=Borrower(paths),
@@ -172,13 +170,14 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             settings=settings,
             paths=paths,
             catalog=catalog,
-            workspaces=workspaces,
-            replication=replication,
+            stores=stores,
             encoder=encoder,
             reader=reader,
         )
     )
     _launch(settings)
+    saving = threading.Thread(target=_saving, args=(stores.committer, stopping), daemon=True)
+    saving.start()
     listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
     serve = functools.partial(_serve, library)
     threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
@@ -191,8 +190,18 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
     viewer.close()
     reader.close()
     DBOS.destroy(workflow_completion_timeout_sec=0)
-    workspaces.close()
+    stores.committer.close()
+    stores.workspaces.close()
     catalog.close()
+
+
+def _saving(committer: Committer, stopping: threading.Event) -> None:
+    """A worker that cannot save is ended, and started again by its supervisor."""
+    try:
+        committer.run()
+    except Exception:
+        log.exception("saving failed")
+    stopping.set()
 
 
 class _Once(Generic[Made]):
@@ -261,8 +270,8 @@ def _launch(settings: Settings) -> None:
         partition_worker_concurrency=pages,
         polling_interval_sec=0.1,
     )
-    DBOS.register_queue(
-        QUEUE_OUT, worker_concurrency=8, partition_worker_concurrency=2, polling_interval_sec=0.25
+    DBOS.register_queue(  # a save waits here for its turn, with all others, for up to a minute
+        QUEUE_OUT, worker_concurrency=32, partition_worker_concurrency=4, polling_interval_sec=0.25
     )
     DBOS.register_queue(
         QUEUE_INDEX,

@@ -284,6 +284,15 @@ class Catalog:
                 )
             )
 
+    def forget_user(self, user: str) -> None:
+        """Every row of theirs."""
+        jobs = select(_jobs.c.id).where(_jobs.c.user == user)
+        with self._engine.begin() as db:
+            for table in (_events, _deliveries):
+                db.execute(delete(table).where(table.c.job.in_(jobs)))
+            for table in (_jobs, _titles, _sources, _collections):
+                db.execute(delete(table).where(table.c.user == user))
+
     # Jobs
 
     def put_job(self, job: JobRow) -> bool:

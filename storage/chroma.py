@@ -4,14 +4,18 @@ Vectors are always given, never computed here: Chroma's own default model is kep
 `embedding_function=None`. Knows nothing of where records come from or whether they are saved.
 """
 
+import contextlib
+import ctypes
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from errors import Conflict, Corrupt, NotFound
 
+_PAGE = 5000
 BATCH = 500  # Chroma's own limit is 5,461; small batches hold its lock for less than a second
 
 
@@ -35,6 +39,11 @@ class Near:
     metadata: Mapping[str, Any]
 
 
+def chroma_version() -> str:
+    """A directory that another version has closed is rebuilt, not opened."""
+    return metadata.version("chromadb")
+
+
 class VectorStore:
     """An open Chroma directory; at most one process may hold it."""
 
@@ -51,6 +60,7 @@ class VectorStore:
     def close(self) -> None:
         self._client.close()
         gc.collect()
+        _give_back()
 
     def ensure(self, collection: str, *, model: str, dimension: int, title: str) -> None:
         """Make the collection, or check that it was made for this model: Conflict otherwise."""
@@ -115,6 +125,17 @@ class VectorStore:
             )
         ]
 
+    def every(self, collection: str) -> Iterator[Record]:
+        """All records without their vectors, a few thousand at a time."""
+        target, start = self._collection(collection), 0
+        while True:
+            found = target.get(include=["documents", "metadatas"], limit=_PAGE, offset=start)
+            for i, d, m in zip(found["ids"], found["documents"], found["metadatas"], strict=True):
+                yield Record(id=i, document=d or "", metadata=m or {}, embedding=())
+            start += _PAGE
+            if len(found["ids"]) < _PAGE:
+                return
+
     def query(
         self,
         collection: str,
@@ -146,6 +167,11 @@ class VectorStore:
     def collections(self) -> list[str]:
         return [c.name for c in self._client.list_collections()]
 
+    def model(self, collection: str) -> str | None:
+        """The model that the collection says it was made with."""
+        found = (self._collection(collection).metadata or {}).get("model")
+        return str(found) if found else None
+
     def has(self, collection: str) -> bool:
         return collection in self.collections()
 
@@ -162,6 +188,12 @@ class VectorStore:
             raise NotFound(
                 "collection_empty", "Nothing is indexed in this collection yet.", "Add a PDF."
             ) from problem
+
+
+def _give_back() -> None:
+    """glibc keeps what a closed index had: hundreds of megabytes for some dozens of them."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

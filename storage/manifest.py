@@ -12,21 +12,43 @@ from typing import Any
 
 from errors import Corrupt
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = {1, 2}  # 1 had no published directory and kept no older generations
 _MAX_FILES = 200_000
 _MAX_BYTES = 1 << 41
-_PATH = re.compile(r"(segments|sources|elements|chroma)/[A-Za-z0-9][A-Za-z0-9._/-]{0,250}")
+_PATH = re.compile(
+    r"(segments|sources|elements|chroma|manifests)/[A-Za-z0-9][A-Za-z0-9._/-]{0,250}"
+)
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """`path` is relative to the user's folder; `rows` is 0 for what is not a segment."""
+    """`path` is relative to the user's folder; `rows` is 0 for what is not a segment, `generation`
+    the last one whose changes the file holds."""
 
     path: str
     sha256: str
     bytes: int
     rows: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The Chroma directory as of `generation`, under `chroma/<generation>/`."""
+
+    generation: int
+    records: int
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """A file that no newer generation than this one needs."""
+
+    path: str
+    generation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +72,33 @@ class SourceEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One generation of one user; `parent` is the sha256 of the manifest before it."""
+    """One generation of one user; `parent` is the sha256 of the manifest before it, `writer` the
+    instance that made it, `kept` the older manifests that can still be read, `forgetting` deleted
+    names whose older versions are still to be removed, `erased_at` when everything was erased,
+    `shipped` the name of the last journal file that each instance has shipped."""
 
     user: str
     generation: int
     parent: str | None
     created_at: float
+    writer: str = ""
     collections: tuple[CollectionEntry, ...] = ()
     sources: tuple[SourceEntry, ...] = ()
     segments: tuple[File, ...] = ()
     files: tuple[File, ...] = ()
+    published: Published | None = None
+    kept: tuple[File, ...] = ()
+    retired: tuple[Retired, ...] = ()
+    forgetting: tuple[str, ...] = ()
+    erased_at: float | None = None
+    shipped: tuple[tuple[str, str], ...] = ()
+
+    def shipped_by(self, instance: str) -> str:
+        return dict(self.shipped).get(instance, "")
+
+    def needs(self) -> tuple[File, ...]:
+        """What this generation consists of, the published directory included."""
+        return (*self.segments, *self.files, *(self.published.files if self.published else ()))
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -82,7 +121,7 @@ def load(content: bytes, *, user: str) -> Manifest:
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         if hashlib.sha256(canonical.encode()).hexdigest() != outer["sha256"]:
             raise _corrupt("its checksum does not fit")
-        if body.pop("format") != FORMAT:
+        if body.pop("format") not in _READABLE:
             raise _corrupt("its format is unknown to this version")
         manifest = _build(body)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
@@ -92,16 +131,45 @@ def load(content: bytes, *, user: str) -> Manifest:
 
 
 def _build(body: dict[str, Any]) -> Manifest:
+    plain = {k: body[k] for k in ("writer", "erased_at") if k in body}
+    published = body.get("published")
     return Manifest(
         user=str(body["user"]),
-        generation=int(body["generation"]),
+        generation=_whole(body["generation"]),
         parent=body["parent"],
         created_at=float(body["created_at"]),
         collections=tuple(CollectionEntry(**c) for c in body["collections"]),
         sources=tuple(SourceEntry(**s) for s in body["sources"]),
-        segments=tuple(File(**f) for f in body["segments"]),
-        files=tuple(File(**f) for f in body["files"]),
+        segments=_files(body["segments"]),
+        files=_files(body["files"]),
+        published=Published(
+            generation=_whole(published["generation"]),
+            records=_whole(published["records"]),
+            files=_files(published["files"]),
+        )
+        if published
+        else None,
+        kept=_files(body.get("kept", ())),
+        retired=tuple(
+            Retired(path=str(r["path"]), generation=_whole(r["generation"]))
+            for r in body.get("retired", ())
+        ),
+        forgetting=tuple(map(str, body.get("forgetting", ()))),
+        shipped=tuple((str(i), str(n)) for i, n in body.get("shipped", ())),
+        **plain,
     )
+
+
+def _files(listed: Any) -> tuple[File, ...]:
+    if len(listed) > _MAX_FILES:
+        raise _corrupt("it names too many files")
+    return tuple(File(**f) for f in listed)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise _corrupt("one of its numbers is none")
+    return int(value)
 
 
 def _check(manifest: Manifest, user: str) -> None:
@@ -109,26 +177,47 @@ def _check(manifest: Manifest, user: str) -> None:
         raise _corrupt("it belongs to somebody else")
     if manifest.generation < 1:
         raise _corrupt("its generation is not a number above zero")
-    files = (*manifest.segments, *manifest.files)
-    if len(files) > _MAX_FILES:
+    files = (*manifest.needs(), *manifest.kept)
+    if len(files) + len(manifest.retired) + len(manifest.forgetting) > _MAX_FILES:
         raise _corrupt("it names too many files")
+    for path in (*(r.path for r in manifest.retired), *manifest.forgetting):
+        _check_path(path)
+    _check_rows(manifest)
     seen: set[str] = set()
     total = 0
     for file in files:
-        if not isinstance(file.path, str) or not _PATH.fullmatch(file.path):
-            raise _corrupt("it names a path outside its folders")
-        if any(part in {"", ".", ".."} for part in file.path.split("/")):
-            raise _corrupt("it names a path outside its folders")
+        _check_path(file.path)
         if not isinstance(file.sha256, str) or not _SHA.fullmatch(file.sha256):
             raise _corrupt("it names a file without a proper hash")
-        if not isinstance(file.bytes, int) or file.bytes < 0:
-            raise _corrupt("it names a file without a proper size")
+        for number in (file.bytes, file.rows, file.generation):
+            _whole(number)
         if file.path.lower() in seen:
             raise _corrupt("two of its paths differ by case only")
         seen.add(file.path.lower())
         total += file.bytes
     if total > _MAX_BYTES:
         raise _corrupt("it names more bytes than any store holds")
+
+
+def _check_rows(manifest: Manifest) -> None:
+    for source in manifest.sources:
+        if not (isinstance(source.sha256, str) and _SHA.fullmatch(source.sha256)):
+            raise _corrupt("it names a source without a proper hash")
+        for number in (source.bytes, source.pages):
+            _whole(number)
+    for text in (
+        *(x for c in manifest.collections for x in (c.id, c.title)),
+        *(x for s in manifest.sources for x in (s.collection, s.filename, s.version)),
+    ):
+        if not isinstance(text, str) or len(text) > 4096:
+            raise _corrupt("one of its texts is none")
+
+
+def _check_path(path: Any) -> None:
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
+        raise _corrupt("it names a path outside its folders")
+    if any(part in {"", ".", ".."} for part in path.split("/")):
+        raise _corrupt("it names a path outside its folders")
 
 
 def _corrupt(why: str) -> Corrupt:

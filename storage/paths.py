@@ -87,9 +87,26 @@ class Paths:
         """There while the live store is closed and whole; a store without it is rebuilt."""
         return self.user(key) / "CLEAN"
 
-    def adopted(self, key: str) -> Path:
-        """There once the catalogue holds what the stores knew of this user."""
-        return self.user(key) / "ADOPTED"
+    def stale(self, key: str) -> Path:
+        """There while another instance has saved what the live store does not hold."""
+        return self.user(key) / "STALE"
+
+    def base(self, key: str) -> Path:
+        """The manifest that the catalogue and the live store go on from; empty: there was none."""
+        return self.user(key) / "BASE.json"
+
+    def lock(self, key: str) -> Path:
+        """Held by the one process that may open the live store."""
+        return self.user(key) / "LOCK"
+
+    def copy(self, key: str) -> Path:
+        """The copy of a closed live store on its way to be published."""
+        return self.user(key) / "publishing"
+
+    @property
+    def instance(self) -> Path:
+        """The name of this data directory among others that write the same stores."""
+        return self.root / "instance"
 
     def export(self, key: str, name: str) -> Path:
         return self.exports / _checked(_KEY, key) / _checked(_NAME, name)

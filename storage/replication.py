@@ -1,37 +1,45 @@
-"""Save, mirror, restore: a user's journal and files become a generation on the remotes.
+"""Save and mirror: users' journals and files become generations on the remotes.
 
-The order is files, manifest, "saved"; then the mirror catches up by itself. What a generation holds
-is what its manifest names, each file with its sha256, and nothing is trusted before it is hashed.
-Knows nothing of PDFs, chunks or jobs.
+The order is files, manifest, "saved"; then the mirror catches up by itself. One commit saves any
+number of users. What a generation holds is what its manifest names, each file with its sha256.
+Knows nothing of PDFs, chunks or jobs; when to save is the committer's business.
 """
 
-import hashlib
 import threading
-import time
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from errors import Corrupt, NotFound, QuireError
+from errors import Conflict, Corrupt, NotFound, QuireError
+from storage import generations, journal, segments
 from storage import manifest as manifests
-from storage import segments
-from storage.catalog import Catalog, Collection, SourceRow
-from storage.manifest import CollectionEntry, File, Manifest, SourceEntry
+from storage.catalog import Catalog
+from storage.draft import KEEP, Draft, Files, Wish, compose, kept_path
+from storage.generations import Found, named
+from storage.manifest import File, Manifest
 from storage.paths import Paths
-from storage.remote import Change, Remote
-from storage.segments import Row
-from storage.workspace import pending
+from storage.rebase import rebase
+from storage.remote import Change, Remote, changed_elsewhere
 
-COMPACT_ABOVE = 32
+_ATTEMPTS = 6
+_FILES_PER_COMMIT = 90  # the Hub's own advice is less than 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteStatus:
-    """`lag` counts the generations that the mirror is behind; None without a mirror."""
+    """What the page and `/status` tell of a user's stores.
+
+    `saved_generation`: the newest confirmed one (0: none), `saved_at` when (seconds, epoch);
+    `unsaved`: changes that no generation holds yet; `published_generation`: what the published
+    Chroma directory holds (None: not yet published); `lag`: generations that the mirror is behind
+    (None: no mirror, or not known yet); `error`: code, message and advice of what failed last.
+    """
 
     saved_generation: int
+    saved_at: float | None
     unsaved: int
+    published_generation: int | None
     primary: str
     mirror: str | None
     lag: int | None
@@ -40,317 +48,343 @@ class RemoteStatus:
 
 @dataclass(slots=True)
 class Replication:
-    """One primary and perhaps a mirror, for every user of this data directory."""
+    """One primary and perhaps a mirror, for every user of this data directory. `forgotten` are the
+    users whose erased names have left the histories; their next save says so."""
 
     paths: Paths
     catalog: Catalog
     primary: Remote
     mirror: Remote | None = None
-    _locks: dict[str, threading.Lock] = field(default_factory=dict)
+    keep: int = KEEP
+    forgotten: set[str] = field(default_factory=set)
+    _locks: dict[str, threading.RLock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
-    _errors: dict[str, dict[str, str]] = field(default_factory=dict)
+    _errors: dict[str, QuireError] = field(default_factory=dict)
+    _mirrored: dict[str, int] = field(default_factory=dict)
+    _at_hand: dict[str, Files] = field(default_factory=dict)
 
-    def save(self, user: str) -> int:
+    @property
+    def remotes(self) -> tuple[Remote, ...]:
+        return (self.primary, self.mirror) if self.mirror else (self.primary,)
+
+    # Save
+
+    def save(self, user: str, wish: Wish | None = None) -> int:
         """Everything pending of that user as one new generation, confirmed by the primary.
 
         Returns its number, or the newest one's when nothing had changed. A mirror that fails is
-        recorded in `status` and caught up at the next save; it never fails this one.
+        told by `status` and caught up at the next save; it never fails this one.
         """
-        with self._locked(user):
-            generation = self._save(user)
-            if self.mirror is not None:
-                try:
-                    self._copy(user, self.primary, self.mirror)
-                    self._errors.pop(user, None)
-                except QuireError as problem:
-                    self._errors[user] = problem.as_dict()
-            return generation
+        outcome = self.save_all({user: wish or Wish()})[user]
+        self.to_mirror([user])
+        if isinstance(outcome, QuireError):
+            raise outcome
+        return outcome
 
-    def status(self, user: str) -> RemoteStatus:
-        """Asks the remotes; a remote that does not answer is told as `error`."""
-        error = self._errors.get(user)
-        generation, lag = 0, None
+    def save_all(self, wishes: Mapping[str, Wish]) -> dict[str, int | QuireError]:
+        """The same for several users in as few commits as their files allow; each one's generation
+        or what stood in its way. `to_mirror` is the caller's next step."""
+        outcomes: dict[str, int | QuireError] = {}
+        with ExitStack() as locks:
+            for user in sorted(wishes):
+                locks.enter_context(self.locked(user))
+            left = sorted(wishes)
+            for _ in range(_ATTEMPTS):
+                drafts = [d for u in left if (d := self._draft(u, wishes[u], outcomes))]
+                left = []
+                for batch in _batches(drafts):
+                    left += self._commit(batch, outcomes)
+                if not left:
+                    break
+            outcomes.update({user: changed_elsewhere() for user in left})
+        for user, outcome in outcomes.items():
+            self.note(user, outcome if isinstance(outcome, QuireError) else None)
+        return outcomes
+
+    def _draft(self, user: str, wish: Wish, outcomes: dict[str, int | QuireError]) -> Draft | None:
         try:
-            newest = self._newest(self.primary, user)
-            generation = newest.generation if newest else 0
-            if self.mirror is not None:
-                mirrored = self._newest(self.mirror, user)
-                lag = generation - (mirrored.generation if mirrored else 0)
-        except QuireError as problem:
-            error = problem.as_dict()
-        return RemoteStatus(
-            saved_generation=generation,
-            unsaved=len(pending(self.paths, user)),
-            primary=self.primary.name,
-            mirror=self.mirror.name if self.mirror else None,
-            lag=lag,
-            error=error,
-        )
-
-    def saved_rows(self, user: str) -> Iterator[Row]:
-        """The rows of the newest valid generation in order, every byte verified first."""
-        found = self._current(user)
-        if found is None:
-            self._mark(user)
-            return
-        remote, newest = found
-        self._adopt(user, newest)
-        if remote is not self.primary:  # a wiped primary goes on from where the mirror is
-            self._copy(user, remote, self.primary)
-        for file in newest.segments:
-            yield from segments.decode(self._verified(remote, user, file))
-
-    def adopt(self, user: str) -> None:
-        """After a wipe, what the newest manifest names is in the catalogue again; at once when
-        it is. Raises what the remotes answer when they cannot be asked."""
-        if not self.paths.adopted(user).exists():
-            found = self._current(user)
-            if found:
-                self._adopt(user, found[1])
+            if user in self.forgotten:
+                wish = replace(wish, forgotten=True)
+            base = self.base(user)
+            if wish.whole is not None:
+                wish = replace(wish, above=base.generation if base else 0)
+                head = generations.read(self.primary, user)
             else:
-                self._mark(user)
-
-    def fetch(self, user: str, path: str, to: Path) -> None:
-        """A file of the newest generation (a source, an elements archive) to a local path."""
-        found = self._current(user)
-        file = next((f for f in found[1].files if f.path == path), None) if found else None
-        if found is None or file is None:
-            raise NotFound("not_in_store", "That file was never saved.", "Upload it again.")
-        content = self._verified(found[0], user, file)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        aside = to.with_name(f".{to.name}.fetched")
-        aside.write_bytes(content)
-        aside.replace(to)
-
-    def verify(self, user: str, remote: Remote | None = None) -> list[str]:
-        """Names whose bytes are missing or wrong; empty when all is well."""
-        remote = remote or self.primary
-        newest = self._newest(remote, user)
-        bad = []
-        for file in (*newest.segments, *newest.files) if newest else ():
-            try:
-                self._verified(remote, user, file)
-            except (Corrupt, NotFound):
-                bad.append(file.path)
-        return bad
-
-    # Inside
-
-    def _save(self, user: str) -> int:
-        self.paths.user(user).mkdir(parents=True, exist_ok=True)
-        raw = self._raw(self.primary, user)
-        old = manifests.load(raw, user=user) if raw else None
-        if old:
-            self._adopt(user, old)
-        journal = pending(self.paths, user)
-        files: dict[str, Path | bytes] = {}
-        kept = list(old.segments) if old else []
-        deletes: set[str] = set()
-        if journal:
-            kept, gone = self._add_segment(user, kept, journal, files)
-            deletes |= gone
-        sources = self.catalog.sources(user)
-        held, gone = self._files(user, sources, old.files if old else (), files)
-        deletes |= gone
-        new = Manifest(
-            user=user,
-            generation=(old.generation if old else 0) + 1,
-            parent=hashlib.sha256(raw).hexdigest() if raw else None,
-            created_at=time.time(),
-            collections=tuple(
-                CollectionEntry(id=c.id, title=c.title, model=c.model, created_at=c.created_at)
-                for c in self.catalog.collections(user)
-            ),
-            sources=tuple(
-                SourceEntry(**{k: getattr(s, k) for k in SourceRow.__slots__}) for s in sources
-            ),
-            segments=tuple(kept),
-            files=tuple(held),
-        )
-        if (
-            old
-            and replace(
-                new, generation=old.generation, parent=old.parent, created_at=old.created_at
-            )
-            == old
-        ):
-            return old.generation
-        self.primary.commit(
-            Change(
-                files={_name(user, path): content for path, content in files.items()},
-                manifests={_name(user, "manifest.json"): manifests.dump(new)},
-                expected={_name(user, "manifest.json"): new.parent},
-                deletes=frozenset(_name(user, path) for path in deletes),
-            )
-        )
-        self.paths.adopted(user).touch()
-        for path in journal:
-            path.unlink()
-        return new.generation
-
-    def _add_segment(
-        self, user: str, kept: list[File], journal: list[Path], files: dict[str, Path | bytes]
-    ) -> tuple[list[File], set[str]]:
-        rows = [row for path in journal for row in segments.decode(path)]
-        gone: set[str] = set()
-        if len(kept) >= COMPACT_ABOVE:
-            older = [
-                row
-                for file in kept
-                for row in segments.decode(self._verified(self.primary, user, file))
-            ]
-            state = segments.fold([*older, *rows])
-            rows = [row for collection in state.values() for row in collection.values()]
-            gone = {file.path for file in kept}
-            kept = []
-        content = segments.encode(rows)
-        digest = hashlib.sha256(content).hexdigest()
-        path = f"segments/{time.time_ns():020d}-{digest[:16]}.parquet"
-        files[path] = content
-        added = File(path=path, sha256=digest, bytes=len(content), rows=len(rows))
-        return [*kept, added], gone
-
-    def _files(
-        self,
-        user: str,
-        sources: list[SourceRow],
-        known: tuple[File, ...],
-        files: dict[str, Path | bytes],
-    ) -> tuple[list[File], set[str]]:
-        """Originals and elements of the catalogue's sources; new ones go into `files`."""
-        have = {f.path: f for f in known}
-        held: dict[str, File] = {}
-        for source in sources:
-            for path, build in (
-                (f"sources/{source.sha256}.pdf", self._original),
-                (f"elements/{source.sha256}-{source.version}.zip", self._archive),
-            ):
-                if path in have:
-                    held[path] = have[path]
-                    continue
-                content = build(user, source)
-                if content is not None and path not in held:
-                    digest, size = _measure(content)
-                    held[path] = File(path=path, sha256=digest, bytes=size)
-                    files[path] = content
-        return [held[p] for p in sorted(held)], set(have) - set(held)
-
-    def _original(self, user: str, source: SourceRow) -> Path | None:
-        path = self.paths.source(user, source.sha256)
-        return path if path.exists() else None
-
-    def _archive(self, user: str, source: SourceRow) -> Path | None:
-        """Elements and crops of one source in one stored zip: the same bytes each time."""
-        folder = self.paths.elements(user, source.sha256, source.version)
-        if not folder.is_dir():
+                head = self.head(user)
+            if wish.whole is None and self._adopt(user, head) and wish.copy:
+                wish = replace(wish, copy=None)  # it lacks what another instance wrote
+            made = compose(self.paths, self.catalog, head, user, wish, self.keep, self._contents)
+        except QuireError as problem:
+            outcomes[user] = problem
             return None
-        target = folder.with_suffix(".zip")
-        members = {f"elements/{p.name}": p for p in sorted(folder.glob("*.jsonl"))}
-        crops = self.paths.crops(user)
-        for listed in sorted(folder.glob("*.crops")):
-            for name in listed.read_text(encoding="ascii").split():
-                members[f"crops/{name}"] = crops / name
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-            for name, path in members.items():
-                archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
-        return target
+        if made is None:
+            outcomes[user] = head.manifest.generation if head else 0
+        return made
 
-    def _copy(self, user: str, source: Remote, target: Remote) -> None:
-        """Bring `target` to the newest generation of `source`; never back to an older one."""
-        raw = self._raw(source, user)
-        if raw is None:
-            return
-        new = manifests.load(raw, user=user)
-        behind = self._raw(target, user)
-        old = manifests.load(behind, user=user) if behind else None
-        if old and old.generation >= new.generation:
-            return
-        there = {f.path for f in (*old.segments, *old.files)} if old else set()
-        wanted = {f.path: f for f in (*new.segments, *new.files)}
-        target.commit(
-            Change(
-                files={
-                    _name(user, path): self._verified(source, user, file)
-                    for path, file in wanted.items()
-                    if path not in there
-                },
-                manifests={_name(user, "manifest.json"): raw},
-                expected={
-                    _name(user, "manifest.json"): (
-                        hashlib.sha256(behind).hexdigest() if behind else None
-                    )
-                },
-                deletes=frozenset(_name(user, p) for p in there - set(wanted)),
+    def _commit(self, drafts: Sequence[Draft], outcomes: dict[str, int | QuireError]) -> list[str]:
+        """The users whose drafts have to be made again, on top of what others saved."""
+        try:
+            self.primary.commit(
+                Change(
+                    files={named(d.user, p): c for d in drafts for p, c in d.files.items()},
+                    manifests={named(d.user, "manifest.json"): d.raw for d in drafts},
+                    expected={named(d.user, "manifest.json"): d.manifest.parent for d in drafts},
+                    deletes=frozenset(named(d.user, p) for d in drafts for p in d.deletes),
+                )
             )
-        )
+        except QuireError as problem:
+            return [d.user for d in drafts if self._landed(d, problem, outcomes) is False]
+        for draft in drafts:
+            self._confirmed(draft, outcomes)
+        return []
 
-    def _current(self, user: str) -> tuple[Remote, Manifest] | None:
-        """The newest valid manifest of all remotes; a remote that fails is passed over only when
-        another one answers."""
-        found: list[tuple[Remote, Manifest]] = []
-        problems: list[QuireError] = []
-        for remote in (self.primary, *([self.mirror] if self.mirror else [])):
-            try:
-                newest = self._newest(remote, user)
-            except QuireError as problem:
-                problems.append(problem)
-                continue
-            if newest is not None:
-                found.append((remote, newest))
-        if not found and problems:
-            raise problems[0]
-        return max(found, key=lambda pair: pair[1].generation, default=None)
+    def _landed(
+        self, draft: Draft, problem: QuireError, outcomes: dict[str, int | QuireError]
+    ) -> bool | None:
+        """Every failure is ambiguous until we have looked for our own manifest: True when it
+        stands there, False when another one does, None when that cannot be known."""
+        try:
+            there = generations.read_raw(self.primary, draft.user)
+        except QuireError:
+            outcomes[draft.user] = problem
+            return None
+        if there == draft.raw:
+            self._confirmed(draft, outcomes)
+            return True
+        if isinstance(problem, Conflict):
+            return False
+        outcomes[draft.user] = problem
+        return None
 
-    def _newest(self, remote: Remote, user: str) -> Manifest | None:
-        raw = self._raw(remote, user)
+    def _confirmed(self, draft: Draft, outcomes: dict[str, int | QuireError]) -> None:
+        self._go_on_from(draft.user, draft.raw)
+        for path in draft.journal:
+            path.unlink(missing_ok=True)
+        outcomes[draft.user] = draft.manifest.generation
+        if not draft.manifest.forgetting:
+            self.forgotten.discard(draft.user)
+        if self.mirror is not None:
+            self._at_hand[draft.user] = draft.files
+
+    # What this instance goes on from
+
+    def head(self, user: str) -> Found | None:
+        """The primary's newest generation. One that is behind what was confirmed here was wiped or
+        put back from outside: it goes on from the mirror, or nothing is written."""
+        base = self.base(user)
+        found = generations.read(self.primary, user)
+        known = base.generation if base else 0
+        if self.mirror and (found is None or found.manifest.generation < known):
+            ahead = generations.newest(self.remotes, user, known)
+            if ahead and ahead.remote is not self.primary:
+                self.catch_up(user, ahead.remote, self.primary)
+                found = generations.read(self.primary, user)
+        if (found.manifest.generation if found else 0) < known:
+            raise Corrupt(
+                "store_went_back",
+                f"The store holds generation {found.manifest.generation if found else 0}, but "
+                f"{known} was saved there before.",
+                "Somebody changed it from outside. `python -m pipeline repair` writes it again "
+                "from this machine.",
+            )
+        return found
+
+    def current(self, user: str) -> Found | None:
+        """The newest valid generation of all remotes; raises while it cannot be known."""
+        base = self.base(user)
+        return generations.newest(self.remotes, user, base.generation if base else 0)
+
+    def base(self, user: str) -> Manifest | None:
+        """The manifest that the catalogue goes on from, when there is one."""
+        path = self.paths.base(user)
+        raw = path.read_bytes() if path.exists() else b""
         return manifests.load(raw, user=user) if raw else None
 
-    def _raw(self, remote: Remote, user: str) -> bytes | None:
-        try:
-            return remote.read(_name(user, "manifest.json"))
-        except NotFound:
-            return None
+    def adopt(self, user: str) -> None:
+        """After a wipe the catalogue holds what the newest manifest names; at once when it does.
+        Raises what the remotes answer when they cannot be asked."""
+        if not self.paths.base(user).exists():
+            self._adopt(user, self.current(user))
 
-    def _verified(self, remote: Remote, user: str, file: File) -> bytes:
-        content = remote.read(_name(user, file.path))
-        if len(content) != file.bytes or hashlib.sha256(content).hexdigest() != file.sha256:
-            raise Corrupt(
-                "stored_file_corrupt",
-                "A stored file does not match its hash.",
-                "It is not used; restore from the other remote.",
-            )
-        return content
+    def restored(self, user: str) -> Found | None:
+        """The newest generation, adopted: what a live store is to be built from."""
+        found = self.current(user)
+        self._adopt(user, found)
+        if found and found.remote is not self.primary:
+            try:
+                self.catch_up(user, found.remote, self.primary)
+            except QuireError as problem:
+                self.note(user, problem)  # what is there can be used meanwhile
+        return found
 
-    def _adopt(self, user: str, newest: Manifest) -> None:
-        """After a wipe the catalogue lacks what the manifest names: put it back, once. A mark
-        beside the user's data says that the catalogue is the newer one from then on."""
-        if self.paths.adopted(user).exists():
+    def _adopt(self, user: str, head: Found | None) -> bool:
+        """True when the live store lacks what another instance has saved."""
+        path = self.paths.base(user)
+        with self.locked(user):
+            raw = head.raw if head else b""
+            if path.exists() and path.read_bytes() == raw:
+                return False
+            base = self.base(user)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if head is not None:
+                rebase(self.catalog, user, base, head.manifest)
+                erased = head.manifest.erased_at
+                if erased and not (base and base.erased_at == erased):
+                    for file in journal.pending(self.paths, user):
+                        if int(file.stem) < erased * 1e9:
+                            file.unlink()
+                self.paths.stale(user).touch()
+            self._go_on_from(user, raw)
+            return head is not None
+
+    def _go_on_from(self, user: str, raw: bytes) -> None:
+        path = self.paths.base(user)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp")
+        aside.write_bytes(raw)
+        aside.replace(path)
+
+    # Files
+
+    def fetch(self, user: str, path: str, to: Path) -> None:
+        """A file of the newest generation known here (a source, an elements archive) to a local
+        path."""
+        base = self.base(user)
+        file = next((f for f in base.files if f.path == path), None) if base else None
+        if file is None:
+            raise NotFound("not_in_store", "That file was never saved.", "Upload it again.")
+        generations.fetch(self.remotes, user, file, to)
+
+    def rows(self, user: str, files: Sequence[File]) -> Iterator[segments.Row]:
+        """The rows of these segments in order, every byte verified first."""
+        for file in files:
+            yield from segments.decode(self._contents(user, file))
+
+    def rows_saved(self, user: str) -> int:
+        """About how large that user's store is, from what this instance knows."""
+        base = self.base(user)
+        return sum(f.rows for f in base.segments) if base else 0
+
+    def shipped(self, user: str) -> str:
+        """The last journal file of this instance that a generation holds."""
+        base = self.base(user)
+        return base.shipped_by(journal.instance(self.paths)) if base else ""
+
+    def _contents(self, user: str, file: File) -> bytes:
+        return generations.content(self.remotes, user, file)
+
+    # Mirror
+
+    def to_mirror(self, users: Iterable[str]) -> None:
+        """Bring the mirror to where the primary is; what fails is told by `status`."""
+        for user in users:
+            at_hand = self._at_hand.pop(user, {})
+            base = self.base(user)
+            if self.mirror is None or not base or self._mirrored.get(user) == base.generation:
+                continue
+            try:
+                self.catch_up(user, self.primary, self.mirror, at_hand)
+                self.note(user, None)
+            except QuireError as problem:
+                self.note(user, problem)
+
+    def catch_up(
+        self, user: str, source: Remote, target: Remote, at_hand: Files | None = None
+    ) -> None:
+        """Bring `target` to the newest generation of `source`; never back to an older one. What is
+        `at_hand` is not read from `source` again."""
+        with self.locked(user):
+            self._copy(user, source, target, at_hand or {})
+
+    def _copy(self, user: str, source: Remote, target: Remote, at_hand: Files) -> None:
+        new = generations.read(source, user)
+        if new is None:
             return
-        for entry in newest.collections:
-            self.catalog.restore_collection(user, Collection(**asdict(entry)))
-        for source in newest.sources:
-            self.catalog.put_source(user, SourceRow(**asdict(source)))
-        self._mark(user)
+        old = generations.read(target, user)
+        if old and old.manifest.generation >= new.manifest.generation:
+            self._note_mirror(target, user, old.manifest.generation)
+            return
+        wanted = {f.path: f for f in new.manifest.needs()}
+        there = {f.path for f in old.manifest.needs()} if old else set()
+        listed = there | {r.path for r in old.manifest.retired} if old else set()
+        listed |= {f.path for f in old.manifest.kept} if old else set()
+        still = {f.path for f in new.manifest.kept} | {r.path for r in new.manifest.retired}
+        incoming = self.paths.user(user) / "incoming"
+        files: Files = {named(user, kept_path(new.manifest.generation, new.raw)): new.raw}
+        try:
+            for path, file in wanted.items():
+                if path in there:
+                    continue
+                content = at_hand.get(path)
+                if content is None:
+                    content = incoming / file.sha256
+                    generations.fetch([source], user, file, content)
+                files[named(user, path)] = content
+            target.commit(
+                Change(
+                    files=files,
+                    manifests={named(user, "manifest.json"): new.raw},
+                    expected={
+                        named(user, "manifest.json"): generations.digest(old.raw) if old else None
+                    },
+                    deletes=frozenset(named(user, p) for p in listed - set(wanted) - still),
+                )
+            )
+        finally:
+            for leftover in incoming.glob("*"):
+                leftover.unlink()
+        self._note_mirror(target, user, new.manifest.generation)
 
-    def _mark(self, user: str) -> None:
-        self.paths.user(user).mkdir(parents=True, exist_ok=True)
-        self.paths.adopted(user).touch()
+    def _note_mirror(self, target: Remote, user: str, generation: int) -> None:
+        if target is self.mirror:
+            self._mirrored[user] = generation
 
-    def _locked(self, user: str) -> threading.Lock:
+    # Status
+
+    def status(self, user: str) -> RemoteStatus:
+        """From what this instance knows: asks no remote."""
+        base = self.base(user)
+        error = self._errors.get(user)
+        saved = base.generation if base else 0
+        mirrored = self._mirrored.get(user)
+        return RemoteStatus(
+            saved_generation=saved,
+            saved_at=base.created_at if base else None,
+            unsaved=len(journal.pending(self.paths, user)),
+            published_generation=base.published.generation if base and base.published else None,
+            primary=self.primary.name,
+            mirror=self.mirror.name if self.mirror else None,
+            lag=saved - mirrored if self.mirror and mirrored is not None else None,
+            error=error.as_dict() if error else None,
+        )
+
+    def note(self, user: str, problem: QuireError | None) -> None:
+        """What `status` tells as the last error; None: all is well."""
+        if problem:
+            self._errors[user] = problem
+        else:
+            self._errors.pop(user, None)
+
+    @contextmanager
+    def locked(self, user: str) -> Iterator[None]:
+        """One change of a user's generations at a time in this process."""
         with self._guard:
-            return self._locks.setdefault(user, threading.Lock())
+            lock = self._locks.setdefault(user, threading.RLock())
+        with lock:
+            yield
 
 
 def titles(catalog: Catalog, user: str) -> Mapping[str, str]:
     return {c.id: c.title for c in catalog.collections(user)}
 
 
-def _name(user: str, path: str) -> str:
-    return f"users/{user}/{path}"
-
-
-def _measure(content: Path | bytes) -> tuple[str, int]:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest(), len(content)
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size
+def _batches(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
+    """In one commit as long as it stays small; one user's draft is never cut."""
+    batch: list[Draft] = []
+    for draft in drafts:
+        if batch and sum(len(d.files) + 1 for d in (*batch, draft)) > _FILES_PER_COMMIT:
+            yield batch
+            batch = []
+        batch.append(draft)
+    if batch:
+        yield batch

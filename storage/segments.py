@@ -97,3 +97,17 @@ def fold(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
         else:
             state.pop(row.collection, None)
     return state
+
+
+def condense(rows: Iterable[Row]) -> list[Row]:
+    """The fewest rows that change any state as all of them do, in order: drops, then the last row
+    of each id."""
+    drops: dict[str, Row] = {}
+    last: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row.op == "drop":
+            drops[row.collection] = row
+            last = {key: kept for key, kept in last.items() if key[0] != row.collection}
+        else:
+            last[row.collection, row.id] = row
+    return [*drops.values(), *last.values()]

@@ -5,7 +5,7 @@ copies a directory that is open: Chroma's own files are torn while they are writ
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from errors import Corrupt
@@ -27,28 +27,8 @@ def build(directory: Path, state: State, titles: Mapping[str, str]) -> int:
     total = 0
     try:
         for collection, rows in state.items():
-            if not rows:
-                continue
-            first = next(iter(rows.values()))
-            store.ensure(
-                collection,
-                model=str((first.metadata or {}).get("model", "")),
-                dimension=len(first.embedding),
-                title=titles.get(collection, collection),
-            )
-            store.upsert(
-                collection,
-                [
-                    Record(
-                        id=r.id,
-                        document=r.document,
-                        embedding=r.embedding,
-                        metadata=r.metadata or {},
-                    )
-                    for r in rows.values()
-                ],
-            )
-            if store.count(collection) != len(rows):
+            _put(store, collection, list(rows.values()), titles)
+            if rows and store.count(collection) != len(rows):
                 raise Corrupt(
                     "rebuild_incomplete",
                     "The rebuilt store does not hold every record.",
@@ -60,3 +40,39 @@ def build(directory: Path, state: State, titles: Mapping[str, str]) -> int:
     shutil.rmtree(directory, ignore_errors=True)
     aside.replace(directory)
     return total
+
+
+def apply(store: VectorStore, rows: Iterable[Row], titles: Mapping[str, str]) -> None:
+    """Change a store as condensed rows say: drops first, each id once."""
+    puts: dict[str, list[Row]] = {}
+    deletes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.op == "drop":
+            store.drop(row.collection)
+        elif row.op == "delete":
+            deletes.setdefault(row.collection, []).append(row.id)
+        else:
+            puts.setdefault(row.collection, []).append(row)
+    for collection, ids in deletes.items():
+        if store.has(collection):
+            store.delete(collection, ids)
+    for collection, listed in puts.items():
+        _put(store, collection, listed, titles)
+
+
+def _put(store: VectorStore, collection: str, rows: list[Row], titles: Mapping[str, str]) -> None:
+    if not rows:
+        return
+    store.ensure(
+        collection,
+        model=str((rows[0].metadata or {}).get("model", "")),
+        dimension=len(rows[0].embedding),
+        title=titles.get(collection, collection),
+    )
+    store.upsert(
+        collection,
+        [
+            Record(id=r.id, document=r.document, embedding=r.embedding, metadata=r.metadata or {})
+            for r in rows
+        ],
+    )

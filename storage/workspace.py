@@ -5,25 +5,27 @@ that was acknowledged, and a save only has to ship those files. A store that was
 is never opened: it is rebuilt from the saved segments and the journal.
 """
 
-import os
 import shutil
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from errors import NotFound
-from storage import segments, snapshot
-from storage.chroma import Near, Record, VectorStore
+from errors import Corrupt, NotFound, QuireError, Unavailable
+from storage import journal, published, segments
+from storage.chroma import Near, Record, VectorStore, chroma_version
 from storage.fulltext import Entry, Filter, Fulltext
 from storage.paths import Paths
+from storage.published import Copy
 from storage.segments import Row
 
 OPEN_AT_ONCE = 16
+LOADED_AT_ONCE = 200_000  # records, at about 2.5 KB of memory each
+RESTORES_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +41,22 @@ class Space:
 class Workspace:
     """One user's open store; every method holds its lock."""
 
-    def __init__(self, paths: Paths, user: str) -> None:
+    def __init__(self, paths: Paths, user: str, after: str, changed: Callable[[str], None]) -> None:
         self._paths = paths
         self._user = user
+        self._last = after
+        self._changed = changed
         self._lock = threading.RLock()
         self._vectors = VectorStore(paths.chroma(user))
         self._words = Fulltext(paths.fulltext(user))
+        self.records = sum(map(self._vectors.count, self._vectors.collections()))
         paths.clean(user).unlink(missing_ok=True)
 
     def close(self) -> None:
         with self._lock:
             self._vectors.close()
             self._words.close()
-            self._paths.clean(self._user).touch()
+            self._paths.clean(self._user).write_text(chroma_version(), encoding="ascii")
 
     def upsert(self, space: Space, records: Sequence[Record]) -> None:
         """Journal, then both indexes; the same records again change nothing."""
@@ -73,7 +78,8 @@ class Workspace:
                 for r in records
             )
             self._vectors.upsert(space.collection, records)
-            self._words.upsert(space.collection, map(_entry, records))
+            self._words.upsert(space.collection, map(entry_of, records))
+            self.records += len(records)
 
     def delete(self, collection: str, ids: Sequence[str]) -> int:
         with self._lock:
@@ -132,15 +138,27 @@ class Workspace:
             except NotFound:
                 return []
 
+    def collections(self) -> list[str]:
+        with self._lock:
+            return self._vectors.collections()
+
+    def records_now(self) -> int:
+        """All of them, counted; `records` is a bound that only grows while the store is open."""
+        with self._lock:
+            self.records = sum(map(self._vectors.count, self._vectors.collections()))
+            return self.records
+
     def count(self, collection: str) -> int:
         with self._lock:
             return self._vectors.count(collection) if self._vectors.has(collection) else 0
 
     def _journal(self, rows: Iterator[Row] | Sequence[Row]) -> None:
-        write_pending(self._paths.pending(self._user), segments.encode(rows))
+        folder = self._paths.pending(self._user)
+        self._last = journal.write(folder, segments.encode(rows), self._last)
+        self._changed(self._user)
 
 
-def _entry(record: Record) -> Entry:
+def entry_of(record: Record) -> Entry:
     data = record.metadata
     return Entry(
         id=record.id,
@@ -151,93 +169,179 @@ def _entry(record: Record) -> Entry:
     )
 
 
-def write_pending(folder: Path, content: bytes) -> Path:
-    """A journal file that is whole or not there; names sort by time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{time.time_ns():020d}.parquet"
-    aside = path.with_suffix(".tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    return path
+@dataclass(slots=True)
+class _Slot:
+    """One user's place; `opening` is there while nobody may use the store."""
 
-
-def pending(paths: Paths, user: str) -> list[Path]:
-    """The journal, oldest first."""
-    return sorted(paths.pending(user).glob("*.parquet"))
+    workspace: Workspace | None = None
+    opening: "Future[None] | None" = None
+    busy: int = 0
 
 
 @dataclass(slots=True)
 class Workspaces:
-    """Open stores by user, least recently used closed first.
+    """Open stores by user; the least recently used are closed when they are too many or too large.
 
-    `saved_rows(user)` gives the rows of the newest valid generation, in order; it raises
-    Unavailable while no remote can be asked, and then nothing is opened.
+    `restore(user)` builds a live store; it raises Unavailable while no remote can be asked, and
+    then nothing is opened. Meanwhile, and while it takes longer than `patience` seconds, `open`
+    raises Unavailable: other users are not kept waiting, and a job tries again. `shipped(user)` is
+    the last journal file that a generation holds, `changed(user)` is told of every change.
     """
 
     paths: Paths
-    saved_rows: Callable[[str], Iterator[Row]]
-    titles: Callable[[str], Mapping[str, str]]
-    _open: "OrderedDict[str, Workspace]" = field(default_factory=OrderedDict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
-    _busy: dict[str, int] = field(default_factory=dict)
+    restore: Callable[[str], None]
+    shipped: Callable[[str], str] = lambda _: ""
+    changed: Callable[[str], None] = lambda _: None
+    patience: float = 3.0
+    _slots: "OrderedDict[str, _Slot]" = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _restores: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(RESTORES_AT_ONCE)
+    )
 
     @contextmanager
     def open(self, user: str) -> Iterator[Workspace]:
-        with self._lock:
-            workspace = self._open.get(user)
-            if workspace is None:
-                self._make_room()
-                if not self.paths.clean(user).exists():
-                    self._rebuild(user)
-                workspace = self._open[user] = Workspace(self.paths, user)
-            self._open.move_to_end(user)
-            self._busy[user] = self._busy.get(user, 0) + 1
+        workspace = self._acquire(user)
         try:
             yield workspace
         finally:
             with self._lock:
-                self._busy[user] -= 1
+                self._slots[user].busy -= 1
+
+    def restoring(self, user: str) -> bool:
+        with self._lock:
+            slot = self._slots.get(user)
+            return slot is not None and slot.opening is not None
 
     def close(self) -> None:
         with self._lock:
-            while self._open:
-                self._open.popitem()[1].close()
+            slots = list(self._slots.values())
+            self._slots.clear()
+        for slot in slots:
+            if slot.workspace is not None:
+                slot.workspace.close()
 
     def forget(self, user: str) -> None:
-        """Close and remove a user's live store; it is rebuilt at the next touch."""
-        with self._lock:
-            workspace = self._open.pop(user, None)
+        """Close a user's live store; it is rebuilt at the next touch."""
+        self._exclusively(user, lambda: self.paths.clean(user).unlink(missing_ok=True))
+
+    def discard(self, user: str) -> None:
+        """Close and remove a user's live store and journal for good."""
+
+        def remove() -> None:
+            self.paths.clean(user).unlink(missing_ok=True)
+            for folder in (self.paths.chroma(user), self.paths.pending(user)):
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in self.paths.user(user).glob(f"{self.paths.fulltext(user).name}*"):
+                path.unlink()
+
+        self._exclusively(user, remove)
+
+    def copy(self, user: str) -> Copy | None:
+        """A copy of the closed live store to publish; None while it is in use."""
+        with self.open(user) as workspace:
+            records = workspace.records_now()
+        target = self.paths.copy(user)
+        taken: list[Copy] = []
+
+        def take() -> None:
+            held = tuple(journal.pending(self.paths, user))
+            try:
+                published.copy(self.paths.chroma(user), target)
+            except Corrupt:
+                self.paths.clean(user).unlink(missing_ok=True)
+                raise
+            except OSError as problem:
+                raise Unavailable(
+                    "publish_failed",
+                    f"The Chroma directory cannot be copied ({problem.strerror}).",
+                    "Free some disk space; it is tried again.",
+                ) from problem
+            taken.append(Copy(directory=target, journal=held, records=records))
+
+        return taken[0] if self._exclusively(user, take, only_idle=True) else None
+
+    def _exclusively(
+        self, user: str, work: Callable[[], object], *, only_idle: bool = False
+    ) -> bool:
+        """Run with the store closed and nobody able to open it; False when it is in use."""
+        done: Future[None] = Future()
+        while True:
+            with self._lock:
+                slot = self._slots.setdefault(user, _Slot())
+                waiting = slot.opening
+                if waiting is None:
+                    if only_idle and slot.busy:
+                        return False
+                    slot.opening = done
+                    workspace, slot.workspace = slot.workspace, None
+                    break
+            wait([waiting])
+        try:
             if workspace is not None:
                 workspace.close()
-            self.paths.clean(user).unlink(missing_ok=True)
+            work()
+        finally:
+            with self._lock:
+                slot.opening = None
+            done.set_result(None)
+        return True
 
-    def _make_room(self) -> None:
-        idle = [u for u in self._open if not self._busy.get(u)]
-        for user in idle[: max(0, len(self._open) - OPEN_AT_ONCE + 1)]:
-            self._open.pop(user).close()
+    def _acquire(self, user: str) -> Workspace:
+        limit = time.monotonic() + self.patience
+        while True:
+            with self._lock:
+                slot = self._slots.setdefault(user, _Slot())
+                self._slots.move_to_end(user)
+                current = slot.busy or not self.paths.stale(user).exists()
+                if slot.opening is None and slot.workspace is not None and current:
+                    slot.busy += 1
+                    return slot.workspace
+                if slot.opening is None:
+                    slot.opening = Future()
+                    threading.Thread(
+                        target=self._ready, args=(user, slot, slot.opening), daemon=True
+                    ).start()
+                opening = slot.opening
+            if not wait([opening], timeout=max(0.0, limit - time.monotonic())).done:
+                raise Unavailable(
+                    "restoring",
+                    "Your collections are being restored from the store.",
+                    "Try again in a few seconds; jobs wait by themselves.",
+                )
+            opening.result()
 
-    def _rebuild(self, user: str) -> None:
-        rows = [*self.saved_rows(user)]
-        for path in pending(self.paths, user):
-            rows.extend(segments.decode(path))
-        state = segments.fold(rows)
-        chroma, words = self.paths.chroma(user), self.paths.fulltext(user)
-        for leftover in (words, Path(f"{words}-wal"), Path(f"{words}-shm")):
-            leftover.unlink(missing_ok=True)
-        if any(state.values()):
-            snapshot.build(chroma, state, self.titles(user))
-        else:
-            shutil.rmtree(chroma, ignore_errors=True)
-        index = Fulltext(words)
-        for collection, kept in state.items():
-            index.upsert(collection, [_entry(_record(r)) for r in kept.values()])
-        index.close()
+    def _ready(self, user: str, slot: _Slot, opening: "Future[None]") -> None:
+        """Open the user's store, rebuilt first when it is not whole; errors go to who waits."""
+        problem: BaseException | None = None
+        try:
+            if slot.workspace is not None:
+                slot.workspace.close()
+                slot.workspace = None
+            clean, stale = self.paths.clean(user), self.paths.stale(user)
+            whole = clean.exists() and clean.read_text(encoding="ascii") == chroma_version()
+            if not whole or stale.exists():
+                clean.unlink(missing_ok=True)
+                with self._restores:
+                    self.restore(user)
+            slot.workspace = Workspace(self.paths, user, self.shipped(user), self.changed)
+        except QuireError as caught:
+            problem = caught
+        finally:
+            with self._lock:
+                slot.opening = None
+            if problem is not None:
+                opening.set_exception(problem)
+            else:
+                opening.set_result(None)
+        self._make_room(user)
 
-
-def _record(row: Row) -> Record:
-    return Record(
-        id=row.id, document=row.document, embedding=row.embedding, metadata=row.metadata or {}
-    )
+    def _make_room(self, opened: str) -> None:
+        while True:
+            with self._lock:
+                there = {u: s for u, s in self._slots.items() if s.workspace is not None}
+                loaded = sum(s.workspace.records for s in there.values() if s.workspace)
+                idle = [u for u, s in there.items() if u != opened and not s.busy and not s.opening]
+            if not idle or (len(there) <= OPEN_AT_ONCE and loaded <= LOADED_AT_ONCE):
+                return
+            self._exclusively(idle[0], lambda: None, only_idle=True)

@@ -47,7 +47,7 @@ HOMES = {
     "tablers": {"pipeline/readers/ruled.py", "pipeline/partition.py"},
     "huggingface_hub": {"web/identity.py", "pipeline/models.py", "storage/hub.py"},
 }
-READS_ENVIRONMENT = {"app.py", "pipeline/worker.py", "pipeline/pool.py"}
+READS_ENVIRONMENT = {"app.py", "pipeline/worker.py", "pipeline/pool.py", "pipeline/maintain.py"}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,0 +1,234 @@
+"""Commands over the stores, for the operator: verify, repair, restore, prune, erase, import.
+
+All but `verify` and `prune` change this machine's data and want the worker stopped. Each prints a
+line per user. Knows nothing of jobs.
+"""
+
+import argparse
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from errors import InputError, NotFound, QuireError, Refused
+from pipeline.jobs import catalog_url
+from pipeline.worker import remotes
+from settings import Settings
+from storage import erase, foreign, verify
+from storage.catalog import Catalog
+from storage.chroma import Record
+from storage.draft import Wish
+from storage.paths import Paths
+from storage.remote import Remote
+from storage.stores import Stores, open_stores
+from storage.workspace import Space
+
+_BATCH = 500
+
+
+def add_to(commands: Any) -> None:
+    """The subcommands of `python -m pipeline`."""
+    for name, run, text in (
+        ("verify", _verify, "hash every saved byte; exit 1 when one is wrong"),
+        ("repair", _repair, "put right what is damaged, from the other remote or this machine"),
+        ("restore", _restore, "build this machine's live stores anew"),
+        ("prune", _prune, "drop older generations and histories"),
+        ("erase", _erase, "remove a user from everywhere"),
+        ("import", _import, "records of a Chroma directory into a collection"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        command.add_argument("--user", required=name in {"erase", "import"}, help="a user key")
+        if name in {"verify", "restore"}:
+            command.add_argument("--from", dest="remote", help="hub, s3 or local; else all")
+        if name == "import":
+            command.add_argument("directory", type=Path)
+            command.add_argument("--collection", required=True)
+            command.add_argument("--model", help="when the directory does not name it")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    bad = 0
+    with _opened(arguments) as (stores, _):
+        for remote in _chosen(stores, arguments):
+            for user in _users(arguments, [remote]):
+                found = list(verify.verify(remote, user))
+                bad += len(found)
+                for damage in found:
+                    print(f"{damage.remote} {user} {damage.path}: {damage.code}")
+                if not found:
+                    print(f"{remote.name} {user} whole")
+    return 1 if bad else 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    left = 0
+    with _alone(arguments) as (stores, _):
+        for user in _users(arguments, stores.replication.remotes):
+            damage = verify.repair(stores.replication, stores.workspaces, user)
+            left += len(damage)
+            for one in damage:
+                print(f"{one.remote} {user} {one.path}: {one.code}")
+            if not damage:
+                print(f"{user} whole")
+    return 1 if left else 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    """`--from` reads that remote alone: also the drill that proves a mirror is enough."""
+    failed = 0
+    with _alone(arguments) as (stores, catalog):
+        chosen = _chosen(stores, arguments)
+        if arguments.remote:
+            stores = open_stores(stores.replication.paths, catalog, chosen[0], patience=3600)
+        for user in _users(arguments, chosen):
+            began = time.monotonic()
+            stores.replication.paths.clean(user).unlink(missing_ok=True)
+            try:
+                with stores.workspaces.open(user) as workspace:
+                    records = workspace.records_now()
+            except QuireError as problem:
+                failed = 1
+                print(f"{user} {problem.code}: {problem}")
+                continue
+            generation = stores.replication.status(user).saved_generation
+            seconds = time.monotonic() - began
+            print(f"{user} generation {generation}, {records} records, {seconds:.1f} s")
+        stores.workspaces.close()
+    return failed
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    with _alone(arguments) as (stores, _):
+        for user in _users(arguments, stores.replication.remotes):
+            stores.replication.save(user, Wish(erase=True))
+            _print_gone(user, erase.forget(stores.replication, [user]))
+    return 0
+
+
+def _erase(arguments: argparse.Namespace) -> int:
+    with _alone(arguments) as (stores, catalog):
+        gone = erase.erase_user(
+            stores.replication.paths,
+            catalog,
+            stores.replication,
+            stores.workspaces,
+            arguments.user,
+        )
+        _print_gone(arguments.user, gone)
+    return 1 if any(g.by is None for g in gone) else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    with _alone(arguments) as (stores, catalog):
+        count = import_chroma(
+            stores,
+            catalog,
+            arguments.user,
+            arguments.collection,
+            arguments.directory,
+            arguments.model,
+        )
+        print(f"{count} records")
+    return 0
+
+
+def import_chroma(
+    stores: Stores,
+    catalog: Catalog,
+    user: str,
+    title: str,
+    directory: Path,
+    model: str | None = None,
+) -> int:
+    """Every record of a Chroma directory into one collection, saved; how many.
+
+    The model is the one that its collections name, else `model`; vectors of two models, or of two
+    lengths, are refused, and nothing is written then.
+    """
+    rows = list(foreign.read(directory))
+    models = {str((r.metadata or {}).get("model") or model or "") for r in rows}
+    if not rows or models == {""} or len(models) > 1 or len({len(r.embedding) for r in rows}) > 1:
+        raise InputError(
+            "import_mixed",
+            "The records do not all come from one model that is known.",
+            "Name it, and import one model's collections at a time.",
+        )
+    made = catalog.create_collection(user, title)
+    space = Space(
+        collection=made.id, title=made.title, model=models.pop(), dimension=len(rows[0].embedding)
+    )
+    with stores.workspaces.open(user) as workspace:
+        for start in range(0, len(rows), _BATCH):
+            workspace.upsert(
+                space,
+                [
+                    Record(
+                        id=r.id,
+                        document=r.document,
+                        embedding=r.embedding,
+                        metadata={**(r.metadata or {}), "model": space.model},
+                    )
+                    for r in rows[start : start + _BATCH]
+                ],
+            )
+    catalog.set_model(user, made.id, space.model)
+    stores.replication.save(user)
+    return len(rows)
+
+
+@contextmanager
+def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
+    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    paths = Paths(settings.data_dir)
+    paths.run.mkdir(parents=True, exist_ok=True)
+    if arguments.user:
+        paths.user(arguments.user)
+    catalog = Catalog(catalog_url(settings, paths))
+    stores = open_stores(paths, catalog, *remotes(settings, paths), patience=3600)
+    yield stores, catalog
+    stores.workspaces.close()
+    catalog.close()
+
+
+@contextmanager
+def _alone(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
+    with _opened(arguments) as (stores, catalog):
+        lock = (stores.replication.paths.run / "jobs.lock").open("w", encoding="ascii")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                raise Refused(
+                    "worker_running",
+                    "The worker uses this data directory.",
+                    "Stop Quire first, or use another QUIRE_DATA_DIR.",
+                ) from problem
+            yield stores, catalog
+
+
+def _chosen(stores: Stores, arguments: argparse.Namespace) -> list[Remote]:
+    there = list(stores.replication.remotes)
+    if not arguments.remote:
+        return there
+    found = [r for r in there if r.name == arguments.remote]
+    if not found:
+        raise NotFound(
+            "remote_not_found",
+            f"There is no remote {arguments.remote} here.",
+            f"Use {' or '.join(r.name for r in there)}.",
+        )
+    return found
+
+
+def _users(arguments: argparse.Namespace, there: Any) -> list[str]:
+    return [arguments.user] if arguments.user else verify.users_of(there)
+
+
+def _print_gone(user: str, gone: list[erase.Gone]) -> None:
+    for place in gone:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(place.by)) if place.by else "not yet"
+        print(f"{user} {place.where}: gone by {when} {place.reason or ''}".rstrip())

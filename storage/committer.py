@@ -1,0 +1,284 @@
+"""When to save: dirty users together, at a pace that the Hub's hourly limit allows.
+
+`Schedule` decides, told the time; `Committer` is the one thread that acts on it. A save at the end
+of a job goes at once as long as there are tokens; else it waits for the next one, with the others.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from errors import QuireError, Unavailable
+from storage import journal
+from storage.draft import Wish
+from storage.erase import Gone, forget
+from storage.paths import Paths
+from storage.published import Copy
+from storage.replication import Replication
+from storage.workspace import Workspaces
+
+HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history within this time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Seconds between commits that nobody waits for, commits per hour, and how many of these may
+    come at once. A user is published when `quiet` seconds have passed since the last change, at
+    most every `publish` seconds, or `publish_large` above `large` records. What is erased leaves the
+    histories at most every `forget` seconds: on the Hub that is one rewrite for all users."""
+
+    interval: float = 60.0
+    per_hour: float = 60.0
+    burst: float = 10.0
+    quiet: float = 60.0
+    publish: float = 180.0
+    publish_large: float = 900.0
+    large: int = 10_000
+    forget: float = 3600.0
+
+
+# A directory has neither an hourly limit nor a history.
+UNLIMITED = Pace(interval=5.0, per_hour=3600.0, burst=1000.0, forget=0.0)
+
+
+@dataclass(slots=True)
+class Schedule:
+    """Who is dirty since when, who waits, and who may be published; knows no clock."""
+
+    pace: Pace
+    now: float
+    _dirty: dict[str, float] = field(default_factory=dict)
+    _urgent: set[str] = field(default_factory=set)
+    _publish: dict[str, float] = field(default_factory=dict)
+    _published: dict[str, float] = field(default_factory=dict)
+    _tokens: float = -1.0
+    _last: float = float("-inf")
+    _paused: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self._tokens = self.pace.burst
+
+    def touch(self, user: str, now: float) -> None:
+        self._dirty.setdefault(user, now)
+        if user in self._publish:
+            self._publish[user] = max(self._publish[user], now + self.pace.quiet)
+
+    def urge(self, user: str, now: float) -> None:
+        self.touch(user, now)
+        self._urgent.add(user)
+
+    def due(self, now: float) -> frozenset[str]:
+        """Whom to save now, all of them in one commit; empty when it is not yet time."""
+        self._tokens = min(
+            self.pace.burst, self._tokens + (now - self.now) * self.pace.per_hour / 3600.0
+        )
+        self.now = now
+        if self._tokens < 1.0 or now < self._paused:
+            return frozenset()
+        if self._urgent:
+            return self.dirty()
+        old = min(self._dirty.values(), default=float("inf"))
+        if now - self._last < self.pace.interval:
+            return frozenset()
+        if now - old >= self.pace.interval or self.publishable(now):
+            return self.dirty() | frozenset(self.publishable(now))
+        return frozenset()
+
+    def dirty(self) -> frozenset[str]:
+        return frozenset(self._dirty)
+
+    def publishable(self, now: float) -> list[str]:
+        return [u for u, at in self._publish.items() if at <= now and u not in self._dirty]
+
+    def started(self, users: frozenset[str], now: float) -> None:
+        """A commit for these users is on its way; what changes meanwhile is for the next one."""
+        self._tokens -= 1.0
+        self._last = now
+        for user in users:
+            self._dirty.pop(user, None)
+            self._urgent.discard(user)
+
+    def saved(self, user: str, now: float, *, published: bool, records: int) -> None:
+        if published:
+            self._published[user] = now
+            self._publish.pop(user, None)
+            return
+        gap = self.pace.publish_large if records > self.pace.large else self.pace.publish
+        earliest = self._published.get(user, float("-inf")) + gap
+        self._publish[user] = max(now + self.pace.quiet, earliest)
+
+    def failed(self, user: str, now: float, retry_after: float | None) -> None:
+        """Again at the next interval, or when the remote allows it."""
+        self._dirty.setdefault(user, now)
+        if retry_after:
+            self._paused = max(self._paused, now + retry_after)
+
+    def not_published(self, user: str, now: float) -> None:
+        self._publish[user] = now + self.pace.quiet
+
+
+@dataclass(slots=True)
+class Committer:
+    """Saves and publishes in the thread of `run`; the other methods may be called from any."""
+
+    replication: Replication
+    workspaces: Workspaces
+    pace: Pace = field(default_factory=Pace)
+    clock: Callable[[], float] = time.monotonic
+    schedule: Schedule = field(init=False)
+    _waiting: "dict[str, list[Future[int]]]" = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _erasing: set[str] = field(default_factory=set)
+    _to_forget: set[str] = field(default_factory=set)
+    _forgot: float = float("-inf")
+    _running: threading.Lock = field(default_factory=threading.Lock)
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.pace, self.clock())
+
+    def run(self) -> None:
+        """Until `close`. What an earlier process left unsaved is dirty from the start."""
+        for user in users_here(self.replication.paths):
+            base = self.replication.base(user)
+            if base and base.forgetting:
+                self._to_forget.add(user)
+            if journal.pending(self.replication.paths, user):
+                self.touch(user)
+            elif self.replication.paths.clean(user).exists():
+                with self._lock:
+                    self.schedule.not_published(user, self.clock())
+        while not self._stopping:
+            if not self.step():
+                self._forget()
+                self._wake.wait(1.0)
+                self._wake.clear()
+
+    def touch(self, user: str) -> None:
+        """That user has something to save, within the interval."""
+        with self._lock:
+            self.schedule.touch(user, self.clock())
+
+    def save(self, user: str, *, erase: bool = False) -> int:
+        """That user's changes in a confirmed generation, its number; raises what stood in its
+        way. With `erase` no older generation is kept."""
+        waiting: Future[int] = Future()
+        with self._lock:
+            if self._stopping:
+                raise _stopping()
+            if erase:
+                self._erasing.add(user)
+            self._waiting.setdefault(user, []).append(waiting)
+            self.schedule.urge(user, self.clock())
+        self._wake.set()
+        return waiting.result()
+
+    def close(self) -> None:
+        """Take no more, and save whatever is dirty, once; `run` ends first."""
+        with self._lock:
+            self._stopping = True
+        self._wake.set()
+        with self._running, self._lock:
+            left = self.schedule.dirty()
+        if left:
+            self._commit(left)
+
+    def step(self) -> bool:
+        """One look at the schedule; True when it committed."""
+        with self._lock:
+            due = self.schedule.due(self.clock())
+        if due:
+            self._commit(due)
+        return bool(due)
+
+    def _commit(self, users: frozenset[str]) -> None:
+        with self._running:
+            with self._lock:
+                now = self.clock()
+                publish = users & frozenset(self.schedule.publishable(now))
+                self.schedule.started(users, now)
+                waiting = [(u, f) for u in users for f in self._waiting.pop(u, ())]
+            try:
+                copies = {u: self._copied(u) for u in publish if self._behind(u)}
+                erasing = users & self._erasing
+                wishes = {u: Wish(copy=copies.get(u), erase=u in erasing) for u in users}
+                outcomes = self.replication.save_all(wishes)
+                self._plan(outcomes, publish, copies)
+                for user, future in waiting:
+                    outcome = outcomes[user]
+                    if isinstance(outcome, QuireError):
+                        future.set_exception(outcome)
+                    else:
+                        future.set_result(outcome)
+                self.replication.to_mirror(users)
+            finally:
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(_stopping())
+
+    def gone_by(self, now: float) -> list[Gone]:
+        """When what was erased just now is gone, at the latest, from each remote."""
+        places = [Gone(where="live", by=now)]
+        for remote in self.replication.remotes:
+            after = self.pace.forget + HISTORY if self.pace.forget else 0.0
+            places.append(Gone(where=remote.name, by=now + after))
+        return places
+
+    def _forget(self) -> None:
+        """What was erased leaves the histories; what cannot yet is tried again."""
+        now = self.clock()
+        if self._to_forget and now - self._forgot >= max(self.pace.forget, 1.0):
+            users, self._forgot = frozenset(self._to_forget), now
+            with self._running:
+                if all(g.by is not None for g in forget(self.replication, users)):
+                    self._to_forget -= users
+
+    def _plan(
+        self,
+        outcomes: Mapping[str, int | QuireError],
+        publish: frozenset[str],
+        copies: Mapping[str, Copy | None],
+    ) -> None:
+        with self._lock:
+            now = self.clock()
+            for user, outcome in outcomes.items():
+                if not isinstance(outcome, QuireError) and user in self._erasing:
+                    self._erasing.discard(user)
+                    self._to_forget.add(user)
+                if isinstance(outcome, QuireError):
+                    again = outcome.retry_after if isinstance(outcome, Unavailable) else None
+                    self.schedule.failed(user, now, again)
+                elif copies.get(user, True) is None:
+                    self.schedule.not_published(user, now)
+                else:
+                    records = self.replication.rows_saved(user)
+                    self.schedule.saved(user, now, published=user in publish, records=records)
+
+    def _behind(self, user: str) -> bool:
+        """The published directory lacks records that are saved."""
+        base = self.replication.base(user)
+        at = base.published.generation if base and base.published else 0
+        return base is not None and any(f.generation > at for f in base.segments)
+
+    def _copied(self, user: str) -> Copy | None:
+        """None when the store is in use, or cannot be copied: it is tried again later."""
+        try:
+            return self.workspaces.copy(user)
+        except QuireError as problem:
+            self.replication.note(user, problem)
+            return None
+
+
+def _stopping() -> Unavailable:
+    return Unavailable(
+        "worker_stopping", "The worker is stopping.", "What is unsaved is saved when it is back."
+    )
+
+
+def users_here(paths: Paths) -> list[str]:
+    """Users with something in this data directory."""
+    top = paths.root / "users"
+    return sorted(p.name for p in top.iterdir()) if top.is_dir() else []

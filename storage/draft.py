@@ -1,0 +1,283 @@
+"""A draft: one user's next generation, composed from the head, the journal and the catalogue.
+
+Nothing is sent from here. Knows the layout of a user's folder in a remote, and what of older
+generations is kept how long.
+"""
+
+import hashlib
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from storage import generations, journal, segments
+from storage import manifest as manifests
+from storage.catalog import Catalog, SourceRow
+from storage.generations import Found
+from storage.manifest import File, Manifest, Published, Retired
+from storage.paths import Paths
+from storage.published import Copy, members
+from storage.rebase import entry_of, source_of
+from storage.segments import Row
+
+KEEP = 10
+COMPACT_ABOVE = 32
+_INSTANCES = 8
+_KEPT = {".jsonl", ".crops", ".json"}
+Contents = Callable[[str, File], bytes]
+Files = dict[str, Path | bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a save is to do besides saving: publish a `copy`; `compact` the segments; `erase`, which
+    also keeps no older generation; `erase_user`, which leaves an empty one; note that older
+    versions are `forgotten`; or write the `whole` state again, above everything that was there."""
+
+    copy: Copy | None = None
+    compact: bool = False
+    erase: bool = False
+    erase_user: bool = False
+    forgotten: bool = False
+    whole: tuple[Row, ...] | None = None
+    above: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """Ready to be committed; `journal` are the files that it ships."""
+
+    user: str
+    manifest: Manifest
+    raw: bytes
+    files: Files
+    deletes: frozenset[str]
+    journal: tuple[Path, ...]
+
+
+def compose(
+    paths: Paths,
+    catalog: Catalog,
+    head: Found | None,
+    user: str,
+    wish: Wish,
+    keep: int,
+    contents: Contents,
+) -> Draft | None:
+    """None when nothing has changed since `head`. `contents` reads a verified segment."""
+    old = head.manifest if head else None
+    generation = max(old.generation if old else 0, wish.above) + 1
+    writer = journal.instance(paths)
+    shipped = old.shipped_by(writer) if old else ""
+    for late in paths.pending(user).glob("*.parquet"):
+        if late.name <= shipped:
+            late.unlink()  # a generation holds it; the process died before it could be removed
+    ships = wish.copy.journal if wish.copy else tuple(journal.pending(paths, user, shipped))
+    ships = tuple(p for p in ships if p.exists())
+    files: Files = {}
+    published = old.published if old else None
+    rows = [row for path in ships for row in segments.decode(path)]
+    kept = list(old.segments) if old else []
+    if wish.erase_user:
+        kept, published = [], None
+    elif wish.whole is not None:
+        published, kept = None, [_segment(wish.whole, generation, files)]
+    elif wish.erase or wish.compact or (rows and len(kept) >= COMPACT_ABOVE):
+        kept = _compacted(user, kept, published, wish, generation, contents, files, rows)
+        published = None if wish.erase else published
+    elif rows:
+        kept.append(_segment(rows, generation, files))
+    sources = [] if wish.erase_user else catalog.sources(user)
+    held = _held(paths, user, sources, old.files if old else (), files)
+    if wish.copy:
+        published = _published(wish.copy, generation, files)
+    new = Manifest(
+        user=user,
+        generation=generation,
+        parent=generations.digest(head.raw) if head else None,
+        created_at=time.time(),
+        writer=writer,
+        collections=()
+        if wish.erase_user
+        else tuple(entry_of(c) for c in catalog.collections(user)),
+        sources=tuple(source_of(s) for s in sources),
+        segments=tuple(kept),
+        files=held,
+        published=published,
+        erased_at=time.time() if wish.erase_user else old.erased_at if old else None,
+        shipped=_shipped(old, writer, ships),
+    )
+    if old and _same(old, new) and not wish.erase:
+        return None
+    if old is None and _same(Manifest(user=user, generation=0, parent=None, created_at=0), new):
+        return None
+    keep = 1 if wish.erase or wish.erase_user else keep
+    new, deletes = _retire(head, new, keep, wish)
+    raw = manifests.dump(new)
+    files[kept_path(new.generation, raw)] = raw
+    return Draft(
+        user=user, manifest=new, raw=raw, files=files, deletes=deletes, journal=tuple(ships)
+    )
+
+
+def kept_path(generation: int, raw: bytes) -> str:
+    return f"manifests/{generation:08d}-{generations.digest(raw)[:16]}.json"
+
+
+def _same(old: Manifest, new: Manifest) -> bool:
+    return all(
+        getattr(old, part) == getattr(new, part)
+        for part in ("collections", "sources", "segments", "files", "published", "erased_at")
+    )
+
+
+def _shipped(
+    old: Manifest | None, writer: str, ships: Sequence[Path]
+) -> tuple[tuple[str, str], ...]:
+    known = dict(old.shipped) if old else {}
+    last = max([known.pop(writer, ""), *(p.name for p in ships)])
+    return (*list(known.items())[1 - _INSTANCES :], *([(writer, last)] if last else ()))
+
+
+def _segment(rows: Sequence[Row], generation: int, files: Files) -> File:
+    content = segments.encode(rows)
+    sha = generations.digest(content)
+    path = f"segments/{generation:08d}-{sha[:16]}.parquet"
+    files[path] = content
+    return File(path=path, sha256=sha, bytes=len(content), rows=len(rows), generation=generation)
+
+
+def _compacted(
+    user: str,
+    kept: Sequence[File],
+    published: Published | None,
+    wish: Wish,
+    generation: int,
+    contents: Contents,
+    files: Files,
+    rows: Sequence[Row],
+) -> list[File]:
+    """What the published directory holds becomes one segment of its generation, what came later
+    another, so that the later ones can still be applied to it."""
+    at = published.generation if published and not wish.erase else 0
+    early = [r for f in kept if f.generation <= at for r in segments.decode(contents(user, f))]
+    late = [r for f in kept if f.generation > at for r in segments.decode(contents(user, f))]
+    late += rows
+    if not early:
+        state = segments.fold(late)
+        late = [r for collection in state.values() for r in collection.values()]
+    else:
+        late = segments.condense(late)
+    state = segments.fold(early)
+    early = [r for collection in state.values() for r in collection.values()]
+    return [
+        _segment(part, label, files) for part, label in ((early, at), (late, generation)) if part
+    ]
+
+
+def _published(copy: Copy, generation: int, files: Files) -> Published:
+    held = []
+    for name, path in members(copy.directory).items():
+        target = f"chroma/{generation:08d}/{name}"
+        files[target] = path
+        sha, size = measure(path)
+        held.append(File(path=target, sha256=sha, bytes=size, generation=generation))
+    return Published(generation=generation, records=copy.records, files=tuple(held))
+
+
+def _held(
+    paths: Paths, user: str, sources: Sequence[SourceRow], known: Sequence[File], files: Files
+) -> tuple[File, ...]:
+    """Originals and elements of the sources, each once per content; new ones go into `files`."""
+    have = {f.path: f for f in known}
+    held: dict[str, File] = {}
+    for source in sources:
+        for path, build in (
+            (f"sources/{source.sha256}.pdf", _original),
+            (elements_path(source.sha256, source.version), _archive),
+        ):
+            if path in have:
+                held[path] = have[path]
+                continue
+            content = build(paths, user, source)
+            if content is not None and path not in held:
+                sha, size = measure(content)
+                held[path] = File(path=path, sha256=sha, bytes=size)
+                files[path] = content
+    return tuple(held[p] for p in sorted(held))
+
+
+def elements_path(sha256: str, version: str) -> str:
+    return f"elements/{sha256}-{version}.zip"
+
+
+def _original(paths: Paths, user: str, source: SourceRow) -> Path | None:
+    path = paths.source(user, source.sha256)
+    return path if path.exists() else None
+
+
+def _archive(paths: Paths, user: str, source: SourceRow) -> Path | None:
+    """Elements and crops of one source in one stored zip: the same bytes each time."""
+    folder = paths.elements(user, source.sha256, source.version)
+    if not folder.is_dir():
+        return None
+    target = folder.with_suffix(".zip")
+    found = {f"elements/{p.name}": p for p in sorted(folder.glob("*")) if p.suffix in _KEPT}
+    crops = paths.crops(user)
+    for listed in sorted(folder.glob("*.crops")):
+        for name in listed.read_text(encoding="ascii").split():
+            found[f"crops/{name}"] = crops / name
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name, path in found.items():
+            if path.exists():
+                archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+    return target
+
+
+def _retire(
+    head: Found | None, new: Manifest, keep: int, wish: Wish
+) -> tuple[Manifest, frozenset[str]]:
+    """What the older generations that are kept still need stays; the rest is deleted."""
+    if head is None:
+        return new, frozenset()
+    old = head.manifest
+    needed = {f.path for f in new.needs()}
+    dropped = {f.path for f in (*old.segments, *old.files)} - needed
+    retired = [
+        *(r for r in old.retired if r.path not in needed),
+        *(Retired(path=p, generation=old.generation) for p in sorted(dropped)),
+    ]
+    before = File(
+        path=kept_path(old.generation, head.raw),
+        sha256=generations.digest(head.raw),
+        bytes=len(head.raw),
+        generation=old.generation,
+    )
+    readable = [*old.kept, before]
+    kept = readable[-(keep - 1) :] if keep > 1 else []
+    oldest = new.generation - keep
+    published = {f.path for f in old.published.files} - needed if old.published else set()
+    deletes = (
+        published
+        | {r.path for r in retired if r.generation <= oldest}
+        | {f.path for f in readable[: len(readable) - len(kept)]}
+    )
+    forgetting: Sequence[str] = () if wish.forgotten else old.forgetting
+    if wish.erase or wish.erase_user:
+        forgetting = sorted({*forgetting, *deletes} - needed)
+    made = replace(
+        new,
+        kept=tuple(kept),
+        retired=tuple(r for r in retired if r.generation > oldest),
+        forgetting=tuple(forgetting),
+    )
+    return made, frozenset(deletes)
+
+
+def measure(content: Path | bytes) -> tuple[str, int]:
+    """sha256 and size."""
+    if isinstance(content, bytes):
+        return generations.digest(content), len(content)
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size

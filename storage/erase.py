@@ -1,0 +1,99 @@
+"""Erasing for good: what a save has deleted also leaves the histories, and a receipt says by when.
+
+A manifest names what is still to be forgotten, so that a killed process or a mirror that is away
+delays it but never loses it. Knows nothing of why something is erased.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from errors import QuireError, Refused, Unavailable
+from storage import generations
+from storage.catalog import ACTIVE, Catalog
+from storage.draft import Wish
+from storage.generations import named
+from storage.paths import Paths
+from storage.replication import Replication
+from storage.workspace import Workspaces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """`where` (`live`, a remote's name), and `by` when (seconds, epoch; None: `reason` says why
+    that cannot be told yet)."""
+
+    where: str
+    by: float | None
+    reason: str | None = None
+
+
+def forget(replication: Replication, users: Iterable[str]) -> list[Gone]:
+    """Older versions of what these users erased are removed, from the mirror first. The primary's
+    history goes only once the mirror is proved equal: it is the other copy of what stays."""
+    names = frozenset(
+        named(user, path)
+        for user in users
+        if (base := replication.base(user)) and base.forgetting
+        for path in (*base.forgetting, "manifest.json")
+    )
+    if not names:
+        return []
+    gone: list[Gone] = []
+    try:
+        if replication.mirror is not None:
+            for user in sorted({n.split("/")[1] for n in names}):
+                _prove_equal(replication, user)
+        for remote in reversed(replication.remotes):
+            after = remote.forget(names)
+            gone.append(Gone(where=remote.name, by=time.time() + after))
+    except QuireError as problem:
+        done = {g.where for g in gone}
+        gone += [
+            Gone(where=r.name, by=None, reason=str(problem))
+            for r in replication.remotes
+            if r.name not in done
+        ]
+        return gone
+    replication.forgotten.update({n.split("/")[1] for n in names})
+    return gone
+
+
+def erase_user(
+    paths: Paths, catalog: Catalog, replication: Replication, workspaces: Workspaces, user: str
+) -> list[Gone]:
+    """Everything of a user, from everywhere. An empty generation stays behind: it keeps another
+    instance, which may lag, from bringing back what it still has."""
+    if catalog.jobs(user, ACTIVE, 1):
+        raise Refused("jobs_running", "There are unfinished jobs.", "Cancel them first.")
+    workspaces.discard(user)
+    catalog.forget_user(user)
+    base = paths.base(user).read_bytes() if paths.base(user).exists() else None
+    shutil.rmtree(paths.user(user), ignore_errors=True)
+    shutil.rmtree(paths.exports / user, ignore_errors=True)
+    if base is not None:  # what this instance goes on from
+        paths.user(user).mkdir(parents=True)
+        paths.base(user).write_bytes(base)
+    replication.save(user, Wish(erase_user=True))
+    return [Gone(where="live", by=time.time()), *forget(replication, [user])]
+
+
+def _prove_equal(replication: Replication, user: str) -> None:
+    mirror = replication.mirror
+    assert mirror is not None
+    there = generations.read(replication.primary, user)
+    copied = generations.read(mirror, user)
+    if there is None or copied is None or there.raw != copied.raw:
+        raise Unavailable(
+            "mirror_behind",
+            "The mirror does not hold what the primary holds.",
+            "History is removed once it does.",
+        )
+    names = set(mirror.names(named(user, "")))
+    if any(named(user, file.path) not in names for file in there.manifest.needs()):
+        raise Unavailable(
+            "mirror_behind",
+            "The mirror does not hold what the primary holds.",
+            "History is removed once it does.",
+        )

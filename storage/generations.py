@@ -1,0 +1,122 @@
+"""Reading generations: the newest of several remotes, and its files, each byte hashed before use.
+
+A file is named by its sha256, so any remote that has the right bytes will do. Knows nothing of what
+is in the files.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from errors import Corrupt, NotFound, QuireError, Refused, Unavailable
+from storage import manifest as manifests
+from storage.manifest import File, Manifest
+from storage.remote import Remote
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A generation and the remote that has it; `raw` are the manifest's bytes."""
+
+    remote: Remote
+    raw: bytes
+    manifest: Manifest
+
+
+def named(user: str, path: str) -> str:
+    """The name in a remote of a path in a user's folder."""
+    return f"users/{user}/{path}"
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(remote: Remote, user: str) -> Found | None:
+    """The newest generation of one remote; None when nothing was saved there."""
+    raw = read_raw(remote, user)
+    if raw is None:
+        return None
+    return Found(remote=remote, raw=raw, manifest=manifests.load(raw, user=user))
+
+
+def read_raw(remote: Remote, user: str) -> bytes | None:
+    try:
+        return remote.read(named(user, "manifest.json"))
+    except NotFound:
+        return None
+
+
+def newest(remotes: Sequence[Remote], user: str, at_least: int = 0) -> Found | None:
+    """The newest valid generation of all remotes, of two equal ones the earlier remote's. A remote
+    that fails is passed over only when another one has `at_least` that generation; a mirror that
+    is not fit to be used at all is no reason to wait."""
+    found: list[Found] = []
+    problems: list[QuireError] = []
+    for remote in remotes:
+        try:
+            one = read(remote, user)
+        except QuireError as problem:
+            if remote is remotes[0] or not isinstance(problem, Refused):
+                problems.append(problem)
+            continue
+        if one is not None:
+            found.append(one)
+    best = max(found, key=lambda f: f.manifest.generation, default=None)
+    if problems and (best is None or best.manifest.generation < at_least):
+        raise next((p for p in problems if isinstance(p, Unavailable)), problems[0])
+    return best
+
+
+def content(remotes: Sequence[Remote], user: str, file: File) -> bytes:
+    """A file's bytes from the first remote that has the right ones."""
+
+    def get(remote: Remote) -> bytes:
+        there = remote.read(named(user, file.path), file.bytes)
+        if len(there) != file.bytes or digest(there) != file.sha256:
+            raise _damaged(file)
+        return there
+
+    return _first(remotes, get)
+
+
+def fetch(remotes: Sequence[Remote], user: str, file: File, to: Path) -> None:
+    """A file to a path, whole and right or not at all; for what may be large."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    aside = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
+
+    def get(remote: Remote) -> None:
+        remote.fetch(named(user, file.path), aside, file.bytes)
+        with aside.open("rb") as there:
+            right = hashlib.file_digest(there, "sha256").hexdigest() == file.sha256
+        if not right or aside.stat().st_size != file.bytes:
+            raise _damaged(file)
+
+    try:
+        _first(remotes, get)
+        aside.replace(to)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _first(remotes: Sequence[Remote], get: Callable[[Remote], Answer]) -> Answer:
+    problems: list[QuireError] = []
+    for remote in remotes:
+        try:
+            return get(remote)
+        except QuireError as problem:
+            problems.append(problem)
+    raise next((p for p in problems if isinstance(p, Unavailable)), problems[0])
+
+
+def _damaged(file: File) -> Corrupt:
+    return Corrupt(
+        "stored_file_corrupt",
+        f"A stored file does not match its hash ({file.path.split('/')[0]}).",
+        "It is not used; repair it from the other remote.",
+    )

@@ -1,0 +1,53 @@
+"""The published Chroma directory: the copy of a closed live store that anybody can open.
+
+Its bytes change whenever Chroma opens it, so a generation decides whether a new one is due, never a
+hash. Knows nothing of remotes.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import Corrupt
+
+_SLACK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A directory that holds the base generation and these journal files, nothing else."""
+
+    directory: Path
+    journal: tuple[Path, ...]
+    records: int
+
+
+def check(directory: Path) -> None:
+    """Corrupt when an index file is torn. One that was torn in a kill can be terabytes long, with
+    nothing in it, and would fill the disk when it is copied."""
+    for links in directory.glob("*/link_lists.bin"):
+        level0 = links.with_name("data_level0.bin")
+        size = links.stat()
+        most = (level0.stat().st_size if level0.exists() else 0) // 4 + _SLACK
+        if size.st_size > most or size.st_blocks * 512 + _SLACK < size.st_size:
+            raise Corrupt(
+                "index_torn",
+                "An index file of the live store is torn.",
+                "It is not copied; the store is rebuilt from its segments.",
+            )
+
+
+def copy(directory: Path, to: Path) -> None:
+    """A closed directory, file by file, under `to`; checked first."""
+    check(directory)
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(directory, to, symlinks=True)
+
+
+def members(directory: Path) -> dict[str, Path]:
+    """Its files by their path below it; never a link."""
+    return {
+        p.relative_to(directory).as_posix(): p
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and not p.is_symlink()
+    }

@@ -1,0 +1,123 @@
+"""A live store from its newest generation and the journal: built aside, then renamed into place.
+
+The published directory and the segments after it, or all segments when it is missing or damaged.
+Every byte is hashed before it is used, and nothing is opened while the stores cannot be asked.
+"""
+
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import Corrupt, NotFound
+from storage import generations, journal, segments, snapshot
+from storage.chroma import VectorStore
+from storage.draft import elements_path
+from storage.fulltext import Fulltext
+from storage.manifest import Manifest
+from storage.paths import Paths
+from storage.replication import Replication, titles
+from storage.workspace import entry_of
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """For every user of one data directory."""
+
+    paths: Paths
+    replication: Replication
+
+    def live(self, user: str) -> None:
+        """The Chroma directory and the keyword index hold the newest generation and the journal.
+
+        Raises what the remotes answer while they cannot be asked, and Corrupt when no remote has
+        the right bytes of a segment.
+        """
+        self.paths.user(user).mkdir(parents=True, exist_ok=True)
+        self.paths.stale(user).unlink(missing_ok=True)
+        found = self.replication.restored(user)
+        newest = found.manifest if found else None
+        shipped = newest.shipped_by(journal.instance(self.paths)) if newest else ""
+        own = journal.pending(self.paths, user, shipped)
+        target = self.paths.chroma(user)
+        aside = target.with_name("chroma.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        if newest is None or not self._from_published(user, newest, own, aside):
+            rows = [*self.replication.rows(user, newest.segments)] if newest else []
+            rows.extend(row for path in own for row in segments.decode(path))
+            state = segments.fold(rows)
+            snapshot.build(aside, state, titles(self.replication.catalog, user))
+        self._words(user, aside)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.replace(target)
+
+    def elements(self, user: str, sha256: str, version: str) -> None:
+        """The elements and pictures of a source, as they were partitioned; NotFound when they were
+        never saved. What is there already stays."""
+        folder = self.paths.elements(user, sha256, version)
+        if folder.exists():
+            return
+        archive = folder.with_name(f".{folder.name}.zip")
+        aside = folder.with_name(f".{folder.name}.tmp")
+        self.replication.fetch(user, elements_path(sha256, version), archive)
+        try:
+            aside.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(archive) as members:
+                for name in members.namelist():
+                    kind, _, plain = name.partition("/")
+                    to = (
+                        self.paths.crop(user, plain)
+                        if kind == "crops"
+                        else aside / Path(plain).name
+                    )
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    if not to.exists():
+                        to.write_bytes(members.read(name))
+            aside.replace(folder)
+        except zipfile.BadZipFile as problem:
+            raise Corrupt(
+                "elements_corrupt", "The saved elements cannot be read.", "Retry the job."
+            ) from problem
+        finally:
+            archive.unlink(missing_ok=True)
+
+    def _from_published(self, user: str, newest: Manifest, own: list[Path], aside: Path) -> bool:
+        """False when there is none, or no remote has it whole."""
+        published = newest.published
+        if published is None:
+            return False
+        top = f"chroma/{published.generation:08d}/"
+        try:
+            for file in published.files:
+                to = aside / file.path.removeprefix(top)
+                generations.fetch(self.replication.remotes, user, file, to)
+        except (Corrupt, NotFound):
+            shutil.rmtree(aside, ignore_errors=True)
+            return False
+        later = [f for f in newest.segments if f.generation > published.generation]
+        rows = [*self.replication.rows(user, later)]
+        rows.extend(row for path in own for row in segments.decode(path))
+        store = VectorStore(aside)
+        try:
+            whole = sum(store.count(c) for c in store.collections()) == published.records
+            if whole:
+                snapshot.apply(
+                    store, segments.condense(rows), titles(self.replication.catalog, user)
+                )
+        finally:
+            store.close()
+        if not whole:
+            shutil.rmtree(aside, ignore_errors=True)
+        return whole
+
+    def _words(self, user: str, directory: Path) -> None:
+        path = self.paths.fulltext(user)
+        for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            leftover.unlink(missing_ok=True)
+        words, store = Fulltext(path), VectorStore(directory)
+        try:
+            for collection in store.collections():
+                words.upsert(collection, map(entry_of, store.every(collection)))
+        finally:
+            store.close()
+            words.close()

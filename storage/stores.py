@@ -1,0 +1,42 @@
+"""Everything below one data directory, put together: what the worker and the commands use."""
+
+from dataclasses import dataclass
+
+from storage.catalog import Catalog
+from storage.committer import UNLIMITED, Committer, Pace
+from storage.paths import Paths
+from storage.remote import Remote
+from storage.replication import Replication
+from storage.restore import Restore
+from storage.workspace import Workspaces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """One of each, over the same primary and mirror."""
+
+    replication: Replication
+    restore: Restore
+    workspaces: Workspaces
+    committer: Committer
+
+
+def open_stores(
+    paths: Paths,
+    catalog: Catalog,
+    primary: Remote,
+    mirror: Remote | None = None,
+    *,
+    pace: Pace | None = None,
+    patience: float = 3.0,
+) -> Stores:
+    """A directory as the primary is saved to without a pace."""
+    replication = Replication(paths, catalog, primary, mirror)
+    restore = Restore(paths, replication)
+    workspaces = Workspaces(paths, restore.live, replication.shipped, patience=patience)
+    chosen = pace or (UNLIMITED if primary.name == "local" else Pace())
+    committer = Committer(replication, workspaces, chosen)
+    workspaces.changed = committer.touch
+    return Stores(
+        replication=replication, restore=restore, workspaces=workspaces, committer=committer
+    )

@@ -1,0 +1,151 @@
+"""Verify and repair: every byte that the newest generation names, in every remote.
+
+What one remote has damaged or lost, another one, or this machine's live store, gives back.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from errors import Corrupt, NotFound, QuireError
+from storage import generations
+from storage import manifest as manifests
+from storage.draft import Files, Wish
+from storage.generations import Found, named
+from storage.remote import Change, Remote
+from storage.replication import Replication
+from storage.segments import Row
+from storage.workspace import Workspaces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A name in a remote whose bytes are missing or wrong, and the code of the error."""
+
+    remote: str
+    user: str
+    path: str
+    code: str
+
+
+def users_of(remotes: Sequence[Remote]) -> list[str]:
+    """Whoever has a manifest in one of them."""
+    found: set[str] = set()
+    for remote in remotes:
+        for name in remote.names("users"):
+            parts = name.split("/")
+            if len(parts) == 3 and parts[2] == "manifest.json":
+                found.add(parts[1])
+    return sorted(found)
+
+
+def verify(remote: Remote, user: str) -> Iterator[Damage]:
+    """Reads everything; raises Unavailable when the remote cannot be asked."""
+    try:
+        found = generations.read(remote, user)
+    except Corrupt as problem:
+        yield Damage(remote=remote.name, user=user, path="manifest.json", code=problem.code)
+        return
+    if found is None:
+        return
+    for file in (*found.manifest.needs(), *found.manifest.kept):
+        try:
+            generations.content([remote], user, file)
+        except (Corrupt, NotFound) as problem:
+            yield Damage(remote=remote.name, user=user, path=file.path, code=problem.code)
+
+
+def repair(replication: Replication, workspaces: Workspaces, user: str) -> list[Damage]:
+    """Put right what is damaged, and bring the mirror up; what is left is returned.
+
+    Bytes come from another remote that has them; where none has, the records of the live store,
+    when it is whole, are saved as a new generation. Raises Unavailable when a remote cannot be
+    asked: nothing is judged lost that may only be away.
+    """
+    for remote in replication.remotes:
+        _from_others(replication, remote, user)
+    damage = [d for r in replication.remotes for d in verify(r, user)]
+    if _lost(replication, user, damage) and replication.paths.clean(user).exists():
+        with workspaces.open(user) as workspace:
+            rows = tuple(
+                Row(
+                    op="put",
+                    collection=c,
+                    id=r.id,
+                    document=r.document,
+                    metadata=r.metadata,
+                    embedding=r.embedding,
+                )
+                for c in workspace.collections()
+                for r in workspace.get(c, vectors=True)
+            )
+        replication.save(user, Wish(whole=rows))
+        damage = [d for r in replication.remotes for d in verify(r, user)]
+    if replication.mirror is not None and not damage:
+        replication.catch_up(user, replication.primary, replication.mirror)
+    return damage
+
+
+def _lost(replication: Replication, user: str, damage: Sequence[Damage]) -> bool:
+    """No remote can give the newest generation that was confirmed here."""
+    known = base.generation if (base := replication.base(user)) else 0
+    try:
+        head = generations.read(replication.primary, user)
+    except Corrupt:
+        return True
+    needed = {f.path for f in head.manifest.segments} if head else set()
+    return (head.manifest.generation if head else 0) < known or any(
+        d.remote == replication.primary.name and d.path in needed for d in damage
+    )
+
+
+def _from_others(replication: Replication, remote: Remote, user: str) -> None:
+    bad = list(verify(remote, user))
+    if not bad:
+        return
+    others = [r for r in replication.remotes if r is not remote]
+    found = _right_manifest([remote, *others], user)
+    if found is None:
+        return
+    raw = generations.read_raw(remote, user)
+    broken = any(d.path == "manifest.json" for d in bad)
+    wanted = found.manifest.needs() if broken else [*found.manifest.needs(), *found.manifest.kept]
+    paths = {d.path for d in bad}
+    files: Files = {}
+    for file in wanted:
+        if broken or file.path in paths:
+            try:
+                files[named(user, file.path)] = generations.content(others, user, file)
+            except (QuireError, IndexError):
+                continue  # it stays damaged, and is told as such
+    name = named(user, "manifest.json")
+    remote.commit(
+        Change(
+            files=files,
+            manifests={name: found.raw} if broken else {},
+            expected={name: generations.digest(raw) if raw is not None else None},
+            overwrite=True,
+        )
+    )
+
+
+def _right_manifest(remotes: Sequence[Remote], user: str) -> Found | None:
+    """The newest that can be read; each generation's manifest is kept under its own name too."""
+    found: list[Found] = []
+    for remote in remotes:
+        try:
+            one = generations.read(remote, user)
+        except Corrupt:
+            one = _kept_manifest(remote, user)
+        if one is not None:
+            found.append(one)
+    return max(found, key=lambda f: f.manifest.generation, default=None)
+
+
+def _kept_manifest(remote: Remote, user: str) -> Found | None:
+    for name in sorted(remote.names(named(user, "manifests")), reverse=True):
+        raw = remote.read(name)
+        try:
+            return Found(remote=remote, raw=raw, manifest=manifests.load(raw, user=user))
+        except Corrupt:
+            continue
+    return None

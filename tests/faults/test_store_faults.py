@@ -1,0 +1,25 @@
+"""A small sample of `bench/store_faults.py`, and the test of that test: broken variants."""
+
+from unittest import mock
+
+import pytest
+
+from bench.store_faults import BROKEN, campaign
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.slow
+def test_no_fault_and_no_second_writer_breaks_a_promise() -> None:
+    with mock.patch("os.fsync"):
+        found = campaign(1, 12, every=25)
+    assert found.violations == []
+    assert found.pairs == 12
+    assert found.runs >= 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_protocol_is_caught(name: str) -> None:
+    with mock.patch("os.fsync"), BROKEN[name]():
+        assert campaign(2, 40, every=7, first=True).violations

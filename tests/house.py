@@ -1,0 +1,91 @@
+"""Everything of one data directory, as the worker wires it, for one user with one collection."""
+
+from pathlib import Path
+
+from storage.catalog import Catalog, SourceRow
+from storage.chroma import Record
+from storage.committer import Pace
+from storage.draft import Wish
+from storage.local import LocalRemote
+from storage.paths import Paths, user_key
+from storage.remote import Remote
+from storage.stores import open_stores
+from storage.workspace import Space
+
+USER = user_key(b"secret", "ada")
+OTHER = user_key(b"secret", "bob")
+
+
+class House:
+    """Everything of one data directory, as the worker wires it."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        primary: Remote | None = None,
+        mirror: Remote | Path | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        root.mkdir(exist_ok=True)
+        self.paths = Paths(root)
+        self.catalog = Catalog(f"sqlite:///{root}/catalog.sqlite")
+        if isinstance(mirror, Path):
+            mirror = LocalRemote(mirror, "mirror")
+        self.stores = open_stores(
+            self.paths,
+            self.catalog,
+            primary or LocalRemote(root.parent / "remote"),
+            mirror,
+            pace=pace,
+            patience=60,
+        )
+        self.replication = self.stores.replication
+        self.workspaces = self.stores.workspaces
+        self.committer = self.stores.committer
+
+    def close(self) -> None:
+        self.workspaces.close()
+        self.catalog.close()
+
+    def space(self) -> Space:
+        made = self.catalog.create_collection(USER, "papers")
+        return Space(collection=made.id, title="papers", model="m", dimension=3)
+
+    def put(self, *numbers: int) -> None:
+        with self.workspaces.open(USER) as workspace:
+            workspace.upsert(self.space(), [record(n) for n in numbers])
+
+    def ids(self) -> list[str]:
+        with self.workspaces.open(USER) as workspace:
+            return sorted(r.id for r in workspace.get(self.space().collection))
+
+    def source(self, sha256: str) -> None:
+        self.catalog.put_source(
+            USER,
+            SourceRow(
+                collection=self.space().collection, sha256=sha256, filename="f", bytes=1, pages=1,
+                version="v1", created_at=1.0,
+            ),
+        )  # fmt: skip
+
+    def publish(self) -> int:
+        """What the committer does at a quiet moment."""
+        copy = self.workspaces.copy(USER)
+        assert copy
+        return self.replication.save(USER, Wish(copy=copy))
+
+
+def record(n: int, **metadata: object) -> Record:
+    return Record(
+        id=f"id{n}",
+        document=f"document number{n}",
+        embedding=[1.0, n / 10, 0.0],
+        metadata={
+            "source_id": "s" * 64,
+            "page": n,
+            "element_type": "Text",
+            "model": "m",
+            **metadata,
+        },
+    )

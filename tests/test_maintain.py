@@ -1,0 +1,323 @@
+"""Verify, repair, erase, import, and manifests that mean harm: on real files."""
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from errors import Corrupt, InputError, NotFound
+from pipeline.__main__ import main
+from pipeline.maintain import import_chroma
+from storage import erase, verify
+from storage import manifest as manifests
+from storage.chroma import VectorStore
+from storage.generations import digest
+from storage.hub import connect as hub_connect
+from storage.manifest import File
+from tests.house import OTHER, USER, House, record
+from tests.hub.server import Hub
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "data", mirror=tmp_path / "mirror")
+    yield made
+    made.close()
+
+
+def stored(root: Path, kind: str) -> list[Path]:
+    return sorted(p for p in (root / "users" / USER).glob(kind) if p.is_file())
+
+
+def damage(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= 1 << (at % 8)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "kind", ["manifest.json", "segments/*", "chroma/*/*.sqlite3", "manifests/*"]
+)
+def test_a_hundred_flipped_bytes_are_all_found(house: House, tmp_path: Path, kind: str) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    house.publish()
+    path = stored(tmp_path / "remote", kind)[-1 if kind != "manifests/*" else 0]
+    whole, found = path.read_bytes(), 0
+    for n in range(100):
+        damage(path, n * len(whole) // 100 + n % 7)
+        try:
+            found += any(verify.verify(house.replication.primary, USER))
+        finally:
+            path.write_bytes(whole)
+    assert found == 100
+    assert not list(verify.verify(house.replication.primary, USER))
+
+
+def test_a_remote_is_repaired_from_the_other_one(house: House, tmp_path: Path) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    house.publish()
+    damage(stored(tmp_path / "remote", "segments/*")[0], 9)
+    stored(tmp_path / "remote", "manifests/*")[0].unlink()
+    damage(stored(tmp_path / "mirror", "chroma/*/*.sqlite3")[0], 9)
+    damage(tmp_path / "mirror/users" / USER / "manifest.json", 99)
+    assert any(verify.verify(house.replication.primary, USER))
+    assert verify.repair(house.replication, house.workspaces, USER) == []
+    for remote in house.replication.remotes:
+        assert not list(verify.verify(remote, USER))
+
+
+def test_a_lost_manifest_comes_back_from_its_kept_copy(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    house.replication.mirror = None
+    damage(tmp_path / "remote/users" / USER / "manifest.json", 50)
+    with pytest.raises(Corrupt):
+        house.replication.head(USER)
+    verify.repair(house.replication, house.workspaces, USER)
+    found = house.replication.head(USER)
+    assert found
+    assert found.manifest.generation == 1
+
+
+def test_what_no_remote_has_is_saved_again_from_the_live_store(
+    house: House, tmp_path: Path
+) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    house.workspaces.close()
+    for root in ("remote", "mirror"):
+        damage(stored(tmp_path / root, "segments/*")[0], 9)
+    assert verify.repair(house.replication, house.workspaces, USER) == []
+    house.workspaces.forget(USER)
+    assert house.ids() == ["id1", "id2"]
+
+
+def test_what_is_erased_is_nowhere(house: House, tmp_path: Path) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    house.publish()
+    with house.workspaces.open(USER) as workspace:
+        workspace.delete(house.space().collection, ["id1"])
+    from_now = house.committer
+    from_now._erasing.add(USER)
+    from_now.touch(USER)
+    from_now.close()
+    for root in ("remote", "mirror"):
+        everything = b"".join(p.read_bytes() for p in stored(tmp_path / root, "**/*"))
+        rows = [r.id for r in house.replication.rows(USER, house.replication.base(USER).segments)]  # type: ignore[union-attr]
+        assert rows == ["id2"]
+        assert b"number1" not in everything
+        assert len(stored(tmp_path / root, "segments/*")) == 1
+        assert not stored(tmp_path / root, "chroma/**/*")
+    assert house.ids() == ["id2"]
+
+
+def test_an_erased_user_leaves_an_empty_generation_that_no_laggard_undoes(
+    house: House, tmp_path: Path
+) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    laggard = House(tmp_path / "other", primary=house.replication.primary)
+    with laggard.workspaces.open(USER):
+        pass
+    laggard.put(2)
+    gone = erase.erase_user(house.paths, house.catalog, house.replication, house.workspaces, USER)
+    assert [g.where for g in gone] == ["live", "mirror", "local"]
+    assert all(g.by for g in gone)
+    assert house.catalog.collections(USER) == []
+    assert house.ids() == []
+    laggard.replication.save(USER)
+    assert laggard.catalog.collections(USER) == []
+    for root in ("remote", "mirror"):
+        assert not stored(tmp_path / root, "segments/*")
+    laggard.close()
+
+
+@pytest.mark.slow
+def test_the_hubs_history_forgets_what_was_erased(tmp_path: Path) -> None:
+    with Hub() as hub:
+        remote = replace(
+            hub_connect(f"ada/{secrets.token_hex(6)}", "hf_write", hub.url), sleep=lambda _: None
+        )
+        remote.check()
+        house = House(tmp_path / "data", primary=remote, mirror=tmp_path / "mirror")
+        house.put(1)
+        house.replication.save(USER)
+        house.catalog.create_collection(OTHER, "other")
+        house.replication.save(OTHER)
+        segment = next(iter(remote.names(f"users/{USER}/segments")))
+        content = remote.read(segment)
+        assert digest(content) in {
+            f.file_oid for f in remote.api.list_lfs_files(remote.repo, repo_type="dataset")
+        }
+        gone = erase.erase_user(
+            house.paths, house.catalog, house.replication, house.workspaces, USER
+        )
+        assert {g.where: g.by is not None for g in gone} == {
+            "live": True,
+            "mirror": True,
+            "hub": True,
+        }
+        assert len(remote.api.list_repo_commits(remote.repo, repo_type="dataset")) == 1
+        assert digest(content) not in {
+            f.file_oid for f in remote.api.list_lfs_files(remote.repo, repo_type="dataset")
+        }
+        assert house.replication.head(OTHER)
+        house.put(2)
+        assert house.replication.save(USER) == 3
+        house.close()
+
+
+def test_history_stays_until_the_mirror_is_equal(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    shutil.rmtree(tmp_path / "mirror")
+    (tmp_path / "mirror").write_text("away", encoding="ascii")
+    gone = erase.erase_user(house.paths, house.catalog, house.replication, house.workspaces, USER)
+    told = {g.where: g.by for g in gone}
+    assert told["local"] is None
+    assert told["mirror"] is None
+    (tmp_path / "mirror").unlink()
+    house.replication.catch_up(USER, *house.replication.remotes)
+    assert all(g.by for g in erase.forget(house.replication, [USER]))
+
+
+# Somebody else's directory
+
+
+def foreign(folder: Path, model: str | None) -> Path:
+    store = VectorStore(folder)
+    store.ensure("theirs", model=model or "", dimension=3, title="t")
+    store.upsert("theirs", [record(n) for n in range(5)])
+    store.close()
+    return folder
+
+
+@pytest.mark.slow
+def test_a_foreign_directory_becomes_a_collection(house: House, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "theirs", "m")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert import_chroma(house.stores, house.catalog, USER, "papers", folder) == 5
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert house.ids() == [f"id{n}" for n in range(5)]
+    assert house.replication.status(USER).saved_generation == 1
+
+
+@pytest.mark.slow
+def test_a_damaged_or_nameless_directory_is_refused_with_its_code(
+    house: House, tmp_path: Path
+) -> None:
+    (tmp_path / "none").mkdir()
+    torn = foreign(tmp_path / "torn", "m")
+    (torn / "chroma.sqlite3").write_bytes(b"SQLite format 3\0 and then nothing of the kind")
+    nameless = foreign(tmp_path / "nameless", None)
+    for folder, code in (
+        (tmp_path / "none", "not_chroma"),
+        (torn, "chroma_damaged"),
+    ):
+        with pytest.raises((InputError, Corrupt)) as caught:
+            import_chroma(house.stores, house.catalog, USER, "papers", folder)
+        assert caught.value.code == code
+    assert import_chroma(house.stores, house.catalog, USER, "papers", nameless, "m") == 5
+
+
+# Manifests that mean harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        ({"path": "segments/../../x"}, "outside"),
+        ({"path": "/etc/passwd"}, "outside"),
+        ({"path": "segments/.hidden"}, "outside"),
+        ({"path": "elsewhere/x"}, "outside"),
+        ({"path": "segments/a\\b"}, "outside"),
+        ({"sha256": "A" * 64}, "hash"),
+        ({"bytes": -1}, "numbers"),
+        ({"bytes": 1 << 50}, "more bytes"),
+        ({"rows": "many"}, "numbers"),
+    ],
+)
+def test_a_hostile_file_is_refused_before_anything_is_read(
+    harm: dict[str, object], why: str
+) -> None:
+    file = {"path": "segments/a.parquet", "sha256": "a" * 64, "bytes": 1, **harm}
+    made = replace(empty(), segments=(File(**file),))  # type: ignore[arg-type]
+    with pytest.raises(Corrupt) as caught:
+        manifests.load(manifests.dump(made), user=USER)
+    assert why in str(caught.value)
+
+
+def empty() -> manifests.Manifest:
+    return manifests.Manifest(user=USER, generation=1, parent=None, created_at=1.0)
+
+
+def test_two_paths_that_differ_by_case_and_too_many_are_refused() -> None:
+    twins = tuple(File(path=f"segments/{n}", sha256="a" * 64, bytes=1) for n in ("a", "A"))
+    many = File(path="segments/a", sha256="a" * 64, bytes=1)
+    for files in (twins, (many,) * 200_001):
+        with pytest.raises(Corrupt):
+            manifests.load(manifests.dump(replace(empty(), files=files)), user=USER)
+
+
+def test_an_unknown_version_and_another_users_manifest_are_refused() -> None:
+    body = json.loads(manifests.dump(empty()))["body"]
+    body["format"] = 99
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    for content, user in (
+        (f'{{"sha256":"{digest(text.encode())}","body":{text}}}'.encode(), USER),
+        (manifests.dump(empty()), OTHER),
+    ):
+        with pytest.raises(Corrupt):
+            manifests.load(content, user=user)
+
+
+def test_a_sparse_terabyte_is_not_read(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    house.replication.mirror = None
+    with stored(tmp_path / "remote", "segments/*")[0].open("r+b") as file:
+        file.truncate(1 << 40)
+    house.workspaces.forget(USER)
+    with pytest.raises(Corrupt) as caught:
+        house.ids()
+    assert caught.value.code == "stored_file_too_large"
+
+
+# The commands
+
+
+@pytest.mark.slow
+def test_the_commands_tell_and_exit_as_they_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    monkeypatch.setenv("QUIRE_DATA_DIR", str(root))
+    for name in ("QUIRE_HUB_DATASET", "QUIRE_S3_BUCKET", "QUIRE_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    root.mkdir()
+    folder = foreign(tmp_path / "theirs", "m")
+    assert main(["import", str(folder), "--user", USER, "--collection", "papers"]) == 0
+    assert main(["verify"]) == 0
+    shutil.rmtree(root / "users")
+    assert main(["restore", "--from", "local"]) == 0
+    assert "generation 1, 5 records" in capsys.readouterr().out
+    segment = stored(root / "remote", "segments/*")[0]
+    damage(segment, 40)
+    assert main(["verify"]) == 1
+    assert "stored_file_corrupt" in capsys.readouterr().out
+    assert main(["repair"]) == 0
+    assert main(["verify"]) == 0
+    assert main(["prune"]) == 0
+    assert main(["erase", "--user", USER]) == 0
+    assert not stored(root / "remote", "segments/*")
+    with pytest.raises(NotFound):
+        main(["verify", "--from", "s3"])
+    with pytest.raises(InputError):
+        main(["erase", "--user", "../x"])

@@ -1,0 +1,396 @@
+"""Saving at a pace, publishing, restoring and several instances: on real files and a real Hub client."""
+
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from errors import Corrupt, Unavailable
+from storage import published
+from storage.card import CARD
+from storage.chroma import VectorStore
+from storage.committer import Pace, Schedule
+from storage.draft import Wish
+from storage.hub import HubRemote
+from storage.hub import connect as hub_connect
+from storage.journal import pending
+from storage.local import LocalRemote
+from storage.remote import Change
+from tests.house import OTHER, USER, House
+from tests.hub.server import Hub
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "data", mirror=tmp_path / "mirror")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as made:
+        yield made
+
+
+def dataset(hub: Hub) -> HubRemote:
+    made = replace(
+        hub_connect(f"ada/{secrets.token_hex(6)}", "hf_write", hub.url), sleep=lambda _: None
+    )
+    made.check()
+    return made
+
+
+def wiped(house: House) -> House:
+    """The same stores from a machine that has nothing."""
+    house.close()
+    shutil.rmtree(house.paths.root)
+    return House(
+        house.paths.root, primary=house.replication.primary, mirror=house.replication.mirror
+    )
+
+
+# The pace
+
+
+def test_fifty_busy_users_make_at_most_seventy_commits_an_hour() -> None:
+    rng = random.Random(7)
+    schedule = Schedule(Pace(), 0.0)
+    waits: dict[str, float] = {}
+    longest, commits = 0.0, 0
+    for second in range(3600):
+        for user in map(str, range(50)):
+            if rng.random() < 1 / 30:
+                schedule.touch(user, second)
+            if rng.random() < 1 / 300:  # a job ends
+                schedule.urge(user, second)
+                waits.setdefault(user, second)
+        due = schedule.due(second)
+        if due:
+            commits += 1
+            schedule.started(due, second)
+            for user in due:
+                longest = max(longest, second - waits.pop(user, second))
+                schedule.saved(user, second, published=False, records=100)
+    assert 60 <= commits <= 70
+    assert longest <= 61
+
+
+def test_a_job_that_ends_is_saved_at_once_and_a_change_within_the_interval() -> None:
+    schedule = Schedule(Pace(), 0.0)
+    schedule.touch("a", 10)
+    assert not schedule.due(60)
+    schedule.urge("b", 61)
+    assert schedule.due(61) == {"a", "b"}
+    schedule.started(frozenset("ab"), 61)
+    schedule.touch("a", 62)
+    assert not schedule.due(121)
+    assert schedule.due(122) == {"a"}
+
+
+def test_the_hourly_limit_stops_all_commits_for_as_long_as_it_says() -> None:
+    schedule = Schedule(Pace(), 0.0)
+    schedule.urge("a", 0)
+    schedule.started(schedule.due(0), 0)
+    schedule.failed("a", 1, 900)
+    schedule.urge("a", 2)
+    assert not schedule.due(900)
+    assert schedule.due(902) == {"a"}
+
+
+def test_one_commit_saves_everybody_who_is_dirty(tmp_path: Path, hub: Hub) -> None:
+    remote = dataset(hub)
+    clock = iter(range(0, 10_000, 30))
+    house = House(tmp_path / "data", primary=remote)
+    house.committer.clock = lambda: float(next(clock))
+    before = len(hub.repos[remote.repo].commits)
+    for user in (USER, OTHER):
+        made = house.catalog.create_collection(user, "papers")
+        house.committer.touch(user)
+        assert made
+    while not house.committer.step():
+        pass
+    assert len(hub.repos[remote.repo].commits) == before + 1
+    assert house.replication.status(USER).saved_generation == 1
+    assert house.replication.status(OTHER).saved_generation == 1
+    house.close()
+
+
+def test_a_save_is_answered_once_it_is_confirmed_and_the_end_saves_the_rest(house: House) -> None:
+    running = threading.Thread(target=house.committer.run)
+    running.start()
+    house.put(1)
+    assert house.committer.save(USER) == 1
+    house.put(2)
+    house.committer.close()
+    running.join()
+    assert pending(house.paths, USER) == []
+    assert house.replication.status(USER).saved_generation == 2
+    assert house.replication.status(USER).lag == 0
+    with pytest.raises(Unavailable):
+        house.committer.save(USER)
+
+
+# The published directory
+
+STRANGER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from storage.card import CARD
+DATASET, KEY = sys.argv[1:]
+blocks = CARD.split("```python\\n")[1:]
+exec(blocks[0].split("```")[0])
+assert collection.metadata["model"] == "m" and collection.metadata["dimension"] == 3
+got = collection.get(include=["documents", "metadatas", "embeddings"])
+print(sorted(got["ids"]), len(got["embeddings"]), collection.query(query_embeddings=[[1, 0.2, 0]], n_results=1)["ids"])
+SEGMENTS = sorted(map(str, (folder / "users" / KEY / "segments").glob("*.parquet")))
+import pandas
+frame = pandas.concat(map(pandas.read_parquet, SEGMENTS))
+print(list(frame["id"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_stranger_opens_the_published_directory_by_the_lines_of_the_card(
+    tmp_path: Path, hub: Hub
+) -> None:
+    remote = dataset(hub)
+    house = House(tmp_path / "data", primary=remote)
+    house.put(1, 2, 3)
+    house.replication.save(USER)
+    assert house.publish() == 2
+    house.put(4)
+    house.replication.save(USER)
+    house.close()
+    code = STRANGER.format(root=str(ROOT)).replace("\\\\n", "\\n")
+    found = subprocess.run(
+        [sys.executable, "-c", code, remote.repo, USER],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_read", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "papers m 3" in found.stdout
+    assert "['id1', 'id2', 'id3'] 3 [['id2']]" in found.stdout
+    assert "['id1', 'id2', 'id3', 'id4']" in found.stdout
+
+
+def test_the_readme_shows_the_lines_of_the_card() -> None:
+    lines = CARD.split("```python\n")[1].split("```")[0]
+    assert lines in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_restore_is_the_published_directory_and_what_came_later(house: House) -> None:
+    house.put(1, 2, 3)
+    house.replication.save(USER)
+    house.publish()
+    house.put(4)
+    with house.workspaces.open(USER) as workspace:
+        workspace.delete(house.space().collection, ["id1"])
+    house.replication.save(USER)
+    fresh = wiped(house)
+    with fresh.workspaces.open(USER) as workspace:
+        assert workspace.keyword(fresh.space().collection, "number4", limit=1)[0][0] == "id4"
+        assert not workspace.keyword(fresh.space().collection, "number1", limit=1)
+    assert fresh.ids() == ["id2", "id3", "id4"]
+    fresh.close()
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove", "none"])
+def test_a_damaged_published_directory_is_not_used(house: House, tmp_path: Path, harm: str) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    house.publish()
+    shutil.rmtree(tmp_path / "mirror")
+    house.replication.mirror = None
+    files = [p for p in (tmp_path / "remote/users" / USER / "chroma").rglob("*") if p.is_file()]
+    assert any(p.name == "chroma.sqlite3" for p in files)
+    for path in files:
+        if harm == "flip" and path.stat().st_size:
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(bytes(content))
+        elif harm == "remove":
+            path.unlink()
+    for segment in (tmp_path / "remote/users" / USER / "segments").glob("*"):
+        if harm == "none":
+            segment.unlink()  # nothing but the published directory is left, and it is enough
+    fresh = wiped(house)
+    assert fresh.ids() == ["id1", "id2"]
+    fresh.close()
+
+
+def test_what_is_published_stays_right_over_many_saves(house: House) -> None:
+    for n in range(50):
+        house.put(n, n + 100)
+        with house.workspaces.open(USER) as workspace:
+            workspace.delete(house.space().collection, [f"id{n // 2}"])
+        house.replication.save(USER)
+        if n == 20:
+            house.publish()
+    wanted = house.ids()
+    found = house.replication.current(USER)
+    assert found
+    assert found.manifest.published
+    assert len(found.manifest.segments) < 33
+    fresh = wiped(house)
+    assert fresh.ids() == wanted
+    shutil.rmtree(fresh.paths.root.parent / "remote/users" / USER / "chroma")
+    shutil.rmtree(fresh.paths.root.parent / "mirror/users" / USER / "chroma")
+    again = wiped(fresh)
+    assert again.ids() == wanted
+    again.close()
+
+
+def test_a_torn_index_is_never_copied(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "chroma")
+    store.close()
+    index = tmp_path / "chroma" / "0000"
+    index.mkdir()
+    (index / "data_level0.bin").write_bytes(b"x" * 1000)
+    with (index / "link_lists.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(Corrupt) as caught:
+        published.copy(tmp_path / "chroma", tmp_path / "copy")
+    assert caught.value.code == "index_torn"
+    assert not (tmp_path / "copy").exists()
+
+
+# Restoring
+
+
+def test_other_users_are_served_while_one_is_being_restored(tmp_path: Path) -> None:
+    house = House(tmp_path / "data")
+    slow = threading.Event()
+    whole = house.workspaces.restore
+
+    def restore(user: str) -> None:
+        if user == USER:
+            slow.wait(60)
+        whole(user)
+
+    house.workspaces.restore = restore
+    house.workspaces.patience = 0.05
+    try:
+        with pytest.raises(Unavailable) as caught, house.workspaces.open(USER):
+            pass
+        assert caught.value.code == "restoring"
+        assert house.workspaces.restoring(USER)
+        house.workspaces.patience = 60
+        with house.workspaces.open(OTHER):
+            pass
+    finally:
+        slow.set()
+    house.put(1)
+    assert house.ids() == ["id1"]
+    house.close()
+
+
+def test_a_save_that_landed_before_a_kill_is_not_repeated_over_others_work(
+    house: House, tmp_path: Path
+) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    with house.workspaces.open(USER) as workspace:
+        workspace.delete(house.space().collection, ["id1"])
+    left = {p: p.read_bytes() for p in pending(house.paths, USER)}
+    house.replication.save(USER)
+    for path, content in left.items():  # killed before they were removed
+        path.write_bytes(content)
+    other = House(tmp_path / "other", primary=house.replication.primary)
+    with other.workspaces.open(USER):
+        pass
+    other.put(1)
+    other.replication.save(USER)
+    other.close()
+    house.put(2)
+    house.replication.save(USER)
+    house.workspaces.forget(USER)
+    assert house.ids() == ["id1", "id2"]
+
+
+def test_two_instances_keep_each_others_collections_and_records(tmp_path: Path) -> None:
+    one = House(tmp_path / "one")
+    two = House(tmp_path / "two")
+    one.put(1)
+    one.replication.save(USER)
+    with two.workspaces.open(USER):
+        pass
+    two.put(2)
+    made = two.catalog.create_collection(USER, "mine")
+    two.replication.save(USER)
+    one.put(3)
+    renamed = one.space().collection
+    one.catalog.rename_collection(USER, renamed, "articles")
+    one.replication.save(USER)
+    assert {c.id for c in one.catalog.collections(USER)} == {renamed, made.id}
+    with one.workspaces.open(USER) as workspace:  # rebuilt, with what the other one wrote
+        assert sorted(r.id for r in workspace.get(renamed)) == ["id1", "id2", "id3"]
+    two.catalog.create_collection(USER, "more")
+    two.replication.save(USER)
+    assert {c.title for c in two.catalog.collections(USER)} == {"articles", "mine", "more"}
+    one.close()
+    two.close()
+
+
+def test_a_store_that_was_put_back_from_outside_is_not_written_over(
+    house: House, tmp_path: Path
+) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    shutil.copytree(tmp_path / "remote", tmp_path / "old")
+    house.put(2)
+    house.replication.save(USER)
+    house.replication.mirror = None
+    shutil.rmtree(tmp_path / "remote")
+    shutil.copytree(tmp_path / "old", tmp_path / "remote")
+    house.put(3)
+    with pytest.raises(Corrupt) as caught:
+        house.replication.save(USER)
+    assert caught.value.code == "store_went_back"
+    assert len(pending(house.paths, USER)) == 1
+
+
+def test_a_commit_that_landed_without_an_answer_counts_once(tmp_path: Path) -> None:
+    class Silent(LocalRemote):
+        def commit(self, change: Change) -> None:
+            super().commit(change)
+            raise Unavailable("lost", "The answer was lost.")
+
+    house = House(tmp_path / "data", primary=Silent(tmp_path / "remote"))
+    house.put(1)
+    assert house.replication.save(USER) == 1
+    assert pending(house.paths, USER) == []
+    assert house.replication.save(USER, Wish()) == 1
+    house.close()
+
+
+def test_elements_and_pictures_come_back_after_a_wipe(house: House) -> None:
+    sha = "a" * 64
+    folder = house.paths.elements(USER, sha, "v1")
+    folder.mkdir(parents=True)
+    (folder / "batch-00000.jsonl").write_text("{}", encoding="ascii")
+    (folder / "batch-00000.crops").write_text("x.webp", encoding="ascii")
+    house.paths.crops(USER).mkdir(parents=True)
+    house.paths.crop(USER, "x.webp").write_bytes(b"picture")
+    house.source(sha)
+    house.replication.save(USER)
+    fresh = wiped(house)
+    fresh.replication.adopt(USER)
+    fresh.stores.restore.elements(USER, sha, "v1")
+    there = fresh.paths.elements(USER, sha, "v1")
+    assert (there / "batch-00000.jsonl").read_text(encoding="ascii") == "{}"
+    assert fresh.paths.crop(USER, "x.webp").read_bytes() == b"picture"
+    fresh.close()
