@@ -40,7 +40,7 @@ OCR_LEAST = 900
 OCR_MOST_DPI = 600
 OCR_LONG_SIDE = 2200
 LAYOUT_DPI = 100
-PAGE_SECONDS = 60  # on a machine that is busy with something else
+PAGE_SECONDS = 300  # the limit of CPU time ends a hang long before, except on a crowded machine
 PAGE_CPU_SECONDS = 7  # a scan takes one, or two where it is turned
 
 Seen = dict[int, tuple[Region, ...]]

@@ -123,7 +123,7 @@ def look(
     readable = copy if found.copy else path
     try:
         scanned, largest = pool.run(
-            sample, readable, found.pages, seconds=15, cpu_seconds=2, cancelled=cancelled
+            sample, readable, found.pages, seconds=60, cpu_seconds=2, cancelled=cancelled
         )
     except PageProcessDied:
         return found
