@@ -15,6 +15,8 @@ from storage.retrying import Proved, Retrying
 from tests.contracts.conftest import HERE, UNFIT
 from tests.contracts.stores import MANIFEST, change, digest
 
+SAVES = 6
+
 
 def test_a_commit_can_be_read_back(remote: Remote, tmp_path: Path) -> None:
     remote.commit(change(b"one", None, a=b"segment"))
@@ -142,6 +144,34 @@ def test_of_many_writers_one_wins(remote: Remote) -> None:
         won = list(threads.map(write, range(6)))
     assert won.count(True) == 1
     assert remote.read(MANIFEST) == b"two by %d" % won.index(True)
+
+
+def test_who_reads_during_saves_sees_whole_generations_in_order(remote: Remote) -> None:
+    def body(number: int) -> bytes:
+        return b"%d %s" % (number, str(digest(b"rows of %d" % number)).encode())
+
+    def save(count: int) -> None:
+        for number in range(count):
+            name, seen = f"users/u/segments/{number}.parquet", body(number - 1) if number else None
+            files = {name: b"rows of %d" % number}
+            made = Change(
+                files=files, manifests={MANIFEST: body(number)}, expected={MANIFEST: digest(seen)}
+            )
+            remote.commit(made)
+
+    seen = [-1]
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        saving = threads.submit(save, SAVES)
+        while seen[-1] < SAVES - 1 and (not saving.done() or saving.exception() is None):
+            with contextlib.suppress(NotFound):  # before the first
+                number, named = remote.read(MANIFEST).split()
+                there = [
+                    remote.read(f"users/u/segments/{n}.parquet") for n in range(int(number) + 1)
+                ]
+                assert digest(there[-1]) == named.decode()
+                seen.append(int(number))
+        saving.result()
+    assert seen == sorted(seen)
 
 
 def test_retrying_waits_as_asked_and_gives_up(tmp_path: Path) -> None:
