@@ -149,7 +149,7 @@ def main() -> None:
         fork.kill()
     worker.terminate()
     try:
-        worker.wait(6)
+        worker.wait(22)  # it saves what is unsaved first
     except subprocess.TimeoutExpired:
         worker.kill()
 

@@ -1,0 +1,99 @@
+"""How large a save is, and how long a restore takes: `python -m bench.stores [--chunks 20000]`.
+
+Vectors and texts are made up (384 numbers, 900 characters); remotes are directories.
+"""
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from storage.catalog import Catalog
+from storage.chroma import Record
+from storage.draft import Wish
+from storage.local import LocalRemote
+from storage.paths import Paths
+from storage.stores import Stores, open_stores
+from storage.workspace import Space
+
+USER = "a" * 32
+WORDS = [f"word{n}" for n in range(4000)]
+
+
+def made(count: int, seed: int) -> list[Record]:
+    rng = random.Random(seed)
+    found = []
+    for n in range(count):
+        vector = [rng.gauss(0, 1) for _ in range(384)]
+        length = sum(x * x for x in vector) ** 0.5
+        found.append(
+            Record(
+                id=f"{seed:04d}-{n:06d}",
+                document=" ".join(rng.choices(WORDS, k=120)),
+                embedding=[x / length for x in vector],
+                metadata={
+                    "model": "m", "page": n % 200, "source_id": "s" * 64, "element_type": "Text",
+                    "filename": "report.pdf", "chunk": n,
+                },
+            )
+        )  # fmt: skip
+    return found
+
+
+def opened(root: Path) -> Stores:
+    root.mkdir(exist_ok=True)
+    catalog = Catalog(f"sqlite:///{root}/catalog.sqlite")
+    return open_stores(
+        Paths(root), catalog, LocalRemote(root.parent / "primary"),
+        LocalRemote(root.parent / "mirror", "mirror"), patience=3600,
+    )  # fmt: skip
+
+
+def size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def timed_restore(top: Path, label: str) -> None:
+    shutil.rmtree(top / "data")
+    stores = opened(top / "data")
+    began, spent = time.perf_counter(), time.process_time()
+    with stores.workspaces.open(USER) as workspace:
+        records = workspace.records_now()
+    wall, cpu = time.perf_counter() - began, time.process_time() - spent
+    print(f"{label:50s} {records} records {wall:6.1f} s wall {cpu:6.1f} s CPU", flush=True)
+    stores.workspaces.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, default=20_000)
+    count = parser.parse_args().chunks
+    top = Path(tempfile.mkdtemp(prefix="quire-stores-"))
+    try:
+        stores = opened(top / "data")
+        space = Space(collection="c-bench", title="b", model="m", dimension=384)
+        for part in range(count // 500):
+            with stores.workspaces.open(USER) as workspace:
+                workspace.upsert(space, made(500, part))
+        stores.replication.save(USER)
+        before = size(top / "primary"), size(top / "mirror")
+        with stores.workspaces.open(USER) as workspace:
+            workspace.upsert(space, made(500, 9999))
+        stores.replication.save(USER)
+        for name, old in zip(("primary", "mirror"), before, strict=True):
+            print(f"+500 chunks, {name:37s} {(size(top / name) - old) / 1e6:.3f} MB", flush=True)
+        stores.workspaces.close()
+        timed_restore(top, "restore from segments")
+        stores = opened(top / "data")
+        copy = stores.workspaces.copy(USER)
+        stores.replication.save(USER, Wish(copy=copy))
+        stores.workspaces.close()
+        timed_restore(top, "restore from the published directory")
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
