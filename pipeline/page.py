@@ -69,9 +69,9 @@ class Frame(NamedTuple):
         return Box(x0 - self.left, self.top - y1, x1 - self.left, self.top - y0)
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A run of characters without a gap; `size` is the glyph height in points."""
+class Word(NamedTuple):
+    """A run of characters without a gap; `size` is the glyph height in points. `mono` and `math`
+    say what its font is made for."""
 
     text: str
     box: Box
@@ -79,6 +79,15 @@ class Word:
     bold: bool = False
     angle: int = 0
     invisible: bool = False
+    mono: bool = False
+    math: bool = False
+
+
+class Link(NamedTuple):
+    """A place on the page that leads to an address."""
+
+    url: str
+    box: Box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +104,14 @@ class PageContent:
     garbled: float
     objects: int
     frame: Frame = Frame(0, 0, 0, 0, 0)
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """What a document does alike on its pages: the texts of running heads and feet (digits as #)
+    with the height of their middle in points from the top, and the sizes of its headings, largest
+    first."""
+
+    running: tuple[tuple[str, float], ...] = ()
+    headings: tuple[float, ...] = ()

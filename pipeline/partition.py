@@ -6,35 +6,35 @@ nothing of jobs, chunks or stores.
 """
 
 import hashlib
-import io
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tablers
-from unstructured.documents import elements as kinds
-from unstructured.documents.coordinates import PixelSpace
 
 from errors import InputError, QuireError
-from pipeline import language, pdfium
-from pipeline.page import Box, PageContent
+from pipeline import language, pdfium, style
+from pipeline.elements import KINDS, element, links_in
+from pipeline.page import Box, PageContent, Style
 from pipeline.pool import PageProcessDied, Pool
-from pipeline.readers import figures, grid, layout, ocr, reference, tables, text
+from pipeline.readers import figures, grid, layer, layout, ocr, reference, ruled, tables, text
 from pipeline.readers.layout import Detector, Region
+from pipeline.readers.order import reading_order
 from pipeline.readers.text import Block
 from pipeline.relations import attach_captions
 from pipeline.router import STRATEGIES, Route, route
 from pipeline.source import Probe
 
-VERSION = "6"
+VERSION = "7"
 FIRST_BATCH = 2
 BATCH = 8
 CROP_DPI = 110
+CROP_LONG_SIDE = 1600
 OCR_DPI = 150
 OCR_LEAST = 900
 OCR_MOST_DPI = 600
@@ -138,12 +138,16 @@ def partition_batch(
     target = out / f"batch-{batch.index:05d}.jsonl"
     if not target.exists():
         crops.mkdir(parents=True, exist_ok=True)
+        found = _style(pool, path, out, cancelled)
         seen: Seen = {}
         if options.strategy == "hi_res" and detector is not None:
             seen = _detect(pool, path, batch, detector(), cancelled)
-        pages = list(_read(pool, path, batch, options, seen=seen, crops=crops, cancelled=cancelled))
+        read = _read(
+            pool, path, batch, options, style=found, seen=seen, crops=crops, cancelled=cancelled
+        )
+        pages = list(read)
         records = [record for record, _ in pages]
-        elements = [element for _, found in pages for element in found]
+        elements = [e for _, made in pages for e in made]
         names = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
         write_once(out / f"batch-{batch.index:05d}.crops", "\n".join(names))
         lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
@@ -151,6 +155,22 @@ def partition_batch(
         write_once(target, "\n".join(lines) + "\n")
     done, _ = read_batch(target)
     return BatchResult(batch=batch, pages=tuple(done), path=target)
+
+
+def _style(pool: Pool, path: Path, out: Path, cancelled: Callable[[], bool]) -> Style:
+    """The style of the whole document: looked at once, kept beside its checkpoints."""
+    kept = out / "style.json"
+    if not kept.exists():
+        try:
+            found: Style = pool.run(
+                style.look, path, seconds=60, cpu_seconds=6, cancelled=cancelled
+            )
+        except (PageProcessDied, InputError):
+            found = Style()  # a hostile page in the sample costs this, not the document
+        write_once(kept, json.dumps(asdict(found)))
+    said = json.loads(kept.read_text(encoding="utf-8"))
+    running = tuple((str(text), float(at)) for text, at in said["running"])
+    return Style(running=running, headings=tuple(said["headings"]))
 
 
 def write_once(path: Path, content: str) -> None:
@@ -197,6 +217,7 @@ def _read(
     batch: Batch,
     options: PartitionOptions,
     *,
+    style: Style,
     seen: Seen,
     crops: Path,
     cancelled: Callable[[], bool],
@@ -214,6 +235,7 @@ def _read(
                 first,
                 last,
                 options,
+                style,
                 crops,
                 {n: seen[n] for n in range(first, last + 1) if n in seen},
                 seconds=600 if slow else PAGE_SECONDS,
@@ -247,24 +269,34 @@ def _failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
 
 def draw_page(path: Path, number: int, target: Path) -> None:
     """The picture that the layout model sees."""
-    with pdfium.opened(path) as document:
-        picture = pdfium.render(document, number, dpi=LAYOUT_DPI, long_side=2000)
+    with pdfium.opened(path) as document, pdfium.loaded(document, number) as page:
+        picture = pdfium.render(page, dpi=LAYOUT_DPI, long_side=2000)
         picture.convert("RGB").save(target, "PNG", compress_level=1)
 
 
 def read_pages(
-    path: Path, first: int, last: int, options: PartitionOptions, crops: Path, seen: Seen
+    path: Path,
+    first: int,
+    last: int,
+    options: PartitionOptions,
+    style: Style,
+    crops: Path,
+    seen: Seen,
 ) -> Iterator[PageRead]:
     """Record and element dicts of each page of a range; crops are written under their hash."""
     if options.strategy == "reference":
         yield from _by_reference(path, first, last, options)
         return
     with pdfium.opened(path) as document:
-        ruled = _tablers(path)
+        grids = _tablers(path)
         for number in range(first, last + 1):
             started = time.perf_counter()
             try:
-                reader, made = _read_page(document, ruled, number, options, crops, seen.get(number))
+                with pdfium.loaded(document, number) as page:
+                    content = pdfium.content(page, number)
+                    writer = _Writer(page, content, crops, style)
+                    reader = _read_page(page, content, grids, options, writer, seen.get(number))
+                made = writer.made
                 _name_languages(made, options)
                 attach_captions(made)
             except QuireError as problem:
@@ -280,8 +312,8 @@ def read_pages(
                 elements=len(made),
             )
             yield record, made
-        if ruled is not None:
-            ruled.close()
+        if grids is not None:
+            grids.close()
 
 
 def _by_reference(
@@ -301,8 +333,8 @@ def _by_reference(
 def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> None:
     words = " ".join(e["text"] for e in made)
     found = list(options.languages or language.detect(language.load(), words))
-    for element in made if found else ():
-        element["metadata"]["languages"] = found
+    for one in made if found else ():
+        one["metadata"]["languages"] = found
 
 
 def _tablers(path: Path) -> Any | None:
@@ -313,38 +345,44 @@ def _tablers(path: Path) -> Any | None:
 
 
 def _read_page(
-    document: Any,
-    ruled: Any | None,
-    number: int,
+    page: Any,
+    content: PageContent,
+    grids: Any | None,
     options: PartitionOptions,
-    crops: Path,
+    writer: "_Writer",
     regions: tuple[Region, ...] | None,
-) -> tuple[Route, list[dict[str, Any]]]:
-    content = pdfium.content(document, number)
+) -> Route:
+    """Give the writer what the page holds; returns how it was read and why so."""
     chosen = route(content, options.strategy)
     if chosen.reader == "blank":
-        return chosen, []
+        return chosen
+    if chosen.reader == "text" and options.strategy != "fast" and layer.is_hidden(content):
+        chosen = _checked(page, content, options)
+    if options.strategy == "fast":
+        writer.drawn(text.read(content, list(enumerate(content.words)), writer.style))
+        return chosen
     if regions:
         note = f"{len(regions)} regions seen"
         if chosen.reader == "ocr":
-            picture = _scan(document, number)
-            words = ocr.words(picture, content.width, content.height, options.languages)
+            words = ocr.words(_scan(page), content.width, content.height, options.languages)
             content = replace(content, words=words)
             note += f", words by OCR: {chosen.reason}"
         found = layout.read(content, regions)
         if found:
-            writer = _Writer(document, content, crops)
-            return Route("hi_res", note), writer.mixed([p.thing for p in found])
-    writer = _Writer(document, content, crops)
+            writer.ordered([p.thing for p in found])
+            return Route("hi_res", note)
     if chosen.reader == "ocr":
-        answer = _recognised(_scan(document, number), content, options)
+        answer = _recognised(_scan(page), content, options)
         note = f"{chosen.reason}; {_how(answer)}"
-        if not answer.things:
-            if content.characters >= 25:
-                return _text_page(content, ruled, writer, Route("text", f"{note}; OCR found none"))
-            return Route("ocr", f"{note}; no text found"), writer.pictures(content)
-        return Route("ocr", note), writer.mixed(answer.things)
-    return _text_page(content, ruled, writer, chosen)
+        if answer.things:
+            writer.ordered(answer.things)
+            return Route("ocr", note)
+        if content.characters < 25:
+            writer.ordered([Box(0, 0, content.width, content.height)])  # the picture itself
+            return Route("ocr", f"{note}; no text found")
+        chosen = Route("text", f"{note}; OCR found none")
+    _text_page(content, grids, writer)
+    return chosen
 
 
 def _recognised(picture: Any, content: PageContent, options: PartitionOptions) -> ocr.Read:
@@ -371,28 +409,43 @@ def _how(answer: ocr.Read) -> str:
     return "; ".join(said)
 
 
-def _scan(document: Any, number: int) -> Any:
+def _checked(page: Any, content: PageContent, options: PartitionOptions) -> Route:
+    """Whether the invisible text of a scanned page says what its picture shows."""
+
+    def read(box: Box) -> str:
+        strip = pdfium.render(page, dpi=OCR_DPI, long_side=OCR_LONG_SIDE, gray=True, box=box)
+        found = ocr.words(strip, box.width, box.height, options.languages)
+        return " ".join(w.text for w in found)
+
+    alike = layer.agreement(content, read)
+    if alike is None:
+        return Route("text", "invisible text over a picture, in letters that could not be checked")
+    if alike < layer.TRUSTED:
+        return Route("ocr", f"the invisible text is not what the picture shows ({alike:.0%} alike)")
+    return Route("text", f"invisible text, as the picture shows it ({alike:.0%} alike)")
+
+
+def _scan(page: Any) -> Any:
     """The picture for OCR: a page smaller than a hand is drawn larger, a poster smaller."""
-    long_side = max(pdfium.page_size(document, number))
+    long_side = max(page.get_size())
     dpi = min(max(OCR_DPI, 72 * OCR_LEAST / max(long_side, 1.0)), OCR_MOST_DPI)
-    return pdfium.render(document, number, dpi=dpi, long_side=OCR_LONG_SIDE, gray=True)
+    return pdfium.render(page, dpi=dpi, long_side=OCR_LONG_SIDE, gray=True)
 
 
-def _text_page(
-    content: PageContent, ruled: Any | None, writer: "_Writer", chosen: Route
-) -> tuple[Route, list[dict[str, Any]]]:
-    page = ruled.get_page(content.number - 1) if ruled is not None else None
+def _text_page(content: PageContent, grids: Any | None, writer: "_Writer") -> None:
+    asked = grids is not None and ruled.may_be_ruled(content.paths)
+    page = grids.get_page(content.number - 1) if grids is not None and asked else None
     found = tables.find_tables(content, page)
     boxes = [t.box for t in found]
     pictures = figures.find_figures(content, boxes)
     taken = [*boxes, *pictures]
     free = [(i, w) for i, w in enumerate(content.words) if not any(b.holds(w.box) for b in taken)]
-    blocks = text.read(content, free)
+    blocks = text.read(content, free, writer.style)
     placed: list[tuple[float, int, Any]] = [(b.index, 1, b) for b in blocks]
     for thing, box in [*((t, t.box) for t in found), *((p, p) for p in pictures)]:
         placed.append((_place(content, blocks, box), 0, thing))
     placed.sort(key=lambda item: item[:2])
-    return chosen, writer.mixed([thing for _, _, thing in placed])
+    writer.drawn([thing for _, _, thing in placed])
 
 
 def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
@@ -410,27 +463,30 @@ def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
 
 
 class _Writer:
-    """Blocks, tables and figures of one page as element dicts; renders the page on first need."""
+    """Blocks, tables and figures of one page as element dicts, with crops of the latter two."""
 
-    def __init__(self, document: Any, content: PageContent, crops: Path) -> None:
-        self._document = document
+    def __init__(self, page: Any, content: PageContent, crops: Path, style: Style) -> None:
+        self._page = page
         self._content = content
         self._crops = crops
-        self._picture: Any = None
-        self._made: list[dict[str, Any]] = []
+        self.style = style
+        self.made: list[dict[str, Any]] = []
 
-    def blocks(self, blocks: Iterable[Block]) -> list[dict[str, Any]]:
-        for block in blocks:
-            self._add(getattr(kinds, _CLASS.get(block.kind, "Text")), block.text, block.box)
-        return self._made
+    def drawn(self, things: Sequence[Any]) -> None:
+        """Things in the order they are drawn."""
+        boxes = [thing if isinstance(thing, Box) else thing.box for thing in things]
+        sorted_ = [things[i] for i in reading_order(boxes)]
+        blocks = iter(text.mended([t for t in sorted_ if isinstance(t, Block)]))
+        self.ordered([next(blocks) if isinstance(t, Block) else t for t in sorted_])
 
-    def mixed(self, things: Iterable[Any]) -> list[dict[str, Any]]:
+    def ordered(self, things: Iterable[Any]) -> None:
+        """Things in the order they are read."""
         for thing in things:
             if isinstance(thing, Block):
-                self.blocks([thing])
+                self._add_block(thing)
             elif isinstance(thing, grid.Table):
                 self._add(
-                    kinds.Table,
+                    "Table",
                     thing.text,
                     thing.box,
                     text_as_html=grid.to_html(thing),
@@ -438,67 +494,38 @@ class _Writer:
                 )
             else:
                 inner = [w.text for w in self._content.words if thing.holds(w.box)]
-                self._add(kinds.Image, " ".join(inner), thing, image_path=self._crop(thing))
-        return self._made
+                self._add("Image", " ".join(inner), thing, image_path=self._crop(thing))
 
-    def pictures(self, content: PageContent) -> list[dict[str, Any]]:
-        """A page that is only a picture: the picture itself."""
-        return self.mixed([Box(0, 0, content.width, content.height)])
+    def _add_block(self, block: Block) -> None:
+        kind = block.kind if block.kind in KINDS else "UncategorizedText"
+        depth = None
+        if kind == "Title":
+            larger = [size for size in self.style.headings if size > block.size + 0.3]
+            depth = min(len(larger), 5)
+        self._add(kind, block.text, block.box, category_depth=depth)
 
-    def _add(self, kind: Any, words: str, box: Box, **metadata: Any) -> None:
-        number = self._content.number
-        element = kind(
-            text=words,
-            metadata=kinds.ElementMetadata(page_number=number),
-            coordinates=((box.x0, box.y0), (box.x0, box.y1), (box.x1, box.y1), (box.x1, box.y0)),
-            coordinate_system=PixelSpace(
-                width=round(self._content.width, 2), height=round(self._content.height, 2)
-            ),
+    def _add(self, kind: str, words: str, box: Box, **metadata: Any) -> None:
+        made = element(
+            kind,
+            words,
+            box,
+            page=self._content.number,
+            size=(self._content.width, self._content.height),
+            sequence=len(self.made),
+            **links_in(words, box, self._content),
+            **metadata,
         )
-        element.id_to_hash(len(self._made))
-        made = element.to_dict()
-        made["metadata"].update({k: v for k, v in metadata.items() if v is not None})
-        points = made["metadata"]["coordinates"]["points"]
-        made["metadata"]["coordinates"]["points"] = [[round(x, 2), round(y, 2)] for x, y in points]
-        self._made.append(made)
+        self.made.append(made)
 
     def _crop(self, box: Box) -> str | None:
         """The name of the crop, written under the hash of its bytes."""
-        if self._picture is None:
-            self._picture = pdfium.render(
-                self._document, self._content.number, dpi=CROP_DPI, long_side=3000
-            ).convert("RGB")
-        scale = self._picture.size[0] / max(self._content.width, 1.0)
-        bounds = (
-            max(0, int(box.x0 * scale) - 2),
-            max(0, int(box.y0 * scale) - 2),
-            min(self._picture.size[0], int(box.x1 * scale) + 3),
-            min(self._picture.size[1], int(box.y1 * scale) + 3),
-        )
-        if bounds[2] <= bounds[0] or bounds[3] <= bounds[1]:
+        picture = pdfium.crop(self._page, box, dpi=CROP_DPI, long_side=CROP_LONG_SIDE)
+        if picture is None:
             return None
-        out = io.BytesIO()
-        self._picture.crop(bounds).save(out, "JPEG", quality=80)
-        name = f"{hashlib.sha256(out.getvalue()).hexdigest()}.jpg"
+        name = f"{hashlib.sha256(picture).hexdigest()}.jpg"
         path = self._crops / name
         if not path.exists():
             aside = path.with_name(f".{name}.{os.getpid()}")
-            aside.write_bytes(out.getvalue())
+            aside.write_bytes(picture)
             aside.replace(path)
         return name
-
-
-_CLASS = {
-    name: name
-    for name in (
-        "Title",
-        "NarrativeText",
-        "ListItem",
-        "FigureCaption",
-        "CodeSnippet",
-        "Header",
-        "Footer",
-        "Form",
-        "Formula",
-    )
-}

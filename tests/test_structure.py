@@ -42,7 +42,7 @@ HOMES = {
     "sqlalchemy": {"storage/catalog.py", "storage/accounts.py"},
     "pypdfium2": {"pipeline/pdfium.py"},
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
-    "langdetect": {"pipeline/language.py"},
+    "fasttext": {"pipeline/language.py"},
     "tesserocr": {"pipeline/readers/ocr.py"},
     "tablers": {"pipeline/readers/ruled.py", "pipeline/partition.py"},
     "huggingface_hub": {"web/identity.py", "pipeline/models.py", "storage/hub.py"},

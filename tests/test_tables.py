@@ -116,8 +116,8 @@ def test_the_letters_of_a_ligature_keep_their_order(tmp_path: Path) -> None:
         page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F=font))
         page.Contents = made.make_stream(b"BT /F 20 Tf 50 50 Td (AB) Tj ET")
         made.save(path)
-    with pdfium.opened(path) as document:
-        assert [w.text for w in pdfium.content(document, 1).words] == ["\u0628\u0644\u0627"]
+    with pdfium.opened(path) as document, pdfium.loaded(document, 1) as page:
+        assert [w.text for w in pdfium.content(page, 1).words] == ["\u0628\u0644\u0627"]
 
 
 def test_an_exponent_belongs_to_its_letter() -> None:
@@ -246,8 +246,8 @@ def test_rules_are_where_they_are_seen(tmp_path: Path) -> None:
             document.pages[0].CropBox = [20, 30, 575, 822]
             document.pages[0].rotate(rotation, relative=False)
             document.save(path)
-        with pdfium.opened(path) as document:
-            content = pdfium.content(document, 1)
+        with pdfium.opened(path) as document, pdfium.loaded(document, 1) as page:
+            content = pdfium.content(page, 1)
         month = next(w for w in content.words if w.text == "Month")
         drawn = tablers.Document(path)
         boxes = [

@@ -1,12 +1,17 @@
 """Words into lines, lines into segments: geometry that text and table readers share."""
 
 import itertools
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.page import Box, Word
+
+_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
+_LEADER = re.compile(r"\.{4,}$")
+_NUMBER = re.compile(r"[-–(+$€£]?\d+([.,]\d+)*[%)]?")
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,14 @@ def _script(last: Word, word: Word) -> bool:
     return word.size < 0.85 * last.size or (away > 0.2 * size and len(word.text) <= 3)
 
 
+def around(boxes: Iterable[Box]) -> Box:
+    """The smallest box that holds them all."""
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return Box(min(left), min(top), max(right), max(bottom))
+
+
 def segment(words: Sequence[Word], index: int) -> Segment:
-    box = words[0].box
-    for word in words[1:]:
-        box = box.union(word.box)
+    box = words[0].box if len(words) == 1 else around(w.box for w in words)
     return Segment(tuple(words), box, index)
 
 
@@ -95,9 +104,7 @@ def _continues(last: Word, word: Word, gap: float) -> bool:
 
 
 def _rtl(word: Word) -> bool:
-    return not word.text.isascii() and any(
-        "\u0590" <= c <= "\u08ff" or "\ufb1d" <= c <= "\ufefc" for c in word.text
-    )
+    return not word.text.isascii() and bool(_RTL.search(word.text))
 
 
 def rows(words: Iterable[Word]) -> list[list[Word]]:
@@ -120,10 +127,23 @@ def rows(words: Iterable[Word]) -> list[list[Word]]:
 
 
 def split(line: Sequence[Word], gap: float) -> list[Segment]:
-    """A line cut where the space between two words is at least `gap` points."""
-    parts: list[list[Word]] = [[line[0]]]
-    for word in line[1:]:
-        if word.box.x0 - max(w.box.x1 for w in parts[-1]) >= gap:
-            parts.append([])
-        parts[-1].append(word)
+    """A line cut where the space between two words is at least `gap` points (two thirds of that
+    between two numbers), and at leaders: dots that lead the eye across, left out themselves."""
+    parts: list[list[Word]] = []
+    right, led = 0.0, False
+    for word in line:
+        text = _LEADER.sub("", word.text)
+        if text:
+            away = word.box.x0 - right
+            numbers = parts and away >= 0.66 * gap and _number(parts[-1][-1]) and _number(word)
+            if not parts or led or away >= gap or numbers:
+                parts.append([])
+                right = word.box.x1
+            parts[-1].append(word if text == word.text else word._replace(text=text))
+        right = max(right, word.box.x1)
+        led = text != word.text
     return [segment(part, 0) for part in parts]
+
+
+def _number(word: Word) -> bool:
+    return bool(_NUMBER.fullmatch(word.text))

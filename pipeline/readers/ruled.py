@@ -20,6 +20,22 @@ MAX_PATHS = 8000
 _LONG = 60
 
 
+def may_be_ruled(paths: Sequence[Box]) -> bool:
+    """Whether lines drawn across and down meet anywhere: without that there is no ruled table, and
+    looking for one is the dearest step of a text page."""
+    if not 2 <= len(paths) <= MAX_PATHS:
+        return False
+    down = [p for p in paths if p.height >= 8]
+    across = [p for p in paths if p.width >= 20]
+    if len(down) * len(across) > 10_000:
+        return True
+    return any(
+        d.x0 - 3 < a.x1 and a.x0 - 3 < d.x1 and d.y0 - 3 < a.y1 and a.y0 - 3 < d.y1
+        for d in down
+        for a in across
+    )
+
+
 def find(content: PageContent, words: Sequence[Word], page: Any) -> Iterator[Table]:
     """The tables that rules draw on tablers' `page`."""
     if not 2 <= len(content.paths) <= MAX_PATHS:

@@ -7,10 +7,18 @@ are read, and joins segments into paragraphs by geometry. Knows nothing of table
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from pipeline.page import Box, PageContent, Word
-from pipeline.readers.lines import Segment, drawn
+from pipeline.page import Box, PageContent, Style, Word
+from pipeline.readers.lines import Segment, around, drawn
+
+HYPHENS = "-\u00ad\u2010"
+_PLAIN = Style()
+_RUNNING_TEXT = {"NarrativeText", "ListItem", "UncategorizedText"}
+_DIGITS = re.compile(r"\d+")
+_PAGE_NUMBER = re.compile(r"[-–—.| ]*(page |seite |p\. ?)?(\d{1,4}|[ivxlc]{1,7})[-–—.| ]*")
+_EDGE = 0.14
 
 _ITEM = re.compile(
     r"([•▪●○■◦‣⁃∙·]|[-–—*])\s+\S|(\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+\S"
@@ -18,6 +26,7 @@ _ITEM = re.compile(
 _BULLET = re.compile(r"[•▪●○■◦‣⁃∙·\uf0b7\uf0a7]")
 _CAPTION = re.compile(r"(fig(ure|\.)?|abb(ildung|\.)?|table|tab\.|tableau|tabelle)\s*\d", re.I)
 _RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
+_CODE_SIGN = re.compile(r"[{}()=<>;]")
 _CODE = re.compile(
     r"(^|\s)(def |class |import |return |#include|function |var |let |const |\{|\};?)"
 )
@@ -25,32 +34,95 @@ _CODE = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """`index` orders blocks on the page; `kind` is the name of an unstructured element."""
+    """`index` orders blocks on the page; `kind` is the name of an unstructured element; `size` is
+    the height of its letters in points."""
 
     kind: str
     text: str
     box: Box
     index: float
+    size: float = 0.0
+    lines: int = 1
 
 
-def read(content: PageContent, words: Sequence[tuple[int, Word]]) -> list[Block]:
-    """Blocks of those words (with their drawing order), in reading order."""
+def read(
+    content: PageContent, words: Sequence[tuple[int, Word]], style: Style = _PLAIN
+) -> list[Block]:
+    """Blocks of those words (with their drawing order), in the order they are drawn."""
     if not words:
         return []
     order = [i for i, _ in words]
     segments = drawn([w for _, w in words])
-    median = _weighted_median(segments)
-    groups = _groups(segments)
+    page = _Page(
+        width=content.width,
+        height=content.height,
+        size=_weighted_median(segments),
+        typed=sum(w.mono for _, w in words) > 0.5 * len(words),
+        style=style,
+    )
     blocks = []
-    for group in groups:
-        text = _join(group)
+    for group in _groups(segments):
+        code = not page.typed and _is_code(group)
+        text = "\n".join(s.text for s in group) if code else _join(group)
         if text.strip():
-            box = group[0].box
-            for s in group[1:]:
-                box = box.union(s.box)
-            kind = _classify(group, text, box, content, median)
-            blocks.append(Block(kind=kind, text=text, box=box, index=order[group[0].index]))
+            box = around(s.box for s in group)
+            size = statistics.median(s.size for s in group)
+            kind = _at_edge(text, box, len(group), page)
+            kind = kind or ("CodeSnippet" if code else _classify(group, text, size, page))
+            lines = 1 + sum(b.box.y0 > a.box.y1 - 0.5 * a.size for a, b in pairwise(group))
+            index = order[group[0].index]
+            blocks.append(Block(kind=kind, text=text, box=box, index=index, size=size, lines=lines))
     return blocks
+
+
+def mended(blocks: Sequence[Block]) -> list[Block]:
+    """The same in reading order, words parted between two columns put together in the first."""
+    made = list(blocks)
+    for i, block in enumerate(made):
+        if block.text[-1] not in HYPHENS:
+            continue
+        text = block.text.rstrip(HYPHENS)
+        after = next((j for j in range(i + 1, len(made)) if made[j].kind in _RUNNING_TEXT), None)
+        if block.kind in _RUNNING_TEXT and after is not None and text[-1:].isalpha():
+            rest, _, more = made[after].text.partition(" ")
+            if rest[0].islower() and more:
+                made[i] = replace(block, text=text + rest)
+                made[after] = replace(made[after], text=more)
+                continue
+        if block.text[-1] == "\u00ad":
+            made[i] = replace(block, text=f"{text}-")
+    return made
+
+
+def pattern(text: str) -> str:
+    """A running head without what changes from page to page: numbers become #."""
+    said = " ".join(text.split()).casefold()
+    return "#" if _PAGE_NUMBER.fullmatch(said) else _DIGITS.sub("#", said)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    """`size` is that of most letters; `typed` says that a typewriter's font is the usual one."""
+
+    width: float
+    height: float
+    size: float
+    typed: bool
+    style: Style
+
+
+def _is_code(group: Sequence[Segment]) -> bool:
+    """In a typewriter's font, with the punctuation of code."""
+    words = [w for s in group for w in s.words]
+    mono = sum(w.mono for w in words) >= 0.9 * len(words)
+    return mono and len(_CODE_SIGN.findall(" ".join(w.text for w in words))) >= 2
+
+
+def _is_formula(group: Sequence[Segment]) -> bool:
+    """Mostly letters of a mathematical font, with hardly a word of language among them."""
+    words = [w for s in group for w in s.words]
+    spoken = sum(len(w.text) >= 4 and w.text.isalpha() and not w.math for w in words)
+    return sum(w.math for w in words) >= 0.4 * len(words) and len(words) >= 3 and spoken <= 1
 
 
 def _weighted_median(segments: Sequence[Segment]) -> float:
@@ -110,36 +182,28 @@ def _join(group: Sequence[Segment]) -> str:
         line = s.text.replace("\u00ad\u00ad", "\u00ad")
         if not text:
             text = line
-        elif (
-            text[-1] in "-\u00ad\u2010"
-            and len(text) > 1
-            and text[-2].isalpha()
-            and line[0].islower()
-        ):
+        elif text[-1] in HYPHENS and text[-2:-1].isalpha() and line[0].islower():
             text = text[:-1] + line
+        elif text[-1] == "\u00ad":
+            text = f"{text[:-1]}-{line}"
         else:
             text = f"{text} {line}"
-    return text.replace("\u00ad", "")
+    return text[:-1].replace("\u00ad", "") + text[-1:]
 
 
-def _classify(
-    group: Sequence[Segment], text: str, box: Box, content: PageContent, median: float
-) -> str:
+def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> str:
     words = text.split()
     letters = sum(c.isalpha() for c in text)
     solid = max(1, sum(not c.isspace() for c in text))
-    if box.y1 < 0.06 * content.height and len(words) < 30:
-        return "Header"
-    if box.y0 > 0.945 * content.height and len(words) < 30:
-        return "Footer"
     if _CAPTION.match(text) and len(words) < 60:
         return "FigureCaption"
     if _ITEM.match(text) or _BULLET.match(text):
         return "ListItem"
+    if _is_formula(group):
+        return "Formula"
     mostly = letters > 0.5 * solid
-    size = statistics.median(s.size for s in group)
     if mostly and len(words) <= 14 and len(group) <= 3:
-        larger = size > 1.18 * median
+        larger = size > 1.18 * page.size
         bold = all(s.bold for s in group) and text[-1] not in ".,;"
         if larger or (bold and len(words) <= 12):
             return "Title"
@@ -148,7 +212,7 @@ def _classify(
             and len(words) <= 8
             and text[0].isupper()
             and text[-1] not in ".,;:"
-            and size > 1.05 * median
+            and size > 1.05 * page.size
         ):
             return "Title"
     if mostly and len(words) >= 6:
@@ -156,3 +220,20 @@ def _classify(
     if len(_CODE.findall(text)) >= 2:
         return "CodeSnippet"
     return "UncategorizedText"
+
+
+def _at_edge(text: str, box: Box, segments: int, page: _Page) -> str | None:
+    """Header, Footer or PageNumber: what the document repeats at that height, what stands alone on
+    a line at the height of such, and what is so near the edge that text does not reach there."""
+    upper = box.y1 < _EDGE * page.height
+    if not upper and box.y0 <= (1 - _EDGE) * page.height:
+        return None
+    said, middle = pattern(text), (box.y0 + box.y1) / 2
+    near = [s for s, at in page.style.running if abs(at - middle) <= 4]
+    outside = box.y1 < 0.06 * page.height or box.y0 > 0.945 * page.height
+    short = len(text) < 150
+    if said not in near and not (short and near and segments == 1) and not (short and outside):
+        return None
+    if said == "#":
+        return "PageNumber"
+    return "Header" if upper else "Footer"
