@@ -1,17 +1,24 @@
-"""The command line: `python -m pipeline partition`, and the operator's commands over the stores."""
+"""The command line: `python -m pipeline partition`, with a bar of pages on a terminal, and the
+operator's commands over the stores."""
 
 import argparse
 import importlib
 import json
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from errors import QuireError
 from pipeline.document import document_elements
 from pipeline.partition import (
+    Batch,
     PartitionOptions,
     partition_batch,
     plan,
@@ -23,6 +30,36 @@ from pipeline.source import check_upload, look
 from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL
 
 
+class Progress:
+    """Pages done of all that are known so far; `shown` draws a bar where somebody can see it."""
+
+    def __init__(self, *, shown: bool = False) -> None:
+        self._bar = tqdm(total=0, unit="page", disable=None if shown else True, dynamic_ncols=True)
+        self._plain = shown and bool(self._bar.disable)
+        self._lock = threading.Lock()
+
+    def more(self, pages: int) -> None:
+        with self._lock:
+            self._bar.total = (self._bar.total or 0) + pages
+            self._bar.refresh()
+
+    def read(self, name: str, pages: int) -> None:
+        with self._lock:
+            self._bar.set_postfix_str(name[-40:], refresh=False)
+            self._bar.update(pages)
+
+    def done(self, line: str, *, failed: bool = False) -> None:
+        """A line that stays, above the bar; failures go to stderr, always."""
+        with self._lock:
+            if failed:
+                self._bar.write(line, file=sys.stderr)
+            elif self._plain:
+                print(line, flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
 def partition_file(
     pool: Pool,
     path: Path,
@@ -30,29 +67,33 @@ def partition_file(
     options: PartitionOptions,
     password: str | None = None,
     detector: Detector | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Write OUT/NAME.json as unstructured's `elements_to_json` does, crops beside it; returns the
     pages that were not read, a line each."""
+    progress = progress or Progress()
     check_upload(path, max_mb=1 << 20)
     with tempfile.TemporaryDirectory() as work:
         copy = Path(work) / "copy.pdf"
         seen = look(pool, path, copy, password=password, max_pages=1 << 20)
         readable = copy if seen.copy else path
-        with ThreadPoolExecutor(4) as threads:
-            results = list(
-                threads.map(
-                    lambda batch: partition_batch(
-                        pool,
-                        readable,
-                        batch,
-                        options,
-                        out=Path(work) / "b",
-                        crops=out / "crops",
-                        detector=(lambda: detector) if detector else None,
-                    ),
-                    plan(seen),
-                )
+        progress.more(seen.pages)
+
+        def batch_done(batch: Batch) -> Any:
+            made = partition_batch(
+                pool,
+                readable,
+                batch,
+                options,
+                out=Path(work) / "b",
+                crops=out / "crops",
+                detector=(lambda: detector) if detector else None,
             )
+            progress.read(path.name, batch.last - batch.first + 1)
+            return made
+
+        with ThreadPoolExecutor(4) as threads:
+            results = list(threads.map(batch_done, plan(seen)))
         elements = document_elements([r.path for r in results])
         for element in elements:
             element["metadata"]["filename"] = path.name
@@ -70,21 +111,27 @@ def _partition(arguments: argparse.Namespace) -> int:
     if options.strategy == "hi_res":
         models = importlib.import_module("pipeline.models")  # torch: seconds, for hi_res only
         detector = models.load_detector(arguments.layout_model, arguments.table_model)
-    failed = 0
+    progress = Progress(shown=True)
 
-    def one(path: Path) -> str | None:
+    def one(path: Path) -> bool:
+        began = time.monotonic()
         try:
-            bad = partition_file(pool, path, arguments.out, options, arguments.password, detector)
+            bad = partition_file(
+                pool, path, arguments.out, options, arguments.password, detector, progress
+            )
         except QuireError as problem:
-            return f"{path}: {problem.code}: {problem}"
-        return f"{path}: {len(bad)} pages not read: {'; '.join(bad)}" if bad else None
+            progress.done(f"{path}: {problem.code}: {problem}", failed=True)
+            return False
+        if bad:
+            progress.done(f"{path}: {len(bad)} pages not read: {'; '.join(bad)}", failed=True)
+        else:
+            progress.done(f"{path}: read in {time.monotonic() - began:.1f} s")
+        return not bad
 
     with Pool(arguments.jobs) as pool, ThreadPoolExecutor(arguments.jobs) as threads:
-        for line in threads.map(one, arguments.files):
-            if line:
-                failed = 1
-                print(line, file=sys.stderr)
-    return failed
+        fine = all(list(threads.map(one, arguments.files)))
+    progress.close()
+    return 0 if fine else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import ingest, logs, transfer
+from pipeline import housekeeping, ingest, logs, transfer
 from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.jobs import (
@@ -46,8 +46,10 @@ from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from settings import Settings
+from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
 from storage.committer import Committer
+from storage.erase import erase_user
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote
@@ -175,9 +177,16 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             reader=reader,
         )
     )
+    house = housekeeping.House(
+        paths=paths,
+        accounts=Accounts(catalog_url(settings, paths)),
+        erase=functools.partial(erase_user, paths, catalog, stores.replication, stores.workspaces),
+        visitor_hours=settings.visitor_hours,
+    )
     _launch(settings)
     saving = threading.Thread(target=_saving, args=(stores.committer, stopping), daemon=True)
     saving.start()
+    threading.Thread(target=housekeeping.keep, args=(house, stopping), daemon=True).start()
     listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
     serve = functools.partial(_serve, library)
     threading.Thread(target=accept, args=(listener, serve), daemon=True).start()

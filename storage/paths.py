@@ -46,6 +46,11 @@ class Paths:
         return self.root / "exports"
 
     @property
+    def uploads(self) -> Path:
+        """What callers have sent and not yet submitted, in a folder each."""
+        return self.root / "uploads"
+
+    @property
     def remote(self) -> Path:
         return self.root / "remote"
 

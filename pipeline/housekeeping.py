@@ -1,0 +1,68 @@
+"""What time removes: uploads that nobody submitted, old exports, workspaces of visitors who left.
+
+One pass is a plain function of the clock; the worker makes one every few minutes. Knows nothing of
+requests.
+"""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import QuireError
+from storage.accounts import Accounts
+from storage.paths import Paths
+
+UPLOADS_FOR = 2 * 3600.0
+EXPORTS_FOR = 24 * 3600.0
+_EVERY = 300.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """`erase` removes all that a user has, everywhere; `visitor_hours` after the last visit."""
+
+    paths: Paths
+    accounts: Accounts
+    erase: Callable[[str], object]
+    visitor_hours: int
+
+
+def keep(house: House, stopping: threading.Event) -> None:
+    """A pass now and then, until it is time to stop."""
+    while not stopping.wait(_EVERY):
+        for reason in tidy(house, time.time()):
+            log.warning("a visitor's workspace stays for now: %s", reason)
+
+
+def tidy(house: House, now: float) -> list[str]:
+    """One pass; why a workspace could not be erased yet. What is away is tried in the next one."""
+    _drop_older(house.paths.uploads, "*/*", now - UPLOADS_FOR)
+    _drop_older(house.paths.exports, "*/*", now - EXPORTS_FOR)
+    left = []
+    for user in house.accounts.visitors_unseen_since(now - house.visitor_hours * 3600):
+        try:
+            house.erase(user)
+        except QuireError as problem:
+            left.append(problem.code)
+            continue
+        shutil.rmtree(house.paths.uploads / user, ignore_errors=True)
+        house.accounts.forget(user)
+    return left
+
+
+def _drop_older(folder: Path, pattern: str, moment: float) -> None:
+    for path in folder.glob(pattern):
+        try:
+            if path.stat().st_mtime >= moment:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # submitted or fetched meanwhile
