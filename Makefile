@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test bench bench-peers setup setup-dev resolve samples clean
+.PHONY: demo run check test bench bench-peers pictures page-bench setup setup-dev resolve samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -33,6 +33,12 @@ bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, C
 
 bench-peers:      ## other readers to print beside us, in an environment of their own
 	@bash bin/peers
+
+pictures: setup-dev  ## docs/pictures from the real page; PDF="a.pdf b.pdf" adds your own
+	$(BIN)/python bench/pictures.py $(PDF)
+
+page-bench: setup-dev  ## what the page costs: search, pictures, watchers, visits, stop
+	$(BIN)/python bench/page.py $(PDF)
 
 resolve: setup-dev ## the same requirements resolve for the Space's Python
 	$(BIN)/uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 -q requirements.txt -o /dev/null

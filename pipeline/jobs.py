@@ -272,6 +272,13 @@ class Jobs:
                 self._start_stage(row, "undo", QUEUE_INDEX, attempt)
         return self.job(user, job_id)
 
+    def dismiss(self, user: str, job_id: str) -> dict[str, Any]:
+        """Take a job that failed or was cancelled out of the list; a retry brings it back."""
+        if self.catalog.job(user, job_id).status not in {"failed", "cancelled"}:
+            raise Refused("job_not_over", "Only what failed can be taken off.", "Cancel it first.")
+        self.catalog.update_job(job_id, summary={"dismissed": True})
+        return self.job(user, job_id)
+
     def retry(
         self,
         user: str,
@@ -322,7 +329,13 @@ class Jobs:
             "queued",
             started_at=None,
             finished_at=None,
-            summary={"attempt": attempt, "error": None, "retry_at": None, "again": again},
+            summary={
+                "attempt": attempt,
+                "error": None,
+                "retry_at": None,
+                "again": again,
+                "dismissed": False,
+            },
         )
         self._enqueue(self.catalog.job(row.user, row.id), attempt, again)
 
@@ -518,6 +531,7 @@ class Jobs:
             "notified": summary.get("notified"),
             "result": summary.get("result"),
             "strategy": row.spec.get("strategy"),
+            "dismissed": bool(summary.get("dismissed")),
         }
 
     def _before(self, row: JobRow) -> list[JobRow]:

@@ -27,6 +27,7 @@ ROUTES = {
     "/jobs/{job}/log": OWNER,
     "/jobs/{job}/cancel": OWNER,
     "/jobs/{job}/retry": OWNER,
+    "/jobs/{job}/dismiss": OWNER,
     "/status": OWNER,
     "/events": OWNER,
     "/account": OWNER,

@@ -31,7 +31,7 @@ class _Feed:
 
     def tell(self, now: dict[str, dict[str, Any]]) -> None:
         before = self.jobs or {}
-        fresh = [job for i, job in now.items() if before.get(i) != job]
+        fresh = [job for i, job in now.items() if _news(before.get(i)) != _news(job)]
         if fresh or self.jobs is None:
             self.version += 1
             self.messages.append((self.version, _message(fresh)))
@@ -103,6 +103,11 @@ class Hub:
         finally:
             for feed in self._feeds.values():
                 feed.wake()
+
+
+def _news(job: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is worth a message: time that goes by is not."""
+    return job and {**job, "eta_seconds": None}
 
 
 def _message(jobs: list[dict[str, Any]]) -> str:

@@ -154,13 +154,14 @@ def test_collections_are_made_renamed_and_deleted(page: Page, app: Running) -> N
     expect(page.locator("#side")).not_to_contain_text("Wasser")
 
 
+@pytest.mark.timeout(300)  # starts the app twice
 def test_an_open_page_comes_back_after_a_restart_of_the_server(
     page: Page, tmp_path: Path, make_pdf: Callable[..., Path]
 ) -> None:
     first = start_app(tmp_path / "data")
     port = first.url.rsplit(":", 1)[1]
     page.goto(first.url)
-    choose(page, make_pdf("kept.pdf", pages=40))
+    choose(page, make_pdf("kept.pdf", pages=12))
     expect(page.locator(".row", has_text="kept.pdf")).to_be_visible()
     assert first.stop() == 0
     expect(page.locator("#side")).to_contain_text("reconnecting")
@@ -169,3 +170,30 @@ def test_an_open_page_comes_back_after_a_restart_of_the_server(
     expect(status(page, "kept.pdf")).to_have_text("done", timeout=60_000)
     assert page.locator(".note.bad").count() == 0
     assert second.stop() == 0  # with the page's stream open
+
+
+def test_a_failed_row_can_be_taken_off_the_list(
+    page: Page, app: Running, collection: str, tmp_path: Path
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    text = tmp_path / "letter.pdf"
+    text.write_bytes(b"not a pdf at all")
+    choose(page, text)
+    page.get_by_role("button", name="Take letter.pdf off the list").click()
+    expect(page.locator(".row")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_text("Drop PDFs or whole folders here")).to_be_visible()
+
+
+def test_a_token_is_told_once_and_revoked(page: Page, app: Running) -> None:
+    page.goto(app.url)
+    page.get_by_role("button", name="Tokens").click()
+    page.get_by_label("Name of a new token").fill("<i>laptop</i>")
+    page.keyboard.press("Enter")
+    expect(page.locator(".secret")).to_have_text(re.compile(r"^quire_\w+"))
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Tokens").click()
+    expect(page.locator(".tokens")).to_contain_text("<i>laptop</i>")
+    assert page.locator(".secret").count() == 0
+    page.get_by_role("button", name="Revoke <i>laptop</i>").click()
+    expect(page.locator(".tokens li")).to_have_count(0)

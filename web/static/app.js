@@ -64,7 +64,7 @@ const header = () => {
     title.textContent = c?.title || (where.collection && state.collections ? "No such collection" : "default");
     document.title = `${title.textContent} · Quire`;
     const model = c?.model ? c.model.split("/").pop() : "";
-    facts.textContent = c && c.sources ? [plural(c.sources, "document"), plural(c.pages, "page"), c.records === null ? "" : plural(c.records, "record"), megabytes(c.bytes), model].filter(Boolean).join(" · ") : c ? "Nothing in it yet" : "";
+    facts.textContent = c && c.sources ? [plural(c.sources, "document"), plural(c.pages, "page"), c.records === null ? "" : plural(c.records, "record"), megabytes(c.bytes), model].filter(Boolean).join(" · ") : c && state.documents.size ? "Nothing is finished yet" : c ? "Nothing in it yet" : "";
     put(actions, c ? menu(`More for ${c.title}`, [
       ["Rename…", rename],
       ...(c.records ? FORMATS.map(([format, label]) => [`Take away as ${label}`, () => takeAway(format)]) : []),

@@ -2,7 +2,7 @@
 
 import { at, get, told, url } from "./api.js";
 import { act, canRetry, filename, pill, removeDocument, sentence, status } from "./documents.js";
-import { button, clock, empty, h, icon, iconButton, number, plural, put, say, span, table } from "./dom.js";
+import { button, chosen, clock, empty, h, icon, iconButton, number, plural, put, say, span, table } from "./dom.js";
 import { FINISHED, go, link, on, rowKey, state, where } from "./state.js";
 import { sheet, silent, turner } from "./viewer.js";
 
@@ -23,8 +23,9 @@ const facts = row => {
   if (!job) return ["Restored or imported; no job of this Space read it."];
   const took = job.started_at && job.finished_at ? `took ${span(job.finished_at - job.started_at)}` : job.started_at ? `began ${clock(job.started_at)}` : "";
   return [
-    !FINISHED.has(job.status) && job.eta_seconds ? `about ${span(job.eta_seconds)} left` : "", took,
+    took,
     job.strategy && job.strategy !== "auto" ? `strategy ${job.strategy}` : "",
+    job.notified ? "told its owner" : "",
     job.gpu_seconds ? `${span(job.gpu_seconds)} of GPU` : "",
     job.saved_generation ? `saved in generation ${job.saved_generation}` : FINISHED.has(job.status) ? "" : "not yet saved",
   ].filter(Boolean);
@@ -32,6 +33,8 @@ const facts = row => {
 
 // Elements of unstructured as what they are.
 const CLASSES = { Title: "h3", ListItem: "li", Header: "small", Footer: "small", CodeSnippet: "pre" };
+const KIND = { NarrativeText: "Paragraph", UncategorizedText: "Text", ListItem: "List item", FigureCaption: "Caption", CodeSnippet: "Code", Image: "Figure" };
+const kind = e => KIND[e.type] || e.type;
 const boxOf = e => {
   const c = e.metadata.coordinates;
   if (!c) return null;
@@ -45,6 +48,13 @@ const rendered = e => {
 };
 const markdown = found => found.map(e => e.type === "Title" ? `## ${e.text}` : e.type === "ListItem" ? `- ${e.text.replace(/^[•\-* ]+/, "")}`
   : e.type === "Table" ? e.metadata.text_as_html || e.text : e.type === "Image" ? `![${e.text.slice(0, 60)}](${e.metadata.image_path || ""})` : e.text).join("\n\n");
+
+// Cancelling asks what becomes of the pages that were read.
+const cancel = async job => {
+  const choice = await chosen(`Cancel “${job.source.filename}”?`, ["It stops after the pages that are being read. A retry goes on from there."],
+    [["keep", "Stop, keep what was read"], ["drop", "Stop, remove it"]], "Go on reading");
+  if (choice) act(job, "cancel", { keep: choice === "keep" });
+};
 
 export const documentView = () => {
   const node = h("section", { class: "document", "aria-label": "Document" });
@@ -71,7 +81,7 @@ export const documentView = () => {
       iconButton("back", "Back to the documents", back),
       h("div", { class: "doc-name" }, h("h2", { dir: "auto" }, filename(row)), h("p", { class: "facts" }, pill(now), facts(row).join(" · "))),
       h("div", { class: "actions" },
-        running ? button("Cancel", () => act(job, "cancel"), { "data-act": "cancel" }) : null,
+        running ? button("Cancel…", () => cancel(job), { "data-act": "cancel" }) : null,
         canRetry(row) ? button("Retry", () => act(job, "retry"), { class: "button primary", icon: "retry", "data-act": "retry" }) : null,
         button("Copy link", async () => { await navigator.clipboard.writeText(new URL(link({}), location.href).href); say("The link is copied. It works for you, wherever you are signed in."); }, { icon: "link" }),
         row.source ? button("Delete…", async () => { if (await removeDocument([row])) back(); }, { class: "button danger-quiet", icon: "trash" }) : null));
@@ -133,7 +143,7 @@ export const documentView = () => {
     if (face === "json") return put(right, h("pre", { class: "code", tabindex: "0" }, JSON.stringify(found, null, 1)));
     if (face === "markdown") return put(right, h("pre", { class: "code", tabindex: "0", dir: "auto" }, markdown(found)));
     put(right, found.length ? found.map((e, i) => h("div", { class: "element", "data-element": String(i), onclick: () => light(i, "list") },
-      h("button", { type: "button", class: "kind", "aria-label": `${e.type}: show its place on the page`, onclick: () => light(i, "list") }, e.type), rendered(e)))
+      h("button", { type: "button", class: "kind", "aria-label": `${kind(e)}: show its place on the page`, title: e.type, onclick: () => light(i, "list") }, kind(e)), rendered(e)))
       : record?.error ? empty("This page was not read", `${record.error.message} ${record.error.advice || ""}`, "Choose another way above and press Go.")
         : record ? empty("Nothing was found on this page", record.reason) : empty("Not read yet", "What is on this page shows here as soon as it is read."));
   };
@@ -147,7 +157,7 @@ export const documentView = () => {
     put(right, h("p", { class: "quiet" }, "…"));
     try { found = await get(`${at("sources", source(), "elements")}?page=${number_}`); } catch { found = []; }
     if (shownPage !== wanted) return;
-    put(left, sheet(source(), number_, found.map((e, i) => { const b = boxOf(e); return b && silent(b, { title: e.type, "data-element": String(i), class: `place faint ${e.type}`, onclick: () => light(i, "page") }); })));
+    put(left, sheet(source(), number_, found.map((e, i) => { const b = boxOf(e); return b && silent(b, { title: kind(e), "data-element": String(i), class: `place faint ${e.type}`, onclick: () => light(i, "page") }); })));
     paintElements();
   };
   const turn = n => { number_ = n; go({ page: n > 1 ? String(n) : "" }, { replace: true }); };
@@ -175,7 +185,7 @@ export const documentView = () => {
       loadedFor = "";
       for (const part of [progress, strip, tools, left, right]) put(part);
       log.hidden = true;
-      put(head, where.job && !state.documents.size ? h("p", { class: "quiet" }, "…") : empty("Not here", "This document is not in this collection any more.", button("Back to the documents", back)));
+      put(head, nobody === where.job && nobody ? empty("There is no such job", "It is somebody else's, or it was deleted.", button("Back to the documents", back)) : where.job && !state.documents.size ? h("p", { class: "quiet" }, "…") : empty("Not here", "This document is not in this collection any more.", button("Back to the documents", back)));
       if (where.job && state.collections) find();
       return;
     }
@@ -192,14 +202,14 @@ export const documentView = () => {
     if (log.open) await loadLog();
   };
   // A link to a job of another collection.
-  let looked = "";
+  let looked = "", nobody = "";
   const find = async () => {
     if (looked === where.job) return;
     looked = where.job;
     try {
       const job = await get(at("jobs", where.job));
       if (job.collection !== state.loaded) go({ collection: job.collection }, { replace: true });
-    } catch (problem) { if (problem.code === "job_not_found") put(head, empty("There is no such job", "It is somebody else's, or it was deleted.", button("Back to the documents", back))); }
+    } catch (problem) { if (problem.code === "job_not_found") { nobody = where.job; show(); } }
   };
   let before = "";
   on("row", key => {

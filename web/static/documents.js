@@ -28,17 +28,17 @@ export const sentence = row => {
   const job = row.job;
   if (!job) return "";
   if (job.error) return `${job.error.message} ${job.error.advice || ""}`.trim();
-  if (job.status === "queued") return job.waits || (job.position > 1 ? `${plural(job.position - 1, "job")} ahead of it` : "Next in turn");
+  if (job.status === "queued") return `${job.waits_for || (job.position > 1 ? `${plural(job.position - 1, "job")} ahead of it.` : "Next in turn.")}${job.eta_seconds ? ` Done in about ${span(job.eta_seconds)}.` : ""}`;
   const left = job.eta_seconds ? ` · about ${span(job.eta_seconds)} left` : "";
-  if (job.status === "waiting") return job.message || "";
+  if (job.status === "waiting") return job.waits_for || job.message || "";
   if (job.status === "running") {
     const read = stageOf(job, "partition")?.done || 0, ready = stageOf(job, "index")?.done || 0, total = job.source.pages;
     if (!total) return job.message || "Looking at the file.";
     if (ready >= total) return "Saving";
-    return `${read} of ${plural(total, "page")} read, searchable up to ${ready}${left}`;
+    return `${number(read)} of ${plural(total, "page")} read${ready ? `, searchable up to page ${number(ready)}` : ""}${left}`;
   }
   if (job.status === "partial") return `${plural(job.pages_failed.length, "page")} could not be read: ${job.pages_failed.slice(0, 8).join(", ")}${job.pages_failed.length > 8 ? "…" : ""}. Open it to see why and to try another way.`;
-  if (job.status === "cancelled") return "Stopped. What was indexed can be found.";
+  if (job.status === "cancelled") return job.message || "Stopped.";
   return "";
 };
 
@@ -73,6 +73,7 @@ export const removeDocument = async rows => {
 
 // What would fail again the same way needs another file, not another try.
 const HOPELESS = new Set(["not_a_pdf", "damaged_pdf", "empty_file", "no_pages", "too_many_pages", "file_too_large"]);
+const canDismiss = row => row.job && !row.source && ["failed", "cancelled"].includes(row.job.status);
 export const canRetry = row => row.job && ["failed", "partial", "cancelled"].includes(row.job.status) && row.job.source.id && !HOPELESS.has(row.job.error?.code);
 
 const rowNode = (row, chosen, pick) => {
@@ -91,6 +92,7 @@ const rowNode = (row, chosen, pick) => {
     h("span", { class: "row-act" },
       running ? iconButton("close", `Cancel ${name}`, () => act(job, "cancel"), { "data-act": "cancel" })
         : canRetry(row) ? iconButton("retry", `Retry ${name}`, () => act(job, "retry"), { "data-act": "retry" })
+          : canDismiss(row) ? iconButton("close", `Take ${name} off the list`, () => act(job, "dismiss"), { "data-act": "dismiss" })
           : row.source ? iconButton("trash", `Delete ${name}`, () => removeDocument([row]), { "data-act": "delete" }) : null));
 };
 
@@ -142,6 +144,7 @@ export const documentsView = () => {
     put(bulk, held.length ? [h("span", {}, `${number(held.length)} selected`),
       held.some(canRetry) && button("Retry", () => each(held.filter(canRetry), "retry"), { icon: "retry" }),
       held.some(r => r.job && !FINISHED.has(status(r))) && button("Cancel", () => each(held.filter(r => r.job && !FINISHED.has(status(r))), "cancel")),
+      held.some(canDismiss) && button("Take off the list", () => each(held.filter(canDismiss), "dismiss")),
       held.some(r => r.source) && button("Delete…", async () => { if (await removeDocument(held)) { chosen.clear(); paint(); } }, { class: "button danger-quiet", icon: "trash" }),
       button("Select none", () => { chosen.clear(); paint(); }, { class: "button plain" })]
       : failed.length > 1 ? button(`Retry all ${failed.length} that failed`, () => each(failed, "retry"), { icon: "retry" }) : null);

@@ -55,7 +55,7 @@ export const iconButton = (name, label, onclick, given = {}) =>
 
 export const number = n => Number(n).toLocaleString("en");
 export const plural = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
-export const megabytes = n => n >= 1 << 30 ? `${(n / (1 << 30)).toFixed(1)} GB` : n >= 1e5 ? `${(n / (1 << 20)).toFixed(1)} MB` : `${Math.max(1, Math.round(n / 1024))} kB`;
+export const megabytes = n => n >= 1 << 30 ? `${(n / (1 << 30)).toFixed(1)} GB` : n >= 1e5 ? `${(n / (1 << 20)).toFixed(1)} MB` : `${n && Math.max(1, Math.round(n / 1024))} kB`;
 export const span = s => s < 1 ? "under a second" : s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`;
 export const clock = at => new Date(at * 1000).toLocaleTimeString("en-GB");
 export const when = at => {
@@ -75,7 +75,7 @@ export const until = at => {
 export const marked = (text, words) => {
   if (!words.length) return [text];
   const escaped = words.map(w => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  const parts = text.split(new RegExp(`(${escaped.join("|")})`, "giu"));
+  const parts = text.split(new RegExp(`(?<![\\p{L}\\p{N}])(${escaped.join("|")})`, "giu"));
   return parts.map((part, i) => i % 2 ? h("mark", {}, part) : part);
 };
 
@@ -129,17 +129,19 @@ export const say = (text, kind = "") => {
   setTimeout(() => note.remove(), kind === "bad" ? 15_000 : 9_000);
 };
 
-// A question before something that cannot be undone; true when it was confirmed.
-export const confirmed = (title, lines, act) => new Promise(answer => {
+// A question before something that cannot be undone: the value of what was chosen, "" for none.
+export const chosen = (title, lines, choices, none) => new Promise(answer => {
   const dialog = h("dialog", { class: "ask", "aria-labelledby": "ask-title" },
     h("h2", { id: "ask-title" }, title), lines.map(line => h("p", { dir: "auto" }, line)),
     h("div", { class: "actions" },
-      button("Keep", () => dialog.close(""), { autofocus: true }),
-      button(act, () => dialog.close("yes"), { class: "button danger" })));
-  dialog.addEventListener("close", () => { answer(dialog.returnValue === "yes"); dialog.remove(); });
+      button(none, () => dialog.close(""), { autofocus: true }),
+      choices.map(([value, label], i) => button(label, () => dialog.close(value), { class: i === choices.length - 1 ? "button danger" : "button" }))));
+  dialog.addEventListener("close", () => { answer(dialog.returnValue); dialog.remove(); });
   document.querySelector("#quire").append(dialog);
   dialog.showModal();
 });
+
+export const confirmed = async (title, lines, act) => await chosen(title, lines, [["yes", act]], "Keep") === "yes";
 
 // One line of text, asked for in a dialog; null when it was left.
 export const asked = (title, label, value, act) => new Promise(answer => {

@@ -39,7 +39,6 @@ const saved = status => {
     r.unsaved ? `${plural(r.unsaved, "change")} not yet saved` : r.primary === "local" ? "Saved on this disk only" : r.lag ? "Saved; mirror behind" : "All saved", lines];
 };
 
-let held = null; // one list, so that a new token stays on the screen while the rest is painted again
 
 // Who is here, until when, and how much room is left.
 const account = status => {
@@ -51,7 +50,7 @@ const account = status => {
   if (you.kind === "visitor") return h("div", { class: "who" },
     h("p", {}, "You are a visitor. This workspace belongs to this browser", you.expires_at ? ` and is erased ${until(you.expires_at)} unless you come back` : "", "."),
     button("Sign in with Hugging Face", () => document.querySelector("#sign-in button, button#sign-in")?.click()), room);
-  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name)), room, held ||= tokens());
+  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name)), room);
 };
 
 export const sidebar = () => {
@@ -74,7 +73,7 @@ export const sidebar = () => {
       lines.map(line => h("p", {}, line)),
       state.status?.device && h("p", {}, `Vectors: ${state.status.device === "loading" ? "the model is loading" : `on the ${state.status.device.toUpperCase()}`}.`));
     put(foot, account(state.status), more,
-      h("p", { class: "links" }, h("a", { href: "/?view=api", target: "_blank", rel: "noopener" }, "API"), " · ",
+      h("p", { class: "links" }, state.status?.you && state.status.you.kind !== "visitor" ? [h("button", { type: "button", class: "link", onclick: tokens }, "Tokens"), " · "] : null, h("a", { href: "/?view=api", target: "_blank", rel: "noopener" }, "API"), " · ",
         h("span", { class: state.connected ? "" : "off" }, state.connected ? "live" : "reconnecting…")));
   };
   on("collections", paintList);

@@ -79,6 +79,7 @@ export const tell = jobs => {
     const key = job.source.sha256 || job.id;
     const row = state.documents.get(key);
     if (row?.job && row.job.id !== job.id && row.job.created_at > job.created_at) continue;
+    if (job.dismissed || job.kind !== "ingest") continue;
     const next = { job, source: row?.source || null };
     if (row) state.documents.set(key, next);
     else state.documents = new Map([[key, next], ...state.documents]);

@@ -1,33 +1,29 @@
-// API tokens of whoever is signed in: made here, told once, revoked here.
+// Tokens for scripts and tools: made here, told once, revoked here.
 
 import { get, post, told } from "./api.js";
-import { asked, button, confirmed, h, put, say } from "./dom.js";
+import { h, iconButton, put, say, until } from "./dom.js";
 
-const day = seconds => new Date(seconds * 1000).toLocaleDateString();
-
-export const tokens = () => {
-  const list = h("ul", { class: "tokens" });
-  const fresh = h("div", { role: "status" });
+export const tokens = async () => {
+  const list = h("ul", { class: "tokens" }), fresh = h("div", {});
+  const label = h("input", { type: "text", class: "field", id: "token-label", maxlength: "60", placeholder: "laptop" });
   const paint = async () => {
-    try {
-      const { tokens: held } = await get("/account");
-      put(list, held.length ? held.map(one => h("li", {}, h("span", { dir: "auto" }, one.label), h("small", {}, ` until ${day(one.expires_at)} `),
-        button("Revoke", () => revoke(one), { "aria-label": `Revoke ${one.label}` }))) : h("li", {}, "None yet. Scripts and MCP clients send one as Authorization: Bearer."));
-    } catch (problem) { say(told(problem), "bad"); }
+    const found = (await get("/account")).tokens;
+    put(list, found.map(t => h("li", {}, h("span", { dir: "auto" }, t.label || "without a name"), h("span", { class: "quiet" }, `ends ${until(t.expires_at)}`),
+      iconButton("trash", `Revoke ${t.label || "this token"}`, async () => { await attempt(() => post("/account/tokens/revoke", { id: t.id })); }))));
   };
-  const revoke = async one => {
-    if (!await confirmed(`Revoke “${one.label}”?`, ["Whatever uses it is refused from now on."], "Revoke")) return;
-    try { await post("/account/tokens/revoke", { id: one.id }); put(fresh); await paint(); } catch (problem) { say(told(problem), "bad"); }
-  };
-  const make = async () => {
-    const label = await asked("New token", "What it is for", "", "Make it");
-    if (label === null) return;
-    try {
-      const made = await post("/account/tokens", { label });
-      put(fresh, h("label", {}, "Copy it now; it is not shown again.", h("input", { type: "text", readonly: true, value: made.token, "aria-label": "The new token", onfocus: e => e.target.select() })));
-      await paint();
-    } catch (problem) { say(told(problem), "bad"); }
-  };
-  return h("details", { class: "who-tokens", ontoggle: e => { if (e.target.open) paint(); else put(fresh); } },
-    h("summary", {}, "API tokens"), list, fresh, button("New token", make));
+  const attempt = async act => { try { await act(); await paint(); } catch (problem) { say(told(problem), "bad"); } };
+  const make = () => attempt(async () => {
+    const made = await post("/account/tokens", { label: label.value });
+    label.value = "";
+    put(fresh, h("p", {}, "Copy it now; it is not shown again."), h("code", { class: "secret", tabindex: "0" }, made.token));
+  });
+  const dialog = h("dialog", { class: "ask", "aria-labelledby": "ask-title" },
+    h("div", { class: "dialog-head" }, h("h2", { id: "ask-title" }, "Tokens for scripts and tools"), iconButton("close", "Close", () => dialog.close())),
+    h("p", {}, "A script that sends one as “Authorization: Bearer …” acts as you, on your documents only."),
+    list, h("form", { onsubmit: e => { e.preventDefault(); make(); } }, h("label", { for: "token-label" }, "Name of a new token"), label,
+      h("div", { class: "actions" }, h("button", { class: "button primary" }, "Make a token"))), fresh);
+  dialog.addEventListener("close", () => dialog.remove());
+  try { await paint(); } catch (problem) { return say(told(problem), "bad"); }
+  document.querySelector("#quire").append(dialog);
+  dialog.showModal();
 };

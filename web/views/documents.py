@@ -18,20 +18,7 @@ def routes(app: App) -> list[Route]:
         found = _find(app, asked)
         if found is None:
             return []
-        sources = {s.sha256: s for s in app.jobs.catalog.sources(asked.user, found)}
-        rows: list[dict[str, Any]] = []
-        seen: set[str] = set()
-        for job in app.jobs.list_jobs(asked.user, None, _MOST, collection=found):
-            if job["kind"] != "ingest":
-                continue  # an export or import is no document
-            sha256 = job["source"]["sha256"]
-            done = job["status"] in {"succeeded", "partial"}
-            if (sha256 and sha256 in seen) or (done and sha256 not in sources):
-                continue  # an older run, or a document that was deleted since
-            seen.add(sha256 or job["id"])
-            rows.append({"job": job, "source": _shown(sources.get(sha256))})
-        rows += [{"job": None, "source": _shown(s)} for i, s in sources.items() if i not in seen]
-        return rows
+        return _rows(app, asked.user, found)
 
     def add(asked: Asked) -> list[Any]:
         options = {**asked.body, "collection": asked.path["collection"]}
@@ -55,7 +42,11 @@ def routes(app: App) -> list[Route]:
         return {"events": events, "job": found}
 
     def cancel(asked: Asked) -> Any:
-        return app.jobs.cancel(asked.user, asked.path["job"])
+        keep = asked.body.get("keep", True) is not False
+        return app.jobs.cancel(asked.user, asked.path["job"], keep=keep)
+
+    def dismiss(asked: Asked) -> Any:
+        return app.jobs.dismiss(asked.user, asked.path["job"])
 
     def retry(asked: Asked) -> Any:
         return app.jobs.retry(
@@ -82,6 +73,7 @@ def routes(app: App) -> list[Route]:
         route(app, "/jobs/{job}/log", log),
         route(app, "/jobs/{job}/cancel", cancel, ("POST",)),
         route(app, "/jobs/{job}/retry", retry, ("POST",)),
+        route(app, "/jobs/{job}/dismiss", dismiss, ("POST",)),
         route(app, "/sources/{source}/pages", ledger),
         route(app, "/sources/{source}/elements", elements),
     ]
@@ -95,6 +87,29 @@ def _find(app: App, asked: Asked) -> str | None:
         if asked.path["collection"] == "default":
             return None
         raise
+
+
+def _rows(app: App, user: str, collection: str) -> list[dict[str, Any]]:
+    """The newest job of each file, and the sources that no job is known of."""
+    sources = {s.sha256: s for s in app.jobs.catalog.sources(user, collection)}
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    dismissed: set[str] = set()
+    for job in app.jobs.list_jobs(user, None, _MOST, collection=collection):
+        if job["kind"] != "ingest":
+            continue  # an export or import is no document
+        sha256 = job["source"]["sha256"]
+        done = job["status"] in {"succeeded", "partial"}
+        older = sha256 and (sha256 in seen or sha256 in dismissed)
+        if older or (done and sha256 not in sources):  # which was deleted since
+            continue
+        if job["dismissed"]:
+            dismissed.add(sha256)
+            continue
+        seen.add(sha256 or job["id"])
+        rows.append({"job": job, "source": _shown(sources.get(sha256))})
+    rows += [{"job": None, "source": _shown(s)} for i, s in sources.items() if i not in seen]
+    return rows
 
 
 def _shown(source: SourceRow | None) -> dict[str, Any] | None:
