@@ -197,3 +197,16 @@ def test_a_token_is_told_once_and_revoked(page: Page, app: Running) -> None:
     assert page.locator(".secret").count() == 0
     page.get_by_role("button", name="Revoke <i>laptop</i>").click()
     expect(page.locator(".tokens li")).to_have_count(0)
+
+
+def test_a_running_job_is_stopped_and_what_it_read_is_removed(
+    page: Page, app: Running, collection: str, make_pdf: Callable[..., Path]
+) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    choose(page, make_pdf("long.pdf", pages=400))
+    page.locator(".row-main", has_text="long.pdf").click()
+    page.locator(".document [data-act=cancel]").click()
+    page.get_by_role("button", name="Stop, remove it").click()
+    expect(page.locator(".doc-name .pill")).to_have_text("cancelled")
+    page.get_by_role("button", name="Back to the documents").click()
+    expect(page.locator(".row")).to_contain_text("what was indexed is removed")
