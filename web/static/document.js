@@ -66,7 +66,7 @@ export const documentView = () => {
   const split = h("div", { class: "doc-split" }, left, right);
   node.append(head, progress, strip, log, tools, split);
 
-  let row = null, pages = [], number_ = 1, found = [], face = "read", shownPage = "", after = 0, loadedFor = "", readPages = -1;
+  let row = null, pages = [], number_ = 1, found = [], face = "read", shownPage = "", after = 0, loadedFor = "", readPages = -1, headShown = "";
 
   const current = () => {
     for (const r of state.documents.values()) if ((where.job && r.job?.id === where.job) || (where.document && rowKey(r) === where.document)) return r;
@@ -77,7 +77,8 @@ export const documentView = () => {
 
   const paintHead = () => {
     const job = row.job, now = status(row), running = !FINISHED.has(now);
-    put(head,
+    const seen = JSON.stringify([rowKey(row), now, facts(row), row.source, job?.error]); // a button stays while only numbers change
+    if (seen !== headShown || !head.childElementCount) put(head,
       iconButton("back", "Back to the documents", back),
       h("div", { class: "doc-name" }, h("h2", { dir: "auto" }, filename(row)), h("p", { class: "facts" }, pill(now), facts(row).join(" · "))),
       h("div", { class: "actions" },
@@ -85,6 +86,7 @@ export const documentView = () => {
         canRetry(row) ? button("Retry", () => act(job, "retry"), { class: "button primary", icon: "retry", "data-act": "retry" }) : null,
         button("Copy link", async () => { await navigator.clipboard.writeText(new URL(link({}), location.href).href); say("The link is copied. It works for you, wherever you are signed in."); }, { icon: "link" }),
         row.source ? button("Delete…", async () => { if (await removeDocument([row])) back(); }, { class: "button danger-quiet", icon: "trash" }) : null));
+    headShown = seen;
     const text = sentence(row);
     put(progress, text ? h("p", { class: `says ${job?.error ? "bad" : ""}`, dir: "auto" }, text, job?.error ? h("code", {}, job.error.code) : null) : null,
       job && now !== "succeeded" ? stages(job) : null);
@@ -182,7 +184,7 @@ export const documentView = () => {
   const show = async () => {
     row = current();
     if (!row) {
-      loadedFor = "";
+      loadedFor = headShown = "";
       for (const part of [progress, strip, tools, left, right]) put(part);
       log.hidden = true;
       put(head, nobody === where.job && nobody ? empty("There is no such job", "It is somebody else's, or it was deleted.", button("Back to the documents", back)) : where.job && !state.documents.size ? h("p", { class: "quiet" }, "…") : empty("Not here", "This document is not in this collection any more.", button("Back to the documents", back)));
