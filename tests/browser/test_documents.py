@@ -204,7 +204,7 @@ def test_a_running_job_is_stopped_and_what_it_read_is_removed(
 ) -> None:
     page.goto(f"{app.url}/?collection={collection}")
     choose(page, make_pdf("long.pdf", pages=400))
-    page.locator(".row-main", has_text="long.pdf").click()
+    page.locator("button.row-main", has_text="long.pdf").click()
     page.locator(".document [data-act=cancel]").click()
     page.get_by_role("button", name="Stop, remove it").click()
     expect(page.locator(".doc-name .pill")).to_have_text("cancelled")
