@@ -2,8 +2,10 @@
 operator's commands over the stores."""
 
 import argparse
+import datetime
 import importlib
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from errors import QuireError
 from pipeline.document import document_elements
+from pipeline.jobs import catalog_url
 from pipeline.partition import (
     Batch,
     PartitionOptions,
@@ -27,7 +30,9 @@ from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
 from pipeline.router import STRATEGIES
 from pipeline.source import check_upload, look
-from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL
+from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings
+from storage.catalog import ACTIVE, Catalog
+from storage.paths import Paths
 
 
 class Progress:
@@ -134,6 +139,21 @@ def _partition(arguments: argparse.Namespace) -> int:
     return 0 if fine else 1
 
 
+def _jobs(arguments: argparse.Namespace) -> int:
+    """A line per job of everybody, newest first, and the workers' signs of life."""
+    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    catalog = Catalog(catalog_url(settings, Paths(settings.data_dir)))
+    statuses = None if arguments.all else ACTIVE
+    for row in catalog.jobs(None, statuses, arguments.limit):
+        since = datetime.datetime.fromtimestamp(row.created_at).astimezone()
+        message = row.summary.get("message") or ""
+        print(f"{row.id:28} {row.user[:8]} {row.status:10} {since:%Y-%m-%d %H:%M} {message}")
+    for role in ("main", "reader"):
+        silent = catalog.silence(role)
+        print(f"{role}: " + ("none" if silent is None else f"last seen {silent:.0f} s ago"))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -147,6 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--layout-model", default=DEFAULT_LAYOUT_MODEL, help="for hi_res")
     command.add_argument("--table-model", default=DEFAULT_TABLE_MODEL, help="for hi_res")
     command.set_defaults(run=_partition)
+    command = commands.add_parser("jobs", help="jobs of everybody, for the operator")
+    command.add_argument("--all", action="store_true", help="finished ones too")
+    command.add_argument("--limit", type=int, default=100)
+    command.set_defaults(run=_jobs)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] != ["partition"]:  # which needs no stores, and starts faster without
         importlib.import_module("pipeline.maintain").add_to(commands)

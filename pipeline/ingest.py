@@ -7,6 +7,8 @@ own continuation with a delay. Knows nothing of what a stage does.
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -49,8 +51,18 @@ class _Later(Exception):
         self.error = error
 
 
-def register(tools: Tools) -> None:
-    """Define the workflows over these tools; call once, before DBOS is launched."""
+def register(here: set[str], tools: Tools) -> None:
+    """Define the workflows over these tools; call once, before DBOS is launched. `here` holds the
+    ids of those that run in this process."""
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        name = str(DBOS.workflow_id)
+        here.add(name)
+        try:
+            yield
+        finally:
+            here.discard(name)
 
     @DBOS.step(name="stage_v1")
     def stage(name: str, spec: Json, batch: Json, value: Json) -> Json:
@@ -58,7 +70,8 @@ def register(tools: Tools) -> None:
 
     @DBOS.workflow(name=STAGE_WORKFLOW, max_recovery_attempts=1000)
     def child(name: str, spec: Json, batch: Json, value: Json) -> Json:
-        return dict(stage(name, spec, batch, value))
+        with told():
+            return dict(stage(name, spec, batch, value))
 
     @DBOS.step(name="event_v1")
     def note(spec: Json, seq: int, event: Json, changes: Json) -> None:
@@ -76,6 +89,10 @@ def register(tools: Tools) -> None:
     @DBOS.workflow(name=NOTIFY_WORKFLOW, max_recovery_attempts=1000)
     async def notify(spec: Json, result: Json, tries: int) -> None:
         """Runs after the job's end, so that no mail server delays or fails one."""
+        with told():
+            await tell(spec, result, tries)
+
+    async def tell(spec: Json, result: Json, tries: int) -> None:
         run = _Run(spec, child, note, clock, jitter)
         last = tries == len(BACKOFF)
         value = {**result, "last": last}
@@ -90,6 +107,10 @@ def register(tools: Tools) -> None:
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=1000)
     async def ingest(spec: Json) -> str:
+        with told():
+            return await attempt(spec)
+
+    async def attempt(spec: Json) -> str:
         run = _Run(spec, child, note, clock, jitter)
         try:
             await _compose(run)

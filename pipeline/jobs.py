@@ -38,6 +38,7 @@ EXPORTS = ("parquet", "chroma", "json", "markdown")
 STAGES = ("probe", "partition", "chunk", "embed", "index", "save", "notify")
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
+SILENT = 60.0
 _LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
 _TAKEN_TOGETHER = 4
 _LINE_SECONDS = 0.5
@@ -62,7 +63,9 @@ class Request:
 def catalog_url(settings: Settings, paths: Paths) -> str:
     """The catalogue is beside the job database: a file of its own, or the same Postgres."""
     url = settings.database_url
-    return url if url.startswith("postgres") else f"sqlite:///{paths.catalog}"
+    if url.startswith("postgres"):
+        return f"postgresql+psycopg://{url.split('://', 1)[1]}"
+    return f"sqlite:///{paths.catalog}"
 
 
 @dataclass(slots=True)
@@ -250,7 +253,7 @@ class Jobs:
         job is returned as it is."""
         row = self.catalog.job(user, job_id)
         if row.status not in FINISHED:
-            client = self._connected()
+            self._connected()
             left = "stays" if keep else "is removed"
             self._note(
                 job_id,
@@ -259,14 +262,7 @@ class Jobs:
                 finished_at=time.time(),
                 summary={"error": None, "retry_at": None},
             )
-            active = client.list_workflows(
-                workflow_id_prefix=f"{row.id}~",
-                status=["PENDING", "ENQUEUED", "DELAYED"],
-                load_input=False,
-                load_output=False,
-            )
-            for one in active:
-                client.cancel_workflow(one.workflow_id)
+            self.stop_workflows(row.id)
             if not keep:
                 attempt = int(row.summary.get("attempt", 1))
                 self._start_stage(row, "undo", QUEUE_INDEX, attempt)
@@ -339,9 +335,60 @@ class Jobs:
         )
         self._enqueue(self.catalog.job(row.user, row.id), attempt, again)
 
+    def stop_workflows(self, job_id: str) -> None:
+        """All that runs or waits for that job, its batches too."""
+        client = self._connected()
+        active = client.list_workflows(
+            workflow_id_prefix=f"{job_id}~",
+            status=["PENDING", "ENQUEUED", "DELAYED"],
+            load_input=False,
+            load_output=False,
+        )
+        for one in active:
+            client.cancel_workflow(one.workflow_id)
+
+    def give_up(self, row: JobRow) -> None:
+        """A job that broke each time it was taken up: it fails, and can be retried."""
+        problem = QuireError(
+            "internal",
+            "Something unexpected happened.",
+            "Retry the job; if it stays, report the time and the version.",
+        )
+        self.stop_workflows(row.id)
+        self._note(
+            row.id,
+            str(problem),
+            "failed",
+            problem.as_dict(),
+            finished_at=time.time(),
+            summary={"error": problem.as_dict(), "taken_up": 0},
+        )
+
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""
         return (self.paths.run / "ready").exists()
+
+    def health(self) -> dict[str, Any]:
+        """`ready` is false as well while the worker's upkeep gives no sign of life."""
+        silent = self.catalog.silence("main")
+        alive = silent is not None and silent < SILENT
+        return {"ready": self.ready() and alive, "silent_seconds": silent}
+
+    def metrics(self) -> str:
+        """Prometheus' text format: counts only, nobody's names."""
+        lines = ["# TYPE quire_jobs gauge"]
+        totals = self.catalog.totals()
+        lines += [f'quire_jobs{{status="{s}"}} {totals.get(s, 0)}' for s in (*ACTIVE, *FINISHED)]
+        lines += ["# TYPE quire_ready gauge", f"quire_ready {int(self.health()['ready'])}"]
+        silent = self.catalog.silence("main")
+        if silent is not None:
+            lines += [
+                "# TYPE quire_worker_silent_seconds gauge",
+                f"quire_worker_silent_seconds {silent:.1f}",
+            ]
+        free = shutil.disk_usage(self.paths.root).free
+        lines += ["# TYPE quire_disk_free_bytes gauge", f"quire_disk_free_bytes {free}"]
+        return "\n".join(lines) + "\n"
 
     # Inside
 

@@ -9,10 +9,12 @@ import ctypes
 import fcntl
 import functools
 import importlib
+import itertools
 import json
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from dbos import DBOS, DBOSPortableJSONSerializer
 
@@ -37,6 +39,7 @@ from pipeline.jobs import (
     QUEUE_JOBS,
     QUEUE_OUT,
     QUEUE_PAGES,
+    Jobs,
     catalog_url,
 )
 from pipeline.library import Library, dispatch
@@ -45,6 +48,7 @@ from pipeline.notify import Notifier
 from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
+from pipeline.upkeep import Upkeep
 from settings import Settings
 from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
@@ -60,22 +64,28 @@ log = logging.getLogger(__name__)
 _HEALTHY = 5.0
 _SAVING = 20.0  # what is unsaved at the end has this long
 _PAUSE = 0.2
+_QUEUES = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 Made = TypeVar("Made")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.worker", description=__doc__)
     parser.add_argument("--supervise", action="store_true", help="keep a worker running")
+    parser.add_argument(
+        "--reader", action="store_true", help="only read pages, beside a worker that does the rest"
+    )
     logs.configure()
-    if parser.parse_args(arguments).supervise:
-        return supervise()
-    return work(Settings.from_env(os.environ, os.cpu_count() or 2))
+    asked = parser.parse_args(arguments)
+    if asked.supervise:
+        return supervise(["--reader"] if asked.reader else [])
+    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    return work(settings, reader=asked.reader)
 
 
 # The supervisor
 
 
-def supervise() -> int:
+def supervise(arguments: list[str]) -> int:
     """Restart the worker when it ends: soon after a run of some seconds, else with back-off to 30 s."""
     _die_with_parent()
     stopping = threading.Event()
@@ -84,7 +94,7 @@ def supervise() -> int:
     pause = _PAUSE
     while not stopping.is_set():
         began = time.monotonic()
-        child = subprocess.Popen([sys.executable, "-m", "pipeline.worker"])
+        child = subprocess.Popen([sys.executable, "-m", "pipeline.worker", *arguments])
         log.info("worker started", extra={"worker": child.pid})
         while child.poll() is None:
             if stopping.wait(0.05):
@@ -112,8 +122,8 @@ def _die_with_parent() -> None:
 # The worker
 
 
-def work(settings: Settings) -> int:
-    """Until SIGTERM: take jobs and calls."""
+def work(settings: Settings, *, reader: bool = False) -> int:
+    """Until SIGTERM: take jobs and calls, or only pages to read."""
     _die_with_parent()
     stopping = threading.Event()
 
@@ -124,14 +134,41 @@ def work(settings: Settings) -> int:
     signal.signal(signal.SIGINT, stop)
     paths = Paths(settings.data_dir)
     paths.run.mkdir(parents=True, exist_ok=True)
-    (paths.run / "ready").unlink(missing_ok=True)
+    if reader:
+        executor, lock = _reader_seat(paths)
+        with lock:
+            _run(settings, paths, stopping, executor, reader=True)
+        return 0
+    # A second worker of this kind waits here: the stores and their journal have one writer.
     with (paths.run / "jobs.lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _run(settings, paths, stopping)
+        (paths.run / "ready").unlink(missing_ok=True)
+        _run(settings, paths, stopping, _executor(settings), reader=False)
     return 0
 
 
-def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
+def _executor(settings: Settings) -> str:
+    """Unique among live workers, the same after a restart."""
+    return "local" if settings.database_url.startswith("sqlite") else socket.gethostname()
+
+
+def _reader_seat(paths: Paths) -> tuple[str, IO[str]]:
+    """The first free name of a reader on this machine, held by its lock."""
+    for number in itertools.count(1):
+        name = f"{socket.gethostname()}-reader-{number}"
+        lock = (paths.run / f"{name}.lock").open("w", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return name, lock
+    raise AssertionError("unreachable")
+
+
+def _run(
+    settings: Settings, paths: Paths, stopping: threading.Event, executor: str, *, reader: bool
+) -> None:
     catalog = Catalog(catalog_url(settings, paths))
     stores = open_stores(paths, catalog, *remotes(settings, paths))
     threads = max(1, (os.cpu_count() or 2) - 1)
@@ -153,7 +190,9 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         encoder=encoder,
         loaded=lambda: encoder.made,
     )
+    here: set[str] = set()
     ingest.register(
+        here,
         Tools(
             settings=settings,
             paths=paths,
@@ -164,9 +203,9 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             encoder=encoder,
             borrower=Borrower(paths),
             detector=detector,
-        )
+        ),
     )
-    reader = Pool(1, memory_mb=4000, recycle_after=1)
+    intake = Pool(1, memory_mb=4000, recycle_after=1)
     transfer.register(
         transfer.Tools(
             settings=settings,
@@ -174,7 +213,7 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
             catalog=catalog,
             stores=stores,
             encoder=encoder,
-            reader=reader,
+            reader=intake,
         )
     )
     house = housekeeping.House(
@@ -183,10 +222,34 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         erase=functools.partial(erase_user, paths, catalog, stores.replication, stores.workspaces),
         visitor_hours=settings.visitor_hours,
     )
-    _launch(settings)
-    saving = threading.Thread(target=_saving, args=(stores.committer, stopping), daemon=True)
-    saving.start()
-    threading.Thread(target=housekeeping.keep, args=(house, stopping), daemon=True).start()
+    role = "reader" if reader else "main"
+    catalog.beat(executor, role)  # before it takes anything: else nobody would miss it
+    _launch(settings, executor, [QUEUE_PAGES] if reader else list(_QUEUES))
+    upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role)
+    threading.Thread(target=upkeep.run, args=(stopping,), daemon=True).start()
+    if reader:
+        stopping.wait()
+    else:
+        saving = threading.Thread(target=_saving, args=(stores.committer, stopping), daemon=True)
+        saving.start()
+        threading.Thread(target=housekeeping.keep, args=(house, stopping), daemon=True).start()
+        _answer_calls(paths, library, catalog, encoder, stopping)
+    pool.close()
+    viewer.close()
+    intake.close()
+    DBOS.destroy(workflow_completion_timeout_sec=0)
+    stores.committer.close()
+    stores.workspaces.close()
+    catalog.close()
+
+
+def _answer_calls(
+    paths: Paths,
+    library: Library,
+    catalog: Catalog,
+    encoder: Callable[[], Encoder],
+    stopping: threading.Event,
+) -> None:
     listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
     serve = functools.partial(_serve, library)
     threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
@@ -195,13 +258,6 @@ def _run(settings: Settings, paths: Paths, stopping: threading.Event) -> None:
         threading.Thread(target=encoder, daemon=True).start()
     stopping.wait()
     (paths.run / "ready").unlink(missing_ok=True)
-    pool.close()
-    viewer.close()
-    reader.close()
-    DBOS.destroy(workflow_completion_timeout_sec=0)
-    stores.committer.close()
-    stores.workspaces.close()
-    catalog.close()
 
 
 def _saving(committer: Committer, stopping: threading.Event) -> None:
@@ -249,7 +305,7 @@ def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
     return primary, Retrying(Proved(bucket))
 
 
-def _launch(settings: Settings) -> None:
+def _launch(settings: Settings, executor: str, queues: list[str]) -> None:
     url = settings.database_url
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
@@ -261,13 +317,13 @@ def _launch(settings: Settings) -> None:
             "name": APPLICATION,
             "application_version": APPLICATION_VERSION,
             "system_database_url": url,
-            "executor_id": "local",
+            "executor_id": executor,
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "notification_listener_polling_interval_sec": 0.5,
         }
     )
-    DBOS.listen_queues([QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT])
+    DBOS.listen_queues(queues)
     DBOS.launch()
     pages = settings.page_processes
     DBOS.register_queue(

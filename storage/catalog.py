@@ -88,6 +88,13 @@ _deliveries = Table(
     Column("reason", Text),
     Column("at", Float, nullable=False),
 )
+_workers = Table(
+    "workers",
+    _meta,
+    Column("id", String(200), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("beat", Float, nullable=False),
+)
 _events = Table(
     "events",
     _meta,
@@ -465,6 +472,75 @@ class Catalog:
                 .where(_deliveries.c.id == delivery)
                 .values(state=state, reason=reason, at=time.time())
             )
+
+    # Workers: who gave a sign of life, by the database's clock where there are several machines
+
+    def beat(self, worker: str, role: str) -> None:
+        with self._engine.begin() as db:
+            values = {"role": role, "beat": self._now(db)}
+            if not db.execute(
+                update(_workers).where(_workers.c.id == worker).values(**values)
+            ).rowcount:
+                db.execute(insert(_workers).values(id=worker, **values))
+
+    def alive(self, seconds: float) -> set[str]:
+        """Workers that gave a sign of life within that time."""
+        with self._engine.connect() as db:
+            recent = _workers.c.beat >= self._now(db) - seconds
+            return {r.id for r in db.execute(select(_workers.c.id).where(recent))}
+
+    def bury(self, seconds: float) -> None:
+        """Forget workers that have been silent for that long."""
+        with self._engine.begin() as db:
+            db.execute(delete(_workers).where(_workers.c.beat < self._now(db) - seconds))
+
+    def silence(self, role: str) -> float | None:
+        """Seconds since a worker of that role gave a sign of life; None when none ever did."""
+        query = select(func.max(_workers.c.beat)).where(_workers.c.role == role)
+        with self._engine.connect() as db:
+            last = db.execute(query).scalar()
+            return None if last is None else max(0.0, self._now(db) - float(last))
+
+    def _now(self, db: Connection) -> float:
+        return time.time() if self._sqlite else float(db.execute(select(_CLOCK)).scalar_one())
+
+    # Housekeeping
+
+    def totals(self) -> dict[str, int]:
+        """How many jobs of everybody there are, by status."""
+        query = select(_jobs.c.status, func.count()).group_by(_jobs.c.status)
+        with self._engine.connect() as db:
+            return {status: int(count) for status, count in db.execute(query)}
+
+    def forget_jobs(self, before: float, limit: int = 500) -> list[JobRow]:
+        """Jobs that ended before that time are deleted with their events and deliveries."""
+        query = select(_jobs).where(_jobs.c.finished_at < before, _jobs.c.status.in_(FINISHED))
+        with self._engine.begin() as db:
+            rows = [_job(r) for r in db.execute(query.limit(limit))]
+            ids = [r.id for r in rows]
+            for table, column in (
+                (_events, _events.c.job),
+                (_deliveries, _deliveries.c.job),
+                (_jobs, _jobs.c.id),
+            ):
+                db.execute(delete(table).where(column.in_(ids)))
+        return rows
+
+    def vacuum(self) -> None:
+        """Give back space when more than a quarter of the file is free; Postgres does so itself."""
+        if not self._sqlite:
+            return
+        with self._engine.connect() as db:
+            raw = db.execution_options(isolation_level="AUTOCOMMIT")
+            free, all_ = (
+                int(raw.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                for name in ("freelist_count", "page_count")
+            )
+            if free * 4 > all_ and free > 1000:
+                raw.exec_driver_sql("VACUUM")
+
+
+_CLOCK = func.extract("epoch", func.clock_timestamp())
 
 
 def connect(url: str, tables: MetaData) -> Engine:

@@ -36,6 +36,7 @@ HOMES = {
         "pipeline/jobs.py",
         "pipeline/ingest.py",
         "pipeline/transfer.py",
+        "pipeline/upkeep.py",
         "pipeline/worker.py",
     },
     "pyarrow": {"storage/segments.py", "storage/dataset.py"},
@@ -47,7 +48,13 @@ HOMES = {
     "tablers": {"pipeline/readers/ruled.py", "pipeline/partition.py"},
     "huggingface_hub": {"web/identity.py", "pipeline/models.py", "storage/hub.py"},
 }
-READS_ENVIRONMENT = {"app.py", "pipeline/worker.py", "pipeline/pool.py", "pipeline/maintain.py"}
+READS_ENVIRONMENT = {
+    "app.py",
+    "pipeline/__main__.py",
+    "pipeline/worker.py",
+    "pipeline/pool.py",
+    "pipeline/maintain.py",
+}
 
 
 def imports(path: Path) -> Iterator[str]:

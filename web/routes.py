@@ -10,7 +10,13 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from errors import NotFound, QuireError
@@ -67,8 +73,11 @@ def routes(app: App) -> list[Route]:
         return JSONResponse({"ok": True})
 
     def ready(_: Request) -> Response:
-        state = app.jobs.ready()
-        return JSONResponse({"ready": state}, status_code=200 if state else 503)
+        state = app.jobs.health()
+        return JSONResponse(state, status_code=200 if state["ready"] else 503)
+
+    def metrics(_: Asked) -> Response:
+        return PlainTextResponse(app.jobs.metrics(), headers=NO_STORE)
 
     return [
         route(app, "/pages/{source}/{page:int}", page),
@@ -79,6 +88,7 @@ def routes(app: App) -> list[Route]:
         *account.routes(app),
         Route("/healthz", health),
         Route("/readyz", ready),
+        route(app, "/metrics", metrics),
         *collections.routes(app),
         *documents.routes(app),
         *search.routes(app),

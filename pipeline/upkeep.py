@@ -1,0 +1,138 @@
+"""What keeps jobs from being lost: one pass every few seconds in the worker, over rows and workflows.
+
+* a job that is not finished and has no workflow is taken up again: after an upgrade, a broken
+  workflow, a restored catalogue
+* a workflow whose thread died here (a full disk) is resumed
+* a worker on another machine that gave no sign of life is dead, and its workflows are resumed
+* what is old is deleted
+
+Each pass ends with this worker's own sign of life, so that a pass that hangs or dies shows in `/readyz`.
+Knows nothing of stages.
+"""
+
+import datetime
+import logging
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+
+from dbos import DBOS
+
+from pipeline.jobs import (
+    APPLICATION_VERSION,
+    NOTIFY_WORKFLOW,
+    QUEUE_JOBS,
+    STAGE_WORKFLOW,
+    WORKFLOW,
+    Jobs,
+    run_id,
+)
+from storage.catalog import ACTIVE, Catalog, JobRow
+
+log = logging.getLogger(__name__)
+PASS = 2.5
+DEAD_AFTER = 15.0
+KEEP_WORKFLOWS = 7 * 86400.0
+KEEP_JOBS = 90 * 86400.0
+_TAKEN_UP_AT_MOST = 3
+_TELL = {WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW}  # they say in `here` that they run
+_UNFINISHED = ["PENDING", "ENQUEUED", "DELAYED"]
+
+
+@dataclass(slots=True)
+class Upkeep:
+    """`here` are the ids of the workflows that run in this process; A worker whose `role` is
+    not `main` gives signs of life and no more."""
+
+    jobs: Jobs
+    catalog: Catalog
+    executor: str
+    here: set[str]
+    role: str
+    _suspects: set[str] = field(default_factory=set)
+    _cleaned: float = 0.0
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until the worker stops. An error ends the thread: `/readyz` turns red."""
+        while not stopping.wait(PASS):
+            self.once()
+
+    def once(self) -> None:
+        if self.role == "main":
+            suspects = self._orphans() | self._stuck()
+            for name in suspects & self._suspects:  # seen twice: not in the middle of something
+                self._revive(name)
+            self._suspects = suspects
+            if time.time() - self._cleaned > 3600:
+                self._clean()
+                self._cleaned = time.time()
+        self.catalog.beat(self.executor, self.role)
+
+    def _orphans(self) -> set[str]:
+        """Unfinished jobs without a workflow that this version can run."""
+        rows = self.catalog.jobs(None, ACTIVE, 10_000)
+        if not rows:
+            return set()
+        found = DBOS.list_workflows(
+            name=WORKFLOW,
+            status=_UNFINISHED,
+            app_version=APPLICATION_VERSION,
+            load_input=False,
+            load_output=False,
+        )
+        running = {one.workflow_id.split(".")[0] for one in found}
+        return {
+            f"job {r.user} {r.id}"
+            for r in rows
+            if r.summary.get("kind", "ingest") == "ingest"
+            and run_id(r.id, int(r.summary.get("attempt", 1))) not in running
+        }
+
+    def _stuck(self) -> set[str]:
+        """Workflows that are said to run in this process and do not, or in one that is dead."""
+        found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        elsewhere = self.catalog.alive(DEAD_AFTER) - {self.executor}
+        return {
+            f"run {w.workflow_id}"
+            for w in found
+            if w.executor_id not in elsewhere
+            and (
+                w.name in _TELL and w.workflow_id not in self.here or w.executor_id != self.executor
+            )
+        }
+
+    def _revive(self, suspect: str) -> None:
+        kind, name = suspect.split(" ", 1)
+        log.warning("taken up again", extra={"job": name.split(" ")[-1]})
+        if kind == "run":
+            found = DBOS.get_workflow_status(name)
+            if found is not None and found.status == "PENDING":
+                DBOS.resume_workflow(name, queue_name=found.queue_name or QUEUE_JOBS)
+            return
+        user, job = name.split(" ")
+        row = self.catalog.job(user, job)
+        if row.status in ACTIVE:
+            self._again(row)
+
+    def _again(self, row: JobRow) -> None:
+        times = int(row.summary.get("taken_up", 0)) + 1
+        if times > _TAKEN_UP_AT_MOST:
+            self.jobs.give_up(row)
+            return
+        self.jobs.stop_workflows(row.id)
+        self.catalog.update_job(row.id, summary={"taken_up": times})
+        self.jobs.again(row, "The job was taken up again.", row.summary.get("again", {}))
+
+    def _clean(self) -> None:
+        """Workflows that nothing can need any more, and jobs that ended long ago."""
+        before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=KEEP_WORKFLOWS)
+        old = DBOS.list_workflows(
+            completed_before=before.isoformat(), limit=5000, load_input=False, load_output=False
+        )
+        if old:
+            DBOS.delete_workflows([w.workflow_id for w in old])
+        for row in self.catalog.forget_jobs(time.time() - KEEP_JOBS):
+            shutil.rmtree(self.jobs.paths.work(row.user, row.id), ignore_errors=True)
+        self.catalog.bury(86400.0)
+        self.catalog.vacuum()
