@@ -49,7 +49,7 @@ def test_what_a_dead_reader_had_taken_is_read_by_another(
         engine(tmp_path / "data", QUIRE_DATABASE_URL=url, QUIRE_PAGE_PROCESSES="1") as running,
         reader(running.data, url) as other,
     ):
-        job = running.submit(running.pdf(34, "shared"), strategy="ocr_only")
+        job = running.submit(running.pdf(18, "shared"), strategy="ocr_only")
         log = running.data / "reader.log"
         limit = time.monotonic() + 120
         while not any(x["message"] == "stage started" for x in lines(log)):
