@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from errors import Corrupt, InputError
 from pipeline.chunk import ChunkOptions, chunks
+from pipeline.page import Box
+from pipeline.readers.order import reading_order
 from pipeline.search import fuse
 from storage import manifest as manifests
 from storage import segments
@@ -160,3 +162,21 @@ def test_being_ranked_by_one_more_list_never_lowers_a_score(lists: list[dict[str
     before = fuse(lists)
     after = fuse([*lists, {"a": 1}])
     assert after["a"] > before.get("a", 0)
+
+
+PLACE = st.tuples(st.integers(0, 400), st.integers(0, 700), st.integers(5, 200), st.integers(5, 90))
+
+
+@given(st.lists(PLACE, max_size=25))
+def test_a_reading_order_loses_and_repeats_nothing(places: list[tuple[int, int, int, int]]) -> None:
+    boxes = [Box(x, y, x + wide, y + high) for x, y, wide, high in places]
+    assert sorted(reading_order(boxes)) == list(range(len(boxes)))
+
+
+@given(st.lists(st.integers(5, 60), min_size=2, max_size=12), st.data())
+def test_a_strip_drawn_out_of_turn_is_read_at_its_height(heights: list[int], data: st.DataObject) -> None:  # fmt: skip
+    tops = [sum(heights[:i]) + 4 * i for i in range(len(heights))]
+    down = [Box(50, y, 400, y + h) for y, h in zip(tops, heights, strict=True)]
+    moved = data.draw(st.integers(0, len(down) - 1))
+    drawn = [*down[:moved], *down[moved + 1 :], down[moved]]
+    assert [drawn[i] for i in reading_order(drawn)] == down
