@@ -71,8 +71,12 @@ def in_zero(device: Device) -> Iterator[InZero]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     with process:
-        yield InZero(process)
-        process.kill()
+        try:
+            yield InZero(process)
+        finally:  # it ends its forks, which nobody else would
+            assert process.stdin
+            process.stdin.close()
+            process.wait(30)
 
 
 @contextmanager
