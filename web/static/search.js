@@ -98,7 +98,7 @@ export const searchView = () => {
       : empty("Ask in your own words", "A question finds what means the same; a few exact words find those words. Press / to come back to the box, ↓ to walk through the hits."));
   };
   const ask = async () => {
-    if (!where.q.trim()) { done = ""; hits = []; return teach(); }
+    if (!where.q.trim()) { turn += 1; done = ""; hits = []; return teach(); }
     const now = JSON.stringify([collectionId(), where.q, where.mode, where.kind, where.source, where.first, where.last]);
     if (done === now) return;
     done = now;
