@@ -37,6 +37,7 @@ ROUTES = {
     "/page/{version}/{name}": OPEN,
     "/healthz": OPEN,
     "/readyz": OPEN,
+    "/metrics": OPEN,
     # Gradio's, which the page and the clients need
     "/": OPEN,
     "/config": OPEN,

@@ -76,7 +76,7 @@ def routes(app: App) -> list[Route]:
         state = app.jobs.health()
         return JSONResponse(state, status_code=200 if state["ready"] else 503)
 
-    def metrics(_: Asked) -> Response:
+    def metrics(_: Request) -> Response:
         return PlainTextResponse(app.jobs.metrics(), headers=NO_STORE)
 
     return [
@@ -88,7 +88,7 @@ def routes(app: App) -> list[Route]:
         *account.routes(app),
         Route("/healthz", health),
         Route("/readyz", ready),
-        route(app, "/metrics", metrics),
+        Route("/metrics", metrics),
         *collections.routes(app),
         *documents.routes(app),
         *search.routes(app),
