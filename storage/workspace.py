@@ -2,9 +2,11 @@
 
 Every change is first a Parquet file in `pending/`, then applied; so a killed process loses nothing
 that was acknowledged, and a save only has to ship those files. A store that was not closed cleanly
-is never opened: it is rebuilt from the saved segments and the journal.
+is never opened: it is rebuilt from the saved segments and the journal. One process at a time has a
+user's store open.
 """
 
+import fcntl
 import shutil
 import threading
 import time
@@ -13,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from errors import Corrupt, NotFound, QuireError, Unavailable
 from storage import journal, published, segments
@@ -171,11 +174,44 @@ def entry_of(record: Record) -> Entry:
 
 @dataclass(slots=True)
 class _Slot:
-    """One user's place; `opening` is there while nobody may use the store."""
+    """One user's place; `opening` is there while nobody may use the store, `lock` while no other
+    process may."""
 
     workspace: Workspace | None = None
+    lock: IO[str] | None = None
     opening: "Future[None] | None" = None
     busy: int = 0
+
+    def close(self) -> None:
+        """The store, then its lock."""
+        workspace, self.workspace = self.workspace, None
+        try:
+            if workspace is not None:
+                workspace.close()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            lock.close()
+
+
+def locked(path: Path) -> IO[str]:
+    """That file, held until it is closed or the process ends; Unavailable when another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w", encoding="ascii")
+    try:
+        # Unlike flock: a page process that outlives a killed worker does not go on holding it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        file.close()
+        raise Unavailable(
+            "store_in_use",
+            f"The live store cannot be locked: another process has it open ({problem.strerror}).",
+            "Stop the other one, or give each its own QUIRE_DATA_DIR; it is tried again.",
+        ) from problem
+    return file
 
 
 @dataclass(slots=True)
@@ -184,8 +220,8 @@ class Workspaces:
 
     `restore(user)` builds a live store; it raises Unavailable while no remote can be asked, and
     then nothing is opened. Meanwhile, and while it takes longer than `patience` seconds, `open`
-    raises Unavailable: other users are not kept waiting, and a job tries again. `shipped(user)` is
-    the last journal file that a generation holds, `changed(user)` is told of every change.
+    raises Unavailable: other users are not kept waiting, and a job tries again. So it does while
+    another process has the store open. `shipped(user)` is the last journal file that a generation holds, `changed(user)` is told of every change.
     """
 
     paths: Paths
@@ -218,8 +254,7 @@ class Workspaces:
             slots = list(self._slots.values())
             self._slots.clear()
         for slot in slots:
-            if slot.workspace is not None:
-                slot.workspace.close()
+            slot.close()
 
     def forget(self, user: str) -> None:
         """Close a user's live store; it is rebuilt at the next touch."""
@@ -278,10 +313,12 @@ class Workspaces:
                     break
             wait([waiting])
         try:
+            slot.lock = slot.lock or locked(self.paths.lock(user))
             if workspace is not None:
                 workspace.close()
             work()
         finally:
+            slot.release()
             with self._lock:
                 slot.opening = None
             done.set_result(None)
@@ -315,6 +352,7 @@ class Workspaces:
         """Open the user's store, rebuilt first when it is not whole; errors go to who waits."""
         problem: BaseException | None = None
         try:
+            slot.lock = slot.lock or locked(self.paths.lock(user))
             if slot.workspace is not None:
                 slot.workspace.close()
                 slot.workspace = None
@@ -328,6 +366,8 @@ class Workspaces:
         except QuireError as caught:
             problem = caught
         finally:
+            if slot.workspace is None:
+                slot.release()
             with self._lock:
                 slot.opening = None
             if problem is not None:

@@ -157,6 +157,68 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+HOLDING = """
+import sys, threading
+from pathlib import Path
+from errors import Unavailable
+from storage import workspace
+from tests.house import OTHER, USER, House
+
+workspace.OPEN_AT_ONCE = 1
+house = House(Path(sys.argv[1]))
+
+def say(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+with house.workspaces.open(USER):
+    say("open")
+with house.workspaces.open(OTHER):
+    [t.join() for t in threading.enumerate() if "_ready" in t.name]
+    say("another instead")
+try:
+    with house.workspaces.open(USER):
+        say("two writers")
+except Unavailable as problem:
+    say(problem.code)
+"""
+
+
+@pytest.mark.slow
+def test_one_process_at_a_time_has_a_store_open(tmp_path: Path) -> None:
+    house = House(tmp_path / "data")
+    house.put(1)
+    house.workspaces.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path / "data")],
+        cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        talk, heard = other.stdin, other.stdout
+        assert talk
+        assert heard
+
+        def told() -> str:
+            return heard.readline().strip()
+
+        def go_on() -> None:
+            talk.write("\n")
+            talk.flush()
+
+        assert told() == "open"
+        for touch in (house.ids, lambda: house.workspaces.discard(USER)):
+            with pytest.raises(Unavailable) as caught:
+                touch()
+            assert caught.value.code == "store_in_use"
+            assert not caught.value.permanent
+        go_on()
+        assert told() == "another instead"
+        assert house.ids() == ["id1"]  # it was closed there: the lock is free
+        go_on()
+        assert told() == "store_in_use"
+        go_on()
+    house.close()
+
+
 @pytest.mark.slow
 def test_a_killed_store_is_never_opened_but_rebuilt(tmp_path: Path) -> None:
     root = tmp_path / "data"
