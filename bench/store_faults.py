@@ -1,8 +1,9 @@
 """Every remote call × every failure, and two writers in any order, against the stores' protocol.
 
 `python -m bench.store_faults [--seeds 3] [--pairs 2000]` runs the whole campaign, then the broken
-variants of the protocol that it must catch. The remotes are in memory: a dataset whose commits are
-atomic, and the real S3 code over a client of our own. What runs is the product's own code.
+variants of the protocol that it must catch; a line for each hundred runs. The remotes are in
+memory: a dataset whose commits are atomic, and the real S3 code over a client of our own. What runs
+is the product's own code.
 """
 
 import argparse
@@ -590,11 +591,20 @@ class Result:
     violations: list[str] = field(default_factory=list)
 
 
-def campaign(seeds: int, pairs: int, every: int = 1, *, first: bool = False) -> Result:
-    """`every`: only each n-th fault of the scenarios; `first`: stop at the first violation."""
+def campaign(
+    seeds: int,
+    pairs: int,
+    every: int = 1,
+    *,
+    first: bool = False,
+    tell: Callable[[Result], None] = lambda _: None,
+) -> Result:
+    """`every`: only each n-th fault of the scenarios; `first`: stop at the first violation; `tell`
+    is given what there is after each run."""
     result = Result()
     for work in _works(seeds, pairs, every):
         _run(result, work)
+        tell(result)
         if first and result.violations:
             break
     return result
@@ -625,6 +635,13 @@ def _run(result: Result, work: Callable[[Path], int]) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
+def _line(found: Result, began: float) -> str:
+    return (
+        f"{found.runs - found.pairs} scenarios, {found.pairs} pairs of writers, "
+        f"{len(found.violations)} violations, {time.monotonic() - began:.0f} s"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
@@ -632,17 +649,19 @@ def main() -> None:
     options = parser.parse_args()
     with mock.patch("os.fsync"):
         began = time.monotonic()
-        found = campaign(options.seeds, options.pairs)
-        print(
-            f"{found.runs - found.pairs} scenarios, {found.pairs} pairs of writers, "
-            f"{len(found.violations)} violations, {time.monotonic() - began:.0f} s"
-        )
+
+        def tell(so_far: Result) -> None:
+            if so_far.runs % 100 == 0:
+                print(_line(so_far, began), flush=True)
+
+        found = campaign(options.seeds, options.pairs, tell=tell)
+        print(f"All: {_line(found, began)}")
         for text in sorted(set(found.violations)):
             print(f"  {text}")
         for name, broken in BROKEN.items():
             with broken():
                 caught = campaign(1, 100, every=5)
-            print(f"{name:45s} {len(caught.violations):5d} of {caught.runs} runs")
+            print(f"{name:45s} {len(caught.violations):5d} of {caught.runs} runs", flush=True)
 
 
 if __name__ == "__main__":
