@@ -13,8 +13,8 @@ from typing import Any
 from errors import Corrupt, InputError
 from pipeline import archive
 from pipeline.search import hit
-from storage import dataset
-from storage.chroma import Record, foreign_records
+from storage import dataset, foreign
+from storage.chroma import Record
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _PICTURE = re.compile(r"([0-9a-f]{32,64})\.(jpg|jpeg|png|webp)")
@@ -82,8 +82,13 @@ def _checked(record: Record) -> None:
 
 
 def _chroma(directory: Path) -> Iterator[list[Record]]:
+    collections = set()
     try:
-        yield from foreign_records(directory)
+        for batch in foreign.records(directory):
+            collections.add(batch.collection)
+            if len(collections) > 1:
+                raise _wrong("there is more than one collection in its Chroma directory")
+            yield batch.records
     except Corrupt as problem:
         raise _wrong("its Chroma directory cannot be opened") from problem
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from errors import Conflict, Corrupt, NotFound
+from errors import Conflict, NotFound
 
 _PAGE = 5000
 BATCH = 500  # Chroma's own limit is 5,461; small batches hold its lock for less than a second
@@ -201,19 +201,8 @@ def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[start : start + BATCH]
 
 
-def foreign_records(directory: Path) -> Iterator[list[Record]]:
-    """Every record of a Chroma directory of unknown origin with one collection, in batches. Corrupt
-    when it cannot be read; call it where a crash of the native reader harms nobody else."""
+def unreadable() -> tuple[type[Exception], ...]:
+    """What a directory that is damaged, or of another version, makes Chroma raise."""
     from chromadb.errors import ChromaError
 
-    try:
-        store = VectorStore(directory)
-        names = store.collections()
-        ids = store.ids(names[0]) if len(names) == 1 else []
-        for start in range(0, len(ids), BATCH):
-            yield store.get(names[0], ids=ids[start : start + BATCH], vectors=True)
-        store.close()
-    except (ChromaError, OSError, ValueError, RuntimeError, KeyError, TypeError) as problem:
-        raise Corrupt(
-            "store_unreadable", "The Chroma directory cannot be read.", "Export it again."
-        ) from problem
+    return (ChromaError, OSError, ValueError, RuntimeError, KeyError, TypeError)

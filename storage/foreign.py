@@ -1,21 +1,52 @@
-"""Somebody else's Chroma directory, read into rows.
+"""Somebody else's Chroma directory: every record, or why not.
 
-Opening one writes to it, and a torn one can take the process down or fill the disk: so a copy is
-opened, checked first, in a process of its own (`python -m storage.foreign FROM TO`).
+Opening one writes to it, and a torn one can take the process down or fill the disk. So `records` is
+for a page process and an unpacked archive; `read` opens a copy in a process of its own
+(`python -m storage.foreign FROM TO`).
 """
 
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, InputError
 from storage import published, segments
-from storage.chroma import VectorStore
+from storage.chroma import BATCH, Record, VectorStore, unreadable
 from storage.segments import Row
 
 _SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some records of a collection, and the model that the collection says it was made with."""
+
+    collection: str
+    model: str | None
+    records: list[Record]
+
+
+def records(directory: Path) -> Iterator[Batch]:
+    """Every record of every collection with its vector, counted. Corrupt when it cannot be read
+    whole; call it where a crash of the native reader harms nobody else, on what may be changed."""
+    published.check(directory)
+    try:
+        store = VectorStore(directory)
+        for collection in store.collections():
+            model, ids = store.model(collection), store.ids(collection)
+            found = 0
+            for start in range(0, len(ids), BATCH):
+                batch = store.get(collection, ids=ids[start : start + BATCH], vectors=True)
+                found += len(batch)
+                yield Batch(collection=collection, model=model, records=batch)
+            if found != store.count(collection):
+                raise _damaged()
+        store.close()
+    except unreadable() as problem:
+        raise _damaged() from problem
 
 
 def read(directory: Path) -> Iterator[Row]:
@@ -53,25 +84,19 @@ def _damaged() -> Corrupt:
 
 
 def dump(directory: Path, out: Path) -> None:
-    """In the process of its own: every record with its vector, counted."""
-    store = VectorStore(directory)
-    rows: list[Row] = []
-    for collection in store.collections():
-        model, found = store.model(collection), store.get(collection, vectors=True)
-        if len(found) != store.count(collection):
-            raise _damaged()
-        rows.extend(
-            Row(
-                op="put",
-                collection=collection,
-                id=r.id,
-                document=r.document,
-                metadata={**r.metadata, **({"model": model} if model else {})},
-                embedding=r.embedding,
-            )
-            for r in found
+    """In the process of its own: all of them as a segment."""
+    rows = (
+        Row(
+            op="put",
+            collection=batch.collection,
+            id=r.id,
+            document=r.document,
+            metadata={**r.metadata, **({"model": batch.model} if batch.model else {})},
+            embedding=r.embedding,
         )
-    store.close()
+        for batch in records(directory)
+        for r in batch.records
+    )
     out.write_bytes(segments.encode(rows))
 
 

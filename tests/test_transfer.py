@@ -1,6 +1,7 @@
 """Exports and imports: the round trip is equal, hostile archives are refused, a kill loses nothing."""
 
 import json
+import random
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from pipeline.export import _WRITERS
 from pipeline.jobs import EXPORTS
 from quire_client import Json, Quire
 from storage import dataset, segments
-from storage.chroma import Record
+from storage.chroma import Record, VectorStore
 from tests.conftest import SAMPLES, Running, start_app
 
 
@@ -167,6 +168,32 @@ def test_what_quire_would_not_write_is_refused_with_the_reason(
     with pytest.raises(InputError) as caught:
         intake.take_in(path, tmp_path / "work", 1 << 30)
     assert caught.value.code == "import_unreadable"
+
+
+def of_chroma(folder: Path, *collections: str) -> dict[str, bytes]:
+    """The entries of an archive whose Chroma directory has these collections, three records each."""
+    store = VectorStore(folder)
+    for name in collections:
+        store.ensure(name, model="m", dimension=3, title="t")
+        store.upsert(name, [record(n) for n in range(3)])
+    store.close()
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {"quire.json": FACTS, **{f"chroma/{p.as_posix()}": b for p, b in found.items()}}
+
+
+def test_an_archive_of_a_chroma_directory_is_one_collection_read_whole(tmp_path: Path) -> None:
+    one = zipped(tmp_path / "one.zip", **of_chroma(tmp_path / "1", "theirs"))
+    assert intake.take_in(one, tmp_path / "work1", 1 << 30)["records"] == 3
+    two = of_chroma(tmp_path / "2", "theirs", "more-of-theirs")
+    torn = of_chroma(tmp_path / "3", "theirs")
+    (links,) = [n for n in torn if n.endswith("link_lists.bin")]
+    torn[links] = random.randbytes(3 << 20)
+    for n, (entries, why) in enumerate(((two, "more than one"), (torn, "cannot be opened"))):
+        path = zipped(tmp_path / f"{n}.zip", **entries)
+        with pytest.raises(InputError) as caught:
+            intake.take_in(path, tmp_path / f"refused{n}", 1 << 30)
+        assert caught.value.code == "import_unreadable"
+        assert why in str(caught.value)
 
 
 def test_files_with_a_foreign_content_under_a_hash_are_left_out(tmp_path: Path) -> None:
