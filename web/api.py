@@ -344,7 +344,10 @@ def register(app: App) -> None:
         return app.jobs.transfer(caller.key, "import", spec, archive=path)
 
     def status(caller: Caller) -> dict:  # type: ignore[type-arg]
-        """Versions, queue, remotes and their lag, device."""
+        """Versions, queue, remotes and their lag, device. `restart_loses` says what a restart now would
+        take: `everything` (a Space without a dataset or bucket), else `changes` not yet in the stores
+        (None: the worker is away) and unfinished `jobs`, which no store holds; `message` says it
+        plainly. Your own machine's disk stays: all of it is none."""
         return {**status_of(app, caller.key), "you": about(app, caller)}
 
     for call in (
@@ -387,4 +390,26 @@ def status_of(app: App, user: str) -> dict[str, Any]:
         found |= {"worker": "ready", **app.link.call("status", user)}
     except Unavailable as problem:
         found["worker"] = problem.message
-    return found
+    remotes = found.get("remotes", {})
+    loses = restart_loses(app.settings, remotes.get("unsaved"), app.jobs.active(user))
+    return {**found, "restart_loses": loses}
+
+
+def restart_loses(settings: Settings, unsaved: int | None, jobs: int) -> dict[str, Any]:
+    """What a restart now would take with it, and that as a sentence. A Space's disk does not
+    outlive its restart; `unsaved` are changes that no store holds yet, None while not known."""
+    if not settings.space_id:
+        kept = "Nothing: this machine's disk stays."
+        return {"everything": False, "changes": 0, "jobs": 0, "message": kept}
+    everything = not (settings.hub_dataset or settings.s3_bucket)
+    if everything:
+        message = (
+            "Everything: no dataset or bucket is set up, and a restart wipes this Space's disk."
+        )
+    elif unsaved is None:
+        message = "Not known while Quire is starting."
+    elif unsaved or jobs:
+        message = f"Changes not yet saved: {unsaved}. Jobs not finished, to be added again: {jobs}."
+    else:
+        message = "Nothing: all documents are saved; the list of ended jobs starts anew."
+    return {"everything": everything, "changes": unsaved, "jobs": jobs, "message": message}
