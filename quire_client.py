@@ -59,16 +59,16 @@ class Quire:
         connection or the server goes away it attaches again by itself, and gives up with
         TimeoutError after `patience` seconds without any answer."""
         answered = time.monotonic()
+        over = False  # for now: a job that is tried again goes on after such an event
         while True:
             try:
                 for event in self._values("watch", {"job_id": job_id, "after": after}):
                     answered = time.monotonic()
-                    last = event.get("status") in FINISHED
-                    if event["seq"] > after or last:
+                    ended = event.get("status") in FINISHED
+                    if event["seq"] > after or (ended and not over):
                         after = max(after, event["seq"])
                         yield event
-                    if last:
-                        return
+                    over = ended
                 if self.job(job_id)["status"] in FINISHED:
                     return
             except _BROKEN as problem:
