@@ -25,8 +25,14 @@ class Lines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+OURS = ("__main__", "app", "pipeline", "storage", "web")
+
+
 def configure() -> None:
-    """To standard error, from `info` on; once per process."""
+    """To standard error; once per process. Our own lines from `info` on, a library's from `warning`
+    on: at `info`, HTTP clients write whole addresses, and with them tokens."""
     handler = logging.StreamHandler()
     handler.setFormatter(Lines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -50,6 +50,7 @@ from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from pipeline.upkeep import Upkeep
 from settings import Settings
+from storage import chroma
 from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
 from storage.committer import Committer
@@ -255,9 +256,15 @@ def _answer_calls(
     threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
     (paths.run / "ready").write_text(str(os.getpid()), encoding="ascii")
     if not catalog.jobs(None, ACTIVE, 1):  # torch would slow down the start of what waits
-        threading.Thread(target=encoder, daemon=True).start()
+        threading.Thread(target=_warm, args=(encoder,), daemon=True).start()
     stopping.wait()
     (paths.run / "ready").unlink(missing_ok=True)
+
+
+def _warm(encoder: Callable[[], Encoder]) -> None:
+    """What a first call needs before what a first question needs."""
+    chroma.load()
+    encoder()
 
 
 def _saving(committer: Committer, stopping: threading.Event) -> None:

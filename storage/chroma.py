@@ -44,6 +44,11 @@ def chroma_version() -> str:
     return metadata.version("chromadb")
 
 
+def load() -> None:
+    """Import Chroma, which takes a second or more: while nobody waits, rather than at a first touch."""
+    import chromadb  # noqa: F401
+
+
 class VectorStore:
     """An open Chroma directory; at most one process may hold it."""
 
