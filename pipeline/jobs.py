@@ -561,6 +561,7 @@ class Jobs:
                 "filename": row.filename,
                 "sha256": row.sha256 or None,
                 "pages": summary.get("pages"),
+                **summary.get("probe", {}),
             },
             "stages": stages,
             "position": sum(r.status == "queued" for r in before) + 1 if queued else None,

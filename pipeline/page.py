@@ -92,7 +92,8 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageContent:
-    """One page as pdfium sees it; `paths` are drawn strokes and fills, `images` raster pictures."""
+    """One page as pdfium sees it; `paths` are drawn strokes and fills, `images` raster pictures;
+    `texts` counts the text objects, each of which draws a glyph or more."""
 
     number: int
     width: float
@@ -105,6 +106,7 @@ class PageContent:
     objects: int
     frame: Frame = Frame(0, 0, 0, 0, 0)
     links: tuple[Link, ...] = ()
+    texts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

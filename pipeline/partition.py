@@ -27,7 +27,7 @@ from pipeline.readers.layout import Detector, Region
 from pipeline.readers.order import reading_order
 from pipeline.readers.text import Block
 from pipeline.relations import attach_captions
-from pipeline.router import STRATEGIES, Route, route
+from pipeline.router import STRATEGIES, Route, is_lost, route
 from pipeline.source import Probe
 
 VERSION = "7"
@@ -372,8 +372,20 @@ def _read_page(
             writer.ordered([p.thing for p in found])
             return Route("hi_res", note)
     if chosen.reader == "ocr":
-        answer = _recognised(_scan(page), content, options)
+        short = options.strategy != "ocr_only" and is_lost(content) and bool(content.words)
+        try:
+            answer = _recognised(_scan(page), content, options)
+        except InputError as problem:
+            if problem.code != "language_missing" or options.languages or not short:
+                raise
+            _text_page(content, grids, writer)
+            return Route("text", f"{chosen.reason}; read as it is: {problem.message}")
         note = f"{chosen.reason}; {_how(answer)}"
+        if short:
+            letters = sum(len(thing.text) for thing in answer.things)
+            if is_lost(replace(content, characters=letters)):
+                _text_page(content, grids, writer)
+                return Route("text", f"{note}; read as it is: OCR finds {letters} letters only")
         if answer.things:
             writer.ordered(answer.things)
             return Route("ocr", note)

@@ -122,7 +122,7 @@ def content(page: Any, number: int) -> PageContent:
         words = tuple(glyphs.words())
     finally:
         text.close()
-    paths, images, objects = _objects(page, space)
+    paths, images, texts, objects = _objects(page, space)
     return PageContent(
         number=number,
         width=space.width,
@@ -135,6 +135,7 @@ def content(page: Any, number: int) -> PageContent:
         objects=objects,
         frame=space.frame,
         links=tuple(_links(page, space)),
+        texts=texts,
     )
 
 
@@ -344,7 +345,8 @@ def is_rtl(letter: str) -> bool:
     return "\u0590" <= letter <= "\u08ff" or "\ufb1d" <= letter <= "\ufefc"
 
 
-def _objects(page: Any, space: _Space) -> tuple[list[Box], list[Box], int]:
+def _objects(page: Any, space: _Space) -> tuple[list[Box], list[Box], int, int]:
+    texts = 0
     paths: list[Box] = []
     images: list[Box] = []
     total = raw.FPDFPage_CountObjects(page.raw)
@@ -353,14 +355,17 @@ def _objects(page: Any, space: _Space) -> tuple[list[Box], list[Box], int]:
     for i in range(min(total, MAX_OBJECTS)):
         thing = raw.FPDFPage_GetObject(page.raw, i)
         kind = raw.FPDFPageObj_GetType(thing)
-        if kind == raw.FPDF_PAGEOBJ_TEXT or not raw.FPDFPageObj_GetBounds(thing, *at):
+        if kind == raw.FPDF_PAGEOBJ_TEXT:
+            texts += 1
+            continue
+        if not raw.FPDFPageObj_GetBounds(thing, *at):
             continue
         box = space.box(a.value, b.value, c.value, d.value)
         if kind == raw.FPDF_PAGEOBJ_PATH:
             paths.append(box)
         elif kind in {raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM, raw.FPDF_PAGEOBJ_SHADING}:
             images.append(box)
-    return paths, images, total
+    return paths, images, texts, total
 
 
 def _links(page: Any, space: _Space) -> Iterator[Link]:
@@ -436,20 +441,34 @@ def page_image(path: Path, number: int, width: int) -> bytes:
         return out.getvalue()
 
 
-def is_scan(document: Any, number: int) -> bool:
-    """A page of pictures without text: cheap, for the estimate."""
+class Glance(NamedTuple):
+    """Whether a page is a picture without text, and the beginning of its text layer."""
+
+    scan: bool = False
+    text: str = ""
+    garbled: bool = False
+
+
+def glance(document: Any, number: int) -> Glance:
+    """What a page is, cheaply, for the estimate; nothing when it cannot be read."""
     try:
         with loaded(document, number) as page:
             text = page.get_textpage()
             try:
-                characters = raw.FPDFText_CountChars(text.raw)
+                count = raw.FPDFText_CountChars(text.raw)
+                letters = text.get_text_range(0, min(count, 1000)) if count > 0 else ""
             finally:
                 text.close()
-            if characters >= 25:
-                return False
+            if count >= 25:
+                return Glance(False, letters, len(_BAD.findall(letters)) > 0.1 * len(letters))
             space = _Space(page)
-            _, images, _ = _objects(page, space)
+            _, images, _, _ = _objects(page, space)
             area = max(space.width * space.height, 1.0)
-            return any(image.area > 0.4 * area for image in images)
-    except InputError:
-        return False
+            return Glance(any(image.area > 0.4 * area for image in images), letters)
+    except (InputError, PdfiumError):
+        return Glance()
+
+
+def is_secured(document: Any) -> bool:
+    """Whether an open document is encrypted: it opened without a password."""
+    return int(raw.FPDF_GetSecurityHandlerRevision(document.raw)) >= 0

@@ -16,7 +16,8 @@ class Route(NamedTuple):
 
 def route(content: PageContent, strategy: str) -> Route:
     """The reader for a page under `auto`, `fast` or `ocr_only`."""
-    inked = bool(content.paths or content.images or content.words)
+    lost = is_lost(content)
+    inked = bool(content.paths or content.images or content.words or lost)
     if strategy == "fast":
         if content.words:
             return Route("text", "text layer, as asked")
@@ -27,7 +28,7 @@ def route(content: PageContent, strategy: str) -> Route:
         return Route("ocr", "as asked")
     page = max(content.width * content.height, 1.0)
     cover = sum(b.area for b in content.images) / page
-    if content.characters < 25:
+    if content.characters < 25 and not lost:
         if cover > 0.4:
             return Route("ocr", f"a picture covers {min(cover, 1):.0%} of the page")
         if len(content.paths) > 200 or content.objects > 500:
@@ -36,6 +37,15 @@ def route(content: PageContent, strategy: str) -> Route:
             return Route("ocr", "pictures and hardly any text")
         if not content.words:
             return Route("blank", "lines only, no text")
+    if lost:
+        drawn = f"{content.texts} pieces of text are drawn"
+        return Route("ocr", f"text lost: {drawn}, {content.characters} letters can be read")
     if content.garbled > 0.1:
         return Route("ocr", f"{content.garbled:.0%} of the text layer is unreadable")
     return Route("text", "text layer")
+
+
+def is_lost(content: PageContent) -> bool:
+    """Whether the page draws far more text than its text layer gives, as where a font names no
+    letters or the lines run downwards. Text drawn a few times over itself is not lost."""
+    return content.texts >= 50 and content.characters < 0.2 * content.texts

@@ -4,15 +4,17 @@
 """
 
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pikepdf
 
 from errors import InputError
-from pipeline import pdfium
+from pipeline import language, pdfium
 from pipeline.pool import PageProcessDied, Pool
 
 SAMPLED = 24
@@ -25,7 +27,10 @@ class Probe:
     """What was found before reading. `copy` says that a repaired (`damaged`) or decrypted copy was
     written and is to be read instead. From a sample of pages: `scanned_pages`, extrapolated;
     `largest`, width and height of the largest in points; `sampled`, whether they could be looked at
-    at all. `seconds` estimates the CPU time of partitioning."""
+    at all; `text_share` and `scan_share`, the shares of those pages with a usable text layer and of
+    scans; `languages` (ISO 639-3) and `scripts` (as Unicode names them), commonest first. `lock` is
+    `none`, `owner` (opens without a password) or `user`. `seconds` estimates the CPU time of
+    partitioning."""
 
     sha256: str
     pages: int
@@ -36,6 +41,21 @@ class Probe:
     damaged: bool = False
     largest: tuple[float, float] = (0.0, 0.0)
     sampled: bool = False
+    lock: str = "none"
+    text_share: float = 0.0
+    scan_share: float = 0.0
+    languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+
+
+class Sample(NamedTuple):
+    """What a sample of the pages shows, named as in Probe."""
+
+    text_share: float
+    scan_share: float
+    largest: tuple[float, float]
+    languages: tuple[str, ...]
+    scripts: tuple[str, ...]
 
 
 def digest(path: Path) -> tuple[str, int]:
@@ -63,15 +83,16 @@ def check_upload(path: Path, *, max_mb: int) -> None:
 def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe:
     """Open, count, sample; write `copy` when the original cannot be read as it is."""
     sha256, _ = digest(path)
-    encrypted = copied = False
+    copied = False
     try:
-        pages = _count(path)
+        pages, secured = _count(path)
+        lock = "owner" if secured else "none"
         if not pages:
             raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
     except InputError as problem:
-        encrypted = _copy(path, copy, password, problem)
+        lock = _copy(path, copy, password, problem)
         copied = True
-        pages = _count(copy)
+        pages, _ = _count(copy)
     if pages > max_pages:
         raise InputError(
             "too_many_pages",
@@ -81,23 +102,45 @@ def probe(path: Path, copy: Path, password: str | None, max_pages: int) -> Probe
     return Probe(
         sha256=sha256,
         pages=pages,
-        encrypted=encrypted,
+        encrypted=copied and lock != "none",
         copy=copied,
         scanned_pages=0,
         seconds=pages * TEXT_SECONDS,
-        damaged=copied and not encrypted,
+        damaged=copied and lock == "none",
+        lock=lock,
     )
 
 
-def sample(path: Path, pages: int) -> tuple[int, tuple[float, float]]:
-    """How many pages are scans, extrapolated, and the size of the largest page looked at; opens
-    pages, so a hostile file may take its process down."""
+def sample(path: Path, pages: int) -> Sample:
+    """A look at some pages; opens them, so a hostile file may take its process down."""
     chosen = range(1, pages + 1, max(1, pages // SAMPLED))
     with pdfium.opened(path) as document:
-        found = sum(pdfium.is_scan(document, n) for n in chosen)
+        seen = [pdfium.glance(document, n) for n in chosen]
         sizes = [size for n in chosen if (size := _size(document, n))]
     largest = max(sizes, key=lambda s: s[0] * s[1], default=(0.0, 0.0))
-    return round(pages * found / len(chosen)), largest
+    usable = [g.text for g in seen if len("".join(g.text.split())) >= 25 and not g.garbled]
+    model = language.load()
+    spoken = Counter(code for text in usable for code in language.detect(model, text))
+    return Sample(
+        text_share=round(len(usable) / len(chosen), 3),
+        scan_share=sum(g.scan for g in seen) / len(chosen),
+        largest=largest,
+        languages=tuple(code for code, _ in spoken.most_common()),
+        scripts=_scripts("".join(usable)),
+    )
+
+
+def _scripts(text: str) -> tuple[str, ...]:
+    """The scripts that have a fiftieth of the letters, by the first word of the letters' names."""
+    letters = Counter(c for c in unicodedata.normalize("NFKC", text) if c.isalpha())
+    names = Counter[str]()
+    for letter, times in letters.items():
+        names[unicodedata.name(letter, "").partition(" ")[0]] += times
+    names.pop("", None)
+    least = names.total() / 50
+    return tuple(
+        "Han" if name == "CJK" else name.title() for name, n in names.most_common() if n >= least
+    )
 
 
 def _size(document: Any, number: int) -> tuple[float, float] | None:
@@ -122,35 +165,43 @@ def look(
     )
     readable = copy if found.copy else path
     try:
-        scanned, largest = pool.run(
+        seen: Sample = pool.run(
             sample, readable, found.pages, seconds=60, cpu_seconds=2, cancelled=cancelled
         )
     except PageProcessDied:
         return found
+    scanned = round(found.pages * seen.scan_share)
     text = found.pages - scanned
     return replace(
         found,
         scanned_pages=scanned,
         seconds=text * TEXT_SECONDS + scanned * SCAN_SECONDS,
-        largest=largest,
+        largest=seen.largest,
         sampled=True,
+        text_share=seen.text_share,
+        scan_share=round(seen.scan_share, 3),
+        languages=seen.languages,
+        scripts=seen.scripts,
     )
 
 
-def _count(path: Path) -> int:
+def _count(path: Path) -> tuple[int, bool]:
+    """Pages, and whether the file is encrypted though it opened without a password."""
     with pdfium.opened(path) as document:
-        return len(document)
+        return len(document), pdfium.is_secured(document)
 
 
-def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> bool:
-    """A decrypted or repaired copy by pikepdf; whether the file was encrypted."""
+def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> str:
+    """A decrypted or repaired copy by pikepdf; how the file was locked, as in Probe."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     try:
         with pikepdf.open(path, password=password or "") as document:
             if not len(document.pages):
                 raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
             document.save(copy, encryption=False)
-            encrypted = bool(document.is_encrypted)
+            lock = "none"
+            if document.is_encrypted:
+                lock = "user" if password and not _opens(path) else "owner"
     except pikepdf.PasswordError as cause:
         if password:
             raise InputError(
@@ -166,4 +217,13 @@ def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> 
     except (pikepdf.PdfError, ValueError, RuntimeError) as cause:
         raise problem from cause
     copy.chmod(0o600)
-    return encrypted
+    return lock
+
+
+def _opens(path: Path) -> bool:
+    """Whether it opens without a password."""
+    try:
+        with pikepdf.open(path):
+            return True
+    except pikepdf.PasswordError:
+        return False

@@ -173,8 +173,14 @@ def probe_source(place: Place) -> Json:
         secret.unlink(missing_ok=True)
         write_once(target, json.dumps(asdict(found)))
     told: Json = json.loads(target.read_text(encoding="utf-8"))
+    kept = ("lock", "text_share", "scan_share", "languages", "scripts")
     place.tools.catalog.update_job(
-        place.spec["job"], summary={"pages": told["pages"], "estimate": told["seconds"]}
+        place.spec["job"],
+        summary={
+            "pages": told["pages"],
+            "estimate": told["seconds"],
+            "probe": {name: told[name] for name in kept if name in told},
+        },
     )
     return told
 

@@ -183,7 +183,64 @@ def test_the_probe_looks_at_pages(pool: Pool, tmp_path: Path) -> None:
     seen = look(pool, SAMPLES / "scanned.pdf", tmp_path)
     assert (seen.sampled, seen.scanned_pages) == (True, 1)
     assert [round(v) for v in seen.largest] == [595, 842]
-    assert seen.seconds > look(pool, SAMPLES / "greek.pdf", tmp_path).seconds
+    assert (seen.text_share, seen.scan_share, seen.languages, seen.scripts) == (0, 1, (), ())
+    greek = look(pool, SAMPLES / "greek.pdf", tmp_path)
+    assert seen.seconds > greek.seconds
+    assert (greek.text_share, greek.scan_share, greek.lock) == (1, 0, "none")
+    assert greek.languages == ("ell",)
+    assert greek.scripts[0] == "Greek"
+
+
+_BLANKS = b"""/CIDInit /ProcSet findresource begin begincmap /CMapType 2 def
+1 begincodespacerange <00> <ff> endcodespacerange
+52 beginbfchar
+%s
+endbfchar endcmap end""" % b"\n".join(
+    b"<%02x> <0020>" % c for c in (*range(65, 91), *range(97, 123))
+)
+
+_RAIN = ["The rain of the", "summer went away", "over the hills", "and did not", "come back again"]
+
+
+def lost_page(path: Path, lines: list[str], times: int, *, blank: bool) -> Path:
+    """Lines drawn letter by letter, `times` over itself, which pdfium gives once; with
+    `blank` its font says that all letters are spaces."""
+    with pikepdf.new() as document:
+        page = document.add_blank_page(page_size=(300, 500))
+        font = pikepdf.Dictionary(
+            Type=pikepdf.Name.Font, Subtype=pikepdf.Name.Type1, BaseFont=pikepdf.Name.Courier
+        )
+        if blank:
+            font.ToUnicode = document.make_stream(_BLANKS)
+        page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F1=font))
+        drawn = [
+            b"BT /F1 20 Tf 1 0 0 1 %d %d Tm (%c) Tj ET" % (30 + 12 * i, 440 - 40 * row, letter)
+            for row, line in enumerate(lines)
+            for i, letter in enumerate(line.encode())
+            if letter != 32
+        ]
+        page.Contents = document.make_stream(b"\n".join(drawn * times))
+        document.save(path)
+    return path
+
+
+def test_a_page_whose_text_is_lost_is_read_by_ocr(pool: Pool, tmp_path: Path) -> None:
+    path = lost_page(tmp_path / "lost.pdf", _RAIN, times=1, blank=True)
+    found = " ".join(e["text"] for e in elements(pool, path, tmp_path))
+    records, _ = read_batch(tmp_path / "b8" / "batch-00000.jsonl")
+    assert records[0].reader == "ocr"
+    assert records[0].reason.startswith("text lost: ")
+    assert "over the hills" in found
+    assert look(pool, path, tmp_path).text_share == 0
+
+
+def test_a_page_where_ocr_finds_no_more_is_read_as_it_is(pool: Pool, tmp_path: Path) -> None:
+    path = lost_page(tmp_path / "drawn-over.pdf", ["Rainfall"], times=12, blank=False)
+    found = "".join(e["text"] for e in elements(pool, path, tmp_path))
+    records, _ = read_batch(tmp_path / "b8" / "batch-00000.jsonl")
+    assert records[0].reader == "text"
+    assert "read as it is: OCR finds" in records[0].reason
+    assert found.replace(" ", "") == "Rainfall"
 
 
 def test_passwords(pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path]) -> None:
@@ -191,9 +248,10 @@ def test_passwords(pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path]) ->
     assert refused(pool, locked, tmp_path) == "password_required"
     assert refused(pool, locked, tmp_path, "falsch") == "password_wrong"
     seen = look(pool, locked, tmp_path, "geheim")
-    assert (seen.pages, seen.encrypted, seen.copy) == (2, True, True)
+    assert (seen.pages, seen.encrypted, seen.copy, seen.lock) == (2, True, True, "user")
     owner = make_pdf("owner.pdf", encryption=pikepdf.Encryption(user="", owner="o"))
-    assert look(pool, owner, tmp_path).pages == 2
+    opened = look(pool, owner, tmp_path)
+    assert (opened.pages, opened.lock) == (2, "owner")
 
 
 def test_page_counts(pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path]) -> None:
