@@ -11,7 +11,6 @@ for each file.
 import argparse
 import collections
 import csv
-import os
 import sys
 import tempfile
 import time
@@ -64,8 +63,7 @@ def read(pool: Pool, path: Path, work: Path) -> dict[str, object]:
 
 def peak_mb(pool: Pool) -> int:
     """The most memory the page process ever held."""
-    pid = pool.run(os.getpid, seconds=30)
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    status = pool.run(Path.read_text, Path("/proc/self/status"), "ascii", seconds=30)
     return int(status.split("VmHWM:")[1].split()[0]) >> 10
 
 
