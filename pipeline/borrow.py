@@ -103,7 +103,7 @@ class Borrower:
             models,
             [str(p) for p in pictures],
             lambda left: here().detect([Path(p) for p in left]),
-            lambda regions: all(r.kind in set(KINDS.values()) for r in regions),
+            lambda regions: all(r.kind in KINDS.values() for r in regions),
         )
 
     def _run(

@@ -87,9 +87,7 @@ def _parquet(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
     with tempfile.TemporaryDirectory(dir=Path(archive.filename or ".").parent) as work:
         for shard in dataset.write(Path(work), _seen(shelf, report, pictures)):
             archive.write(shard, f"data/{shard.name}", zipfile.ZIP_STORED)
-    archive.writestr("README.md", _words(_CARD, shelf))
-    archive.writestr(_FACTS, _facts(shelf))
-    _pictures(archive, shelf, pictures)
+    _about(archive, shelf, _CARD, pictures)
     for source in shelf.sources:
         path = shelf.original(source)
         if path is not None:
@@ -114,9 +112,7 @@ def _chroma(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
         for path in sorted(Path(work).rglob("*")):
             if path.is_file():
                 archive.write(path, f"chroma/{path.relative_to(work)}")
-    archive.writestr("README.md", _words(_README, shelf))
-    archive.writestr(_FACTS, _facts(shelf))
-    _pictures(archive, shelf, pictures)
+    _about(archive, shelf, _README, pictures)
 
 
 def _json(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
@@ -168,6 +164,13 @@ def _seen(shelf: Shelf, report: Report, pictures: set[str]) -> Iterator[Sequence
             yield batch
             done += len(batch)
             report(done, max(done, shelf.count))
+
+
+def _about(archive: zipfile.ZipFile, shelf: Shelf, text: str, pictures: set[str]) -> None:
+    """What an import needs beside the records, and its words for a reader."""
+    archive.writestr("README.md", _words(text, shelf))
+    archive.writestr(_FACTS, _facts(shelf))
+    _pictures(archive, shelf, pictures)
 
 
 def _pictures(archive: zipfile.ZipFile, shelf: Shelf, names: set[str]) -> None:

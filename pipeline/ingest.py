@@ -15,6 +15,7 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from pipeline.jobs import (
+    NO_BATCH,
     NOTIFY_WORKFLOW,
     QUEUE_INDEX,
     QUEUE_JOBS,
@@ -26,7 +27,7 @@ from pipeline.jobs import (
 )
 from pipeline.partition import plan
 from pipeline.source import Probe
-from pipeline.stages import NO_BATCH, Json, Place, Tools, answer
+from pipeline.stages import Json, Place, Tools, answer
 
 WINDOW = 4
 _LOOK = 0.1

@@ -25,6 +25,7 @@ from pipeline import borrow
 from pipeline.chunk import ChunkOptions
 from pipeline.partition import PartitionOptions
 from pipeline.source import check_upload, digest
+from pipeline.standing import Standing
 from settings import Settings
 from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
@@ -35,15 +36,11 @@ WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
 TRANSFER_WORKFLOW = "transfer_v1"
 QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
 EXPORTS = ("parquet", "chroma", "json", "markdown")
-STAGES = ("probe", "partition", "chunk", "embed", "index", "save", "notify")
+NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
 SILENT = 60.0
 _LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
-_TAKEN_TOGETHER = 4
-_LINE_SECONDS = 0.5
-_PACE_SECONDS = 10.0
-_FIRST_PACE = 3.0  # chunks, vectors and the save cost about twice what reading does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +73,12 @@ class Jobs:
     paths: Paths
     catalog: Catalog
     _client: DBOSClient | None = None
-    _lines: dict[str, tuple[float, list[JobRow]]] = field(default_factory=dict)
-    _paced: tuple[float, float] = (-1e9, 1.0)
+    _standing: Standing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._standing = Standing(
+            catalog=self.catalog, ready=self.ready, most=self.settings.max_jobs
+        )
 
     def submit(self, user: str, request: Request) -> dict[str, Any]:
         """Check, store, enqueue: a job at once. A file that is refused is a failed job with its
@@ -85,7 +86,6 @@ class Jobs:
         request = replace(
             request,
             filename=display_name(request.filename),
-            partition=request.partition,
             chunk=request.chunk.checked(),
         )
         collection = self.catalog.collection_for(user, request.collection)
@@ -117,7 +117,7 @@ class Jobs:
         runs = self.catalog.runs(user, stem)
         if runs and self._stands(user, runs[-1]):
             return {
-                **self._shown(runs[-1]),
+                **self._standing.shown(runs[-1]),
                 "duplicate": True,
                 "message": "This file was submitted before; this is that job.",
             }
@@ -141,10 +141,10 @@ class Jobs:
             finished_at=None,
         )
         if self.catalog.put_job(row):
-            self._lines.pop(user, None)
+            self._standing.joined(user)
             self._enqueue(row, 1, {})
             self._look_ahead(row)
-        return self._shown(self.catalog.job(user, job_id))
+        return self._standing.shown(self.catalog.job(user, job_id))
 
     def transfer(
         self, user: str, kind: str, spec: dict[str, Any], archive: Path | None = None
@@ -157,7 +157,7 @@ class Jobs:
                 and row.summary.get("kind") == kind
                 and spec.items() <= row.spec.items()
             ):
-                return self._shown(row)
+                return self._standing.shown(row)
         job_id = f"t{secrets.token_hex(11)}"
         row = JobRow(
             id=job_id,
@@ -172,22 +172,14 @@ class Jobs:
             started_at=None,
             finished_at=None,
         )
-        client = self._connected()
+        self._connected()
         if archive is not None:
             target = self.paths.work(user, job_id) / "archive.zip"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(archive, target)
         self.catalog.put_job(row)
-        options: Any = {
-            "workflow_name": TRANSFER_WORKFLOW,
-            "queue_name": QUEUE_JOBS,
-            "workflow_id": run_id(job_id, 1),
-            "app_version": APPLICATION_VERSION,
-            "queue_partition_key": user,
-            "authenticated_user": user,
-        }
-        client.enqueue(options, row.spec)
-        return self._shown(row)
+        self._start(user, TRANSFER_WORKFLOW, QUEUE_JOBS, run_id(job_id, 1), row.spec)
+        return self._standing.shown(row)
 
     async def watch(self, user: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """Events after that number, those to come too; the last one carries the final status.
@@ -223,10 +215,10 @@ class Jobs:
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """What is there now: events after that number, and the job."""
         row = self.catalog.job(user, job_id)  # first: its end is then among the events
-        return self.catalog.events(job_id, max(0, after)), self._shown(row)
+        return self.catalog.events(job_id, max(0, after)), self._standing.shown(row)
 
     def job(self, user: str, job_id: str) -> dict[str, Any]:
-        return self._shown(self.catalog.job(user, job_id))
+        return self._standing.shown(self.catalog.job(user, job_id))
 
     def list_jobs(
         self,
@@ -239,13 +231,13 @@ class Jobs:
         """Newest first; of one collection when its id is given."""
         statuses = None if not status else [status]
         rows = self.catalog.jobs(user, statuses, max(1, min(limit, 1000)), collection=collection)
-        return [self._shown(row) for row in rows]
+        return [self._standing.shown(row) for row in rows]
 
     def recent(self, users: list[str], since: float) -> dict[str, list[dict[str, Any]]]:
         """By user: the jobs that are not finished, or were finished after that time."""
         found: dict[str, list[dict[str, Any]]] = {}
         for row in self.catalog.recent_jobs(users, since):
-            found.setdefault(row.user, []).append(self._shown(row))
+            found.setdefault(row.user, []).append(self._standing.shown(row))
         return found
 
     def cancel(self, user: str, job_id: str, *, keep: bool = True) -> dict[str, Any]:
@@ -379,8 +371,9 @@ class Jobs:
         lines = ["# TYPE quire_jobs gauge"]
         totals = self.catalog.totals()
         lines += [f'quire_jobs{{status="{s}"}} {totals.get(s, 0)}' for s in (*ACTIVE, *FINISHED)]
-        lines += ["# TYPE quire_ready gauge", f"quire_ready {int(self.health()['ready'])}"]
-        silent = self.catalog.silence("main")
+        health = self.health()
+        lines += ["# TYPE quire_ready gauge", f"quire_ready {int(health['ready'])}"]
+        silent = health["silent_seconds"]
         if silent is not None:
             lines += [
                 "# TYPE quire_worker_silent_seconds gauge",
@@ -413,16 +406,23 @@ class Jobs:
             )
         return self._client
 
-    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
-        options: Any = {
-            "workflow_name": WORKFLOW,
-            "queue_name": QUEUE_JOBS,
-            "workflow_id": run_id(row.id, attempt),
+    def _start(
+        self, user: str, workflow: str, queue: str, name: str, *arguments: Any, **options: Any
+    ) -> None:
+        asked: Any = {
+            "workflow_name": workflow,
+            "queue_name": queue,
+            "workflow_id": name,
             "app_version": APPLICATION_VERSION,
-            "queue_partition_key": row.user,
-            "authenticated_user": row.user,
+            "queue_partition_key": user,
+            "authenticated_user": user,
+            **options,
         }
-        self._connected().enqueue(options, self._body(row, attempt, again))
+        self._connected().enqueue(asked, *arguments)
+
+    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
+        body = self._body(row, attempt, again)
+        self._start(row.user, WORKFLOW, QUEUE_JOBS, run_id(row.id, attempt), body)
 
     def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -442,17 +442,8 @@ class Jobs:
         self, row: JobRow, name: str, queue: str, attempt: int, **options: Any
     ) -> None:
         """One stage by itself, beside the job's own workflow."""
-        asked: Any = {
-            "workflow_name": STAGE_WORKFLOW,
-            "queue_name": queue,
-            "workflow_id": f"{name}-{run_id(row.id, attempt)}",
-            "app_version": APPLICATION_VERSION,
-            "queue_partition_key": row.user,
-            "authenticated_user": row.user,
-            **options,
-        }
-        batch = {"index": 0, "first": 1, "last": 1}
-        self._connected().enqueue(asked, name, self._body(row, attempt, {}), batch, {})
+        beside, body = f"{name}-{run_id(row.id, attempt)}", self._body(row, attempt, {})
+        self._start(row.user, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options)
 
     def _fits(self, model: str | None) -> None:
         """Refused where vectors of another model would come beside those that are there."""
@@ -544,97 +535,6 @@ class Jobs:
             summary={**(summary or {}), "message": message},
             **changes,
         )
-
-    def _shown(self, row: JobRow) -> dict[str, Any]:
-        """A job as the public interface shows it."""
-        summary = row.summary
-        stages = summary.get("stages", {})
-        queued = row.status == "queued"
-        before = self._before(row) if queued else []
-        return {
-            "id": row.id,
-            "kind": summary.get("kind", "ingest"),
-            "status": row.status,
-            "collection": row.collection,
-            "source": {
-                "id": row.sha256 or None,
-                "filename": row.filename,
-                "sha256": row.sha256 or None,
-                "pages": summary.get("pages"),
-                **summary.get("probe", {}),
-            },
-            "stages": stages,
-            "position": sum(r.status == "queued" for r in before) + 1 if queued else None,
-            "waits_for": self._waits_for(row, before),
-            "retry_at": summary.get("retry_at"),
-            "eta_seconds": self._eta(row, before),
-            "epoch": summary.get("epoch", 0),
-            "message": summary.get("message"),
-            "created_at": row.created_at,
-            "started_at": row.started_at,
-            "finished_at": row.finished_at,
-            "saved_generation": summary.get("saved_generation"),
-            "error": summary.get("error"),
-            "pages_failed": summary.get("pages_failed", []),
-            "notified": summary.get("notified"),
-            "result": summary.get("result"),
-            "strategy": row.spec.get("strategy"),
-            "dismissed": bool(summary.get("dismissed")),
-        }
-
-    def _before(self, row: JobRow) -> list[JobRow]:
-        """The same user's unfinished jobs that were there before. Users take turns, so nobody
-        else's stand in the way for long."""
-        now = time.monotonic()
-        looked, known = self._lines.get(row.user, (0.0, []))
-        if now - looked > _LINE_SECONDS:
-            known = self.catalog.jobs(row.user, ACTIVE, self.settings.max_jobs)
-            self._lines[row.user] = now, known
-        return [r for r in known if r.created_at < row.created_at]
-
-    def _waits_for(self, row: JobRow, before: list[JobRow]) -> str | None:
-        if row.status == "waiting":
-            return str(row.summary.get("message"))
-        if row.status != "queued":
-            return None
-        if not self.ready():
-            return "The worker is starting."
-        if len(before) >= _TAKEN_TOGETHER:
-            return f"{len(before)} of your jobs are before this one."
-        return "It is taken up next."
-
-    def _eta(self, row: JobRow, before: list[JobRow]) -> float | None:
-        """Seconds. From this job's own rate once some pages are indexed; before that from the
-        probe, at the pace of the jobs that ended last."""
-        if row.status in FINISHED or row.status == "waiting":
-            return None
-        pages = int(row.summary.get("pages") or 0)
-        done = int(row.summary.get("stages", {}).get("index", {}).get("done", 0))
-        spent = time.time() - (row.started_at or time.time())
-        if row.status == "running" and done and pages:
-            return round(spent / done * (pages - done), 1)
-        if not pages:
-            return None
-        work = sum(_left(r, self._pace()) for r in (*before, row))
-        return round(max(1.0, work - (spent if row.status == "running" else 0.0)), 1)
-
-    def _pace(self) -> float:
-        """How many times the probe's estimate the jobs that ended last have taken."""
-        now = time.monotonic()
-        if now - self._paced[0] > _PACE_SECONDS:
-            ended = self.catalog.jobs(None, ("succeeded", "partial"), 10)
-            told = sum(float(r.summary.get("estimate") or 0) for r in ended)
-            took = sum((r.finished_at or 0) - (r.started_at or 0) for r in ended)
-            self._paced = now, (took / told if told else _FIRST_PACE)
-        return self._paced[1]
-
-
-def _left(row: JobRow, pace: float) -> float:
-    """Seconds that a job of the same user still needs, by the probe's estimate."""
-    pages = int(row.summary.get("pages") or 0)
-    done = int(row.summary.get("stages", {}).get("index", {}).get("done", 0))
-    share = (pages - done) / pages if pages else 1.0
-    return float(row.summary.get("estimate") or 0.0) * pace * share
 
 
 def display_name(name: str) -> str:

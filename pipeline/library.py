@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +51,15 @@ class Library:
         found = self._find(user, collection)
         if found is None:
             return []
-        asked = search.Query(
-            text=asked.text,
-            collection=found.id,
-            top_k=asked.top_k,
-            mode=asked.mode,
-            where=asked.where,
-        )
+        asked = replace(asked, collection=found.id)
         with self.stores.workspaces.open(user) as workspace:
             return search.search(workspace, asked, self.encoder().encode_query)
 
     def collections(self, user: str) -> list[Json]:
         with self.stores.workspaces.open(user) as workspace:
-            return [self._shown(user, c, workspace.count(c.id)) for c in self._listed(user)]
+            return [
+                self._shown(user, c, workspace.count(c.id)) for c in self.catalog.collections(user)
+            ]
 
     def create_collection(self, user: str, title: str) -> Json:
         return self._shown(user, self.catalog.create_collection(user, title), 0)
@@ -188,9 +184,6 @@ class Library:
 
     # Inside
 
-    def _listed(self, user: str) -> list[Collection]:
-        return self.catalog.collections(user)
-
     def _find(self, user: str, reference: str) -> Collection | None:
         """A collection; None for a `default` that nobody has filled yet."""
         try:
@@ -266,9 +259,7 @@ class Library:
 
 
 def _being_read(job: JobRow, settings: Settings) -> SourceRow:
-    options = PartitionOptions(
-        strategy=job.spec["strategy"], languages=tuple(job.spec["languages"])
-    ).with_models(settings.layout_model, settings.table_model)
+    options = PartitionOptions.of(job.spec, settings.layout_model, settings.table_model)
     return SourceRow(
         collection=job.collection,
         sha256=job.sha256,

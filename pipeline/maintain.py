@@ -8,7 +8,7 @@ import argparse
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         for remote in _chosen(stores, arguments):
             for user in _users(arguments, [remote]):
                 found = list(verify.verify(remote, user))
-                bad += len(found)
-                for damage in found:
-                    print(f"{damage.remote} {user} {damage.path}: {damage.code}")
-                if not found:
-                    print(f"{remote.name} {user} whole")
+                bad += _print_damage(user, found, whole=f"{remote.name} {user} whole")
     return 1 if bad else 0
 
 
@@ -68,12 +64,8 @@ def _repair(arguments: argparse.Namespace) -> int:
     left = 0
     with _alone(arguments) as (stores, _):
         for user in _users(arguments, stores.replication.remotes):
-            damage = verify.repair(stores.replication, stores.workspaces, user)
-            left += len(damage)
-            for one in damage:
-                print(f"{one.remote} {user} {one.path}: {one.code}")
-            if not damage:
-                print(f"{user} whole")
+            found = verify.repair(stores.replication, stores.workspaces, user)
+            left += _print_damage(user, found, whole=f"{user} whole")
     return 1 if left else 0
 
 
@@ -226,6 +218,14 @@ def _chosen(stores: Stores, arguments: argparse.Namespace) -> list[Remote]:
 
 def _users(arguments: argparse.Namespace, there: Any) -> list[str]:
     return [arguments.user] if arguments.user else verify.users_of(there)
+
+
+def _print_damage(user: str, found: Sequence[verify.Damage], *, whole: str) -> int:
+    for one in found:
+        print(f"{one.remote} {user} {one.path}: {one.code}")
+    if not found:
+        print(whole)
+    return len(found)
 
 
 def _print_gone(user: str, gone: list[erase.Gone]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,15 @@ class PartitionOptions:
             )
         return self
 
-    def with_models(self, *names: str) -> "PartitionOptions":
-        """The same, naming the models when they have a part in it."""
-        return replace(self, models=names) if self.strategy == "hi_res" else self
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], *models: str) -> "PartitionOptions":
+        """What a job's spec asks for; the models are named when they have a part in it."""
+        strategy = spec["strategy"]
+        return cls(
+            strategy=strategy,
+            languages=tuple(spec["languages"]),
+            models=models if strategy == "hi_res" else (),
+        )
 
     def version(self) -> str:
         """Names what the elements were made with; part of their folder's name."""

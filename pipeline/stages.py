@@ -40,7 +40,6 @@ from storage.workspace import Space
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
-NO_BATCH = {"index": 0, "first": 1, "last": 1}
 _CANCEL_LOOKS = 0.5
 GPU_WAIT = 3600.0  # seconds that a job with gpu=wait waits at most
 
@@ -69,9 +68,8 @@ class Place:
 
     @property
     def options(self) -> PartitionOptions:
-        return PartitionOptions(
-            strategy=self.spec["strategy"], languages=tuple(self.spec["languages"])
-        ).with_models(self.tools.settings.layout_model, self.tools.settings.table_model)
+        settings = self.tools.settings
+        return PartitionOptions.of(self.spec, settings.layout_model, settings.table_model)
 
     @property
     def elements(self) -> Path:
@@ -378,9 +376,10 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
         code = problem.code
         return {"error": {**problem.as_dict(), "permanent": problem.permanent}}
     except Exception as problem:  # a job never hangs on what nobody thought of
-        code = "disk_full" if _full(problem) else "internal"
+        error = _unexpected(problem)
+        code = error["code"]
         log.exception("stage broke", extra={**what, "code": code})
-        return {"error": _unexpected(problem)}
+        return {"error": error}
     finally:
         seconds = round(time.monotonic() - began, 3)
         log.info("stage ended", extra={**what, "seconds": seconds, "code": code})

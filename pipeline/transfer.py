@@ -19,8 +19,7 @@ from pipeline.embed import Encoder
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
 from pipeline.jobs import TRANSFER_WORKFLOW, write_private
-from pipeline.pool import PageProcessDied, Pool
-from settings import Settings
+from pipeline.pool import Cancelled, PageProcessDied, Pool
 from storage import dataset
 from storage.catalog import Catalog, SourceRow
 from storage.chroma import BATCH, Record
@@ -38,7 +37,6 @@ _INTAKE_SECONDS = 900.0
 class Tools:
     """What both work with; the worker makes it once. `reader` reads archives of unknown origin."""
 
-    settings: Settings
     paths: Paths
     catalog: Catalog
     stores: Stores
@@ -83,7 +81,7 @@ class Job:
             nonlocal told
             if done - told >= _NOTE_EVERY or done == total:
                 if self.cancelled():
-                    raise Refused("cancelled", "The job was cancelled.", "Start it again.")
+                    raise Cancelled("cancelled", "The job was cancelled.", "Start it again.")
                 told = done
                 self.note(f"{done:,} of {total:,} {what}.", done, total)
 

@@ -42,7 +42,7 @@ _UNFINISHED = ["PENDING", "ENQUEUED", "DELAYED"]
 
 @dataclass(slots=True)
 class Upkeep:
-    """`here` are the ids of the workflows that run in this process; A worker whose `role` is
+    """`here` are the ids of the workflows that run in this process. A worker whose `role` is
     not `main` gives signs of life and no more."""
 
     jobs: Jobs

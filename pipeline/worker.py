@@ -209,7 +209,6 @@ def _run(
     intake = Pool(1, memory_mb=4000, recycle_after=1)
     transfer.register(
         transfer.Tools(
-            settings=settings,
             paths=paths,
             catalog=catalog,
             stores=stores,
@@ -271,9 +270,8 @@ def _saving(committer: Committer, stopping: threading.Event) -> None:
     """A worker that cannot save is ended, and started again by its supervisor."""
     try:
         committer.run()
-    except Exception:
-        log.exception("saving failed")
-    stopping.set()
+    finally:
+        stopping.set()
 
 
 class _Once(Generic[Made]):
