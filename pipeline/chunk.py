@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from errors import InputError
+from pipeline.elements import FURNITURE
 
 if TYPE_CHECKING:
     from unstructured.documents.elements import Element
 
 Json = dict[str, Any]
-_FURNITURE = {"Header", "Footer", "PageBreak", "PageNumber"}
 _NEARBY = 400
 
 
@@ -108,7 +108,7 @@ def chunks(batches: Iterable[Sequence[Json]], options: ChunkOptions) -> Iterator
 
 
 def _is_text(e: Json) -> bool:
-    return e["type"] not in _FURNITURE | {"Table", "Image"} and bool(e["text"].strip())
+    return e["type"] not in FURNITURE | {"Table", "Image"} and bool(e["text"].strip())
 
 
 def _groups(stream: list[Json], options: ChunkOptions) -> Iterator[tuple[list[Json], list[str]]]:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.elements import FURNITURE
 from pipeline.partition import read_batch
 from pipeline.relations import link_tables
 
 _ALSO_BELOW = ("Image", "Formula", "CodeSnippet", "Form")  # the library forgets these
-_FURNITURE = {"Header", "Footer", "PageNumber", "PageBreak"}
 
 
 def document_elements(batches: Iterable[Path]) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def document_elements(batches: Iterable[Path]) -> list[dict[str, Any]]:
     from unstructured.staging.base import elements_from_dicts
 
     found = [e for path in batches for e in read_batch(path)[1]]
-    read = [e for e in found if e["type"] not in _FURNITURE]  # a running head is nobody's parent
+    read = [e for e in found if e["type"] not in FURNITURE]  # a running head is nobody's parent
     with_parents = set_element_hierarchy(
         elements_from_dicts(read), {"Title": [*HIERARCHY_RULE_SET["Title"], *_ALSO_BELOW]}
     )

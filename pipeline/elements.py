@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.page import Box, PageContent
 
+FURNITURE = frozenset({"Header", "Footer", "PageBreak", "PageNumber"})
 KINDS = frozenset({
     "Title",
     "NarrativeText",

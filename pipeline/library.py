@@ -227,10 +227,7 @@ class Library:
 
     def _readable(self, user: str, source: SourceRow) -> Any:
         copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
-        original = self.paths.source(user, source.sha256)
-        if not copy.exists() and not original.exists():
-            self.stores.replication.fetch(user, f"sources/{source.sha256}.pdf", original)
-        return copy if copy.exists() else original
+        return copy if copy.exists() else self.stores.restore.original(user, source.sha256)
 
     def _remove_files(self, user: str, source: SourceRow) -> int:
         """Bytes given back; files that another collection needs stay."""

@@ -103,13 +103,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 def _erase(arguments: argparse.Namespace) -> int:
     with _alone(arguments) as (stores, catalog):
-        gone = erase.erase_user(
-            stores.replication.paths,
-            catalog,
-            stores.replication,
-            stores.workspaces,
-            arguments.user,
-        )
+        gone = erase.erase_user(stores.replication, stores.workspaces, arguments.user)
         _print_gone(arguments.user, gone)
     return 1 if any(g.by is None for g in gone) else 0
 

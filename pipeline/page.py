@@ -36,10 +36,10 @@ class Box(NamedTuple):
             max(self.y1, other.y1),
         )
 
-    def holds(self, other: "Box") -> bool:
-        """Whether the middle of the other one lies inside."""
+    def holds(self, other: "Box", slack: float = 0.0) -> bool:
+        """Whether the middle of the other one lies inside, or no farther out than `slack`."""
         x, y = (other.x0 + other.x1) / 2, (other.y0 + other.y1) / 2
-        return self.x0 <= x <= self.x1 and self.y0 <= y <= self.y1
+        return self.x0 - slack <= x <= self.x1 + slack and self.y0 - slack <= y <= self.y1 + slack
 
     def overlap(self, other: "Box") -> float:
         """The shared area, in square points."""

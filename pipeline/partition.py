@@ -144,7 +144,8 @@ def partition_batch(
     target = out / f"batch-{batch.index:05d}.jsonl"
     if not target.exists():
         crops.mkdir(parents=True, exist_ok=True)
-        found = _style(pool, path, out, cancelled)
+        unstyled = options.strategy == "reference"  # the stock library looks for itself
+        found = Style() if unstyled else _style(pool, path, out, cancelled)
         seen: Seen = {}
         if options.strategy == "hi_res" and detector is not None:
             seen = _detect(pool, path, batch, detector(), cancelled)
@@ -153,14 +154,9 @@ def partition_batch(
         )
         pages = list(read)
         records = [record for record, _ in pages]
-        elements = [e for _, made in pages for e in made]
-        names = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
-        write_once(out / f"batch-{batch.index:05d}.crops", "\n".join(names))
-        lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
-        lines += [json.dumps(e, ensure_ascii=False) for e in elements]
-        write_once(target, "\n".join(lines) + "\n")
-    done, _ = read_batch(target)
-    return BatchResult(batch=batch, pages=tuple(done), path=target)
+        write_batch(target, records, [e for _, made in pages for e in made])
+    done = tuple(PageRecord(**r) for r in read_head(target))
+    return BatchResult(batch=batch, pages=done, path=target)
 
 
 def _style(pool: Pool, path: Path, out: Path, cancelled: Callable[[], bool]) -> Style:
@@ -185,6 +181,17 @@ def write_once(path: Path, content: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     aside.write_text(content, encoding="utf-8", errors="replace")
     aside.replace(path)
+
+
+def write_batch(
+    target: Path, records: Sequence[PageRecord], elements: Sequence[dict[str, Any]]
+) -> None:
+    """A checkpoint: the page records, a line per element, and beside it the names of its crops."""
+    crops = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
+    write_once(target.with_suffix(".crops"), "\n".join(crops))
+    lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
+    lines += [json.dumps(e, ensure_ascii=False) for e in elements]
+    write_once(target, "\n".join(lines) + "\n")
 
 
 def read_batch(path: Path) -> tuple[list[PageRecord], list[dict[str, Any]]]:
@@ -338,7 +345,7 @@ def _by_reference(
 
 def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> None:
     words = " ".join(e["text"] for e in made)
-    found = list(options.languages or language.detect(language.load(), words))
+    found = list(options.languages or language.detect(words))
     for one in made if found else ():
         one["metadata"]["languages"] = found
 
@@ -410,7 +417,7 @@ def _recognised(picture: Any, content: PageContent, options: PartitionOptions) -
     if options.languages or answer.pack != "eng":
         return answer
     said = " ".join(thing.text for thing in answer.things)
-    found = [code for code in language.detect(language.load(), said) if code != "eng"]
+    found = [code for code in language.detect(said) if code != "eng"]
     if not found or not ocr.installed(found[0]):
         return answer
     return ocr.read(picture, content.width, content.height, (found[0],))
@@ -451,8 +458,8 @@ def _scan(page: Any) -> Any:
 
 
 def _text_page(content: PageContent, grids: Any | None, writer: "_Writer") -> None:
-    asked = grids is not None and ruled.may_be_ruled(content.paths)
-    page = grids.get_page(content.number - 1) if grids is not None and asked else None
+    asked = grids if ruled.may_be_ruled(content.paths) else None
+    page = asked.get_page(content.number - 1) if asked is not None else None
     found = tables.find_tables(content, page)
     boxes = [t.box for t in found]
     pictures = figures.find_figures(content, boxes)

@@ -77,10 +77,14 @@ def page_size(document: Any, number: int) -> tuple[float, float]:
     try:
         width, height = document.get_page_size(number - 1)
     except PdfiumError as problem:
-        raise InputError(
-            "page_unreadable", "This page is damaged.", "Check the page in a PDF program."
-        ) from problem
+        raise _unreadable() from problem
     return float(width), float(height)
+
+
+def _unreadable() -> InputError:
+    return InputError(
+        "page_unreadable", "This page is damaged.", "Check the page in a PDF program."
+    )
 
 
 class _Space:
@@ -88,7 +92,6 @@ class _Space:
 
     def __init__(self, page: Any) -> None:
         left, bottom, right, top = page.get_bbox()
-        self.left, self.bottom, self.right, self.top = left, bottom, right, top
         self.rotation = page.get_rotation()
         across, up = right - left, top - bottom
         self.width, self.height = (up, across) if self.rotation in {90, 270} else (across, up)
@@ -104,9 +107,7 @@ def loaded(document: Any, number: int) -> Iterator[Any]:
     try:
         page = document[number - 1]
     except PdfiumError as problem:
-        raise InputError(
-            "page_unreadable", "This page is damaged.", "Check the page in a PDF program."
-        ) from problem
+        raise _unreadable() from problem
     try:
         yield page
     finally:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
+from pipeline.elements import FURNITURE
 from pipeline.page import Box
 
 Json = dict[str, Any]
 _FAR = 60.0
 _TABLE = re.compile(r"tab", re.I)
-_AROUND = {"Header", "Footer", "PageBreak", "PageNumber"}
 _CELL = re.compile(r"<t[dh](?: rowspan=\"\d+\")?(?: colspan=\"(\d+)\")?>")
 
 
@@ -41,7 +41,7 @@ def link_tables(document: Sequence[Json]) -> None:
     columns and width that is the last thing on the page before, names that one in `continues`."""
     pages = {n: list(es) for n, es in groupby(document, lambda e: e["metadata"]["page_number"])}
     for before, after in pairwise(sorted(pages)):
-        last = [e for e in pages[before] if e["type"] not in _AROUND][-1:]
+        last = [e for e in pages[before] if e["type"] not in FURNITURE][-1:]
         first = next(_without_captions(pages[after]), None)
         if after != before + 1 or not last or first is None:
             continue
@@ -50,7 +50,7 @@ def link_tables(document: Sequence[Json]) -> None:
 
 
 def _without_captions(page: Sequence[Json]) -> Iterator[Json]:
-    return (e for e in page if e["type"] not in _AROUND | {"FigureCaption"})
+    return (e for e in page if e["type"] not in FURNITURE | {"FigureCaption"})
 
 
 def _alike(a: Json, b: Json) -> bool:

@@ -1,6 +1,6 @@
 """A PDF as it came: its hash, whether it is one, what is inside, and a copy that can be read.
 
-`probe` runs inside a page process. Knows nothing of elements. The only importer of pikepdf.
+`probe` runs inside a page process. Knows nothing of elements.
 """
 
 import hashlib
@@ -119,8 +119,7 @@ def sample(path: Path, pages: int) -> Sample:
         sizes = [size for n in chosen if (size := _size(document, n))]
     largest = max(sizes, key=lambda s: s[0] * s[1], default=(0.0, 0.0))
     usable = [g.text for g in seen if len("".join(g.text.split())) >= 25 and not g.garbled]
-    model = language.load()
-    spoken = Counter(code for text in usable for code in language.detect(model, text))
+    spoken = Counter(code for text in usable for code in language.detect(text))
     return Sample(
         text_share=round(len(usable) / len(chosen), 3),
         scan_share=sum(g.scan for g in seen) / len(chosen),

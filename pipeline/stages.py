@@ -27,6 +27,7 @@ from pipeline.partition import (
     PartitionOptions,
     partition_batch,
     read_batch,
+    write_batch,
     write_once,
 )
 from pipeline.pool import Cancelled, Pool
@@ -142,11 +143,10 @@ class _Seeing:
 def probe_source(place: Place) -> Json:
     """What is in the file; written once beside its elements, and told in the job's row."""
     target = place.elements / "probe.json"
-    if not place.elements.exists():
-        with contextlib.suppress(NotFound):  # read before, on a disk that is gone
-            place.tools.stores.restore.elements(
-                place.spec["user"], place.spec["sha256"], place.options.version()
-            )
+    with contextlib.suppress(NotFound):  # read before, on a disk that is gone
+        place.tools.stores.restore.elements(
+            place.spec["user"], place.spec["sha256"], place.options.version()
+        )
     if not target.exists():
         secret = place.work / "password"
         if place.spec["locked"] and not secret.exists():
@@ -155,11 +155,7 @@ def probe_source(place: Place) -> Json:
             )
         password = secret.read_text(encoding="utf-8") if secret.exists() else None
         tools = place.tools
-        original = tools.paths.source(place.spec["user"], place.spec["sha256"])
-        if not original.exists():
-            tools.stores.replication.fetch(
-                place.spec["user"], f"sources/{place.spec['sha256']}.pdf", original
-            )
+        original = tools.stores.restore.original(place.spec["user"], place.spec["sha256"])
         found = look(
             tools.pool,
             original,
@@ -232,11 +228,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             if page in fresh
             else [e for e in elements if e["metadata"].get("page_number") == page]
         )
-    crops = sorted({n for e in kept if (n := e["metadata"].get("image_path"))})
-    write_once(place.elements / f"batch-{batch.index:05d}.crops", "\n".join(crops))
-    head = json.dumps({"pages": [asdict(r) for r in pages]}, ensure_ascii=False)
-    lines = [head, *(json.dumps(e, ensure_ascii=False) for e in kept)]
-    write_once(target, "\n".join(lines) + "\n")
+    write_batch(target, pages, kept)
     return {"pages": [asdict(r) for r in pages], "notes": notes}
 
 

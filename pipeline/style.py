@@ -18,8 +18,6 @@ from pipeline.readers.text import Block
 
 RUNS = 6
 RUN = 4  # neighbouring pages: left and right pages have heads of their own
-_EDGE = 0.14
-_NEAR = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,8 @@ def sample(pages: int) -> list[int]:
 
 
 def _at_edge(block: Block, content: PageContent) -> bool:
-    upper = block.box.y1 < _EDGE * content.height
-    lower = block.box.y0 > (1 - _EDGE) * content.height
-    return (upper or lower) and len(block.text) < 150 and block.lines <= 2
+    upper, lower = text.edges(block.box, content.height)
+    return (upper or lower) and len(block.text) < text.SHORT and block.lines <= 2
 
 
 def _repeated(edges: Sequence[_Edge], pages: int) -> tuple[tuple[str, float], ...]:
@@ -79,7 +76,7 @@ def _repeated(edges: Sequence[_Edge], pages: int) -> tuple[tuple[str, float], ..
     for said, all_of_it in by_text.items():
         rest = sorted(all_of_it, key=lambda e: e.middle)
         while rest:
-            near = [e for e in rest if e.middle - rest[0].middle <= _NEAR]
+            near = [e for e in rest if e.middle - rest[0].middle <= text.NEAR]
             rest = rest[len(near) :]
             if len({e.page for e in near}) >= min(3, max(2, pages)):
                 found.append((said, round(sum(e.middle for e in near) / len(near), 1)))

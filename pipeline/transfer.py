@@ -21,7 +21,7 @@ from pipeline.intake import take_in
 from pipeline.jobs import TRANSFER_WORKFLOW, write_private
 from pipeline.pool import Cancelled, PageProcessDied, Pool
 from storage import dataset
-from storage.catalog import Catalog, SourceRow
+from storage.catalog import Catalog, SourceRow, free_title
 from storage.chroma import BATCH, Record
 from storage.paths import Paths
 from storage.stores import Stores
@@ -225,11 +225,7 @@ def _collection(job: Job, title: str) -> str:
     if noted.exists():
         return noted.read_text(encoding="ascii")
     taken = {c.title for c in job.tools.catalog.collections(job.user)}
-    free, number = title, 1
-    while free in taken:
-        number += 1
-        free = f"{title} ({number})"
-    made = job.tools.catalog.create_collection(job.user, free)
+    made = job.tools.catalog.create_collection(job.user, free_title(title, taken))
     write_private(noted, made.id)
     return made.id
 

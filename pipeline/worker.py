@@ -219,7 +219,7 @@ def _run(
     house = housekeeping.House(
         paths=paths,
         accounts=Accounts(catalog_url(settings, paths)),
-        erase=functools.partial(erase_user, paths, catalog, stores.replication, stores.workspaces),
+        erase=functools.partial(erase_user, stores.replication, stores.workspaces),
         visitor_hours=settings.visitor_hours,
     )
     role = "reader" if reader else "main"

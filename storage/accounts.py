@@ -42,7 +42,7 @@ _visitors = Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """`holder` is who minted it (name and organisations), as it was then; times are Unix seconds."""
+    """`name` and `orgs` are who minted it, as it was then; times are Unix seconds."""
 
     id: str
     user: str

@@ -1,14 +1,15 @@
-"""Users' collections, sources, jobs and deliveries as rows. The only importer of SQLAlchemy.
+"""Users' collections, sources, jobs and deliveries as rows.
 
-Both processes open it: SQLite in WAL mode on one machine, Postgres on several. Every function takes
-the user key first and sees that user's rows only. Knows nothing of vectors, PDFs or DBOS.
+Both processes open it: SQLite in WAL mode on one machine, Postgres on several. What a caller may
+ask takes the user key first and sees that user's rows only; what the worker asks by a job's id, or of
+everybody, does not. Knows nothing of vectors, PDFs or DBOS.
 """
 
 import json
 import secrets
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,10 +205,7 @@ class Catalog:
         known = {c.id: c.title for c in self.collections(user)}
         if collection.id in known:
             return
-        title, number = collection.title, 1
-        while title in known.values():
-            number += 1
-            title = f"{collection.title} ({number})"
+        title = free_title(collection.title, known.values())
         with self._engine.begin() as db:
             db.execute(
                 insert(_collections).values(
@@ -377,7 +375,7 @@ class Catalog:
         """Set columns; keys of `summary` are merged into what is there. A final status stays
         unless `status` is `queued` (a retry)."""
         with self._engine.begin() as db:
-            self._change(db, job_id, status, changes)
+            self._change(db, self._locked(db, job_id), status, changes)
 
     def record(
         self, job_id: str, attempt: int, seq: int, body: Mapping[str, Any], **changes: Any
@@ -393,7 +391,7 @@ class Catalog:
             there = select(_events.c.seq).where(_events.c.job == job_id, _events.c.seq == seq)
             if db.execute(there).first() is None:
                 db.execute(insert(_events).values(job=job_id, seq=seq, body=json.dumps(body)))
-            self._change(db, job_id, changes.pop("status", None), changes)
+            self._change(db, row, changes.pop("status", None), changes)
 
     def _locked(self, db: Connection, job_id: str) -> Any:
         """The job's row, held until the transaction ends: SQLite takes its lock with a write."""
@@ -402,9 +400,8 @@ class Catalog:
         return db.execute(select(_jobs).where(_jobs.c.id == job_id).with_for_update()).first()
 
     def _change(
-        self, db: Connection, job_id: str, status: str | None, changes: Mapping[str, Any]
+        self, db: Connection, row: Any, status: str | None, changes: Mapping[str, Any]
     ) -> None:
-        row = self._locked(db, job_id)
         if row is None:
             return
         values = dict(changes)
@@ -413,14 +410,14 @@ class Catalog:
         if status and (row.status not in FINISHED or status == "queued"):
             values["status"] = status
         if values:
-            db.execute(update(_jobs).where(_jobs.c.id == job_id).values(**values))
+            db.execute(update(_jobs).where(_jobs.c.id == row.id).values(**values))
 
     # Events: append-only, numbered from 1 without a gap
 
     def append_event(self, job_id: str, body: Mapping[str, Any], **changes: Any) -> int:
         """The event under the next number, and what it changes in the job, in one transaction."""
         with self._engine.begin() as db:
-            self._change(db, job_id, changes.pop("status", None), changes)
+            self._change(db, self._locked(db, job_id), changes.pop("status", None), changes)
             query = select(func.max(_events.c.seq)).where(_events.c.job == job_id)
             seq = int(db.execute(query).scalar() or 0) + 1
             db.execute(insert(_events).values(job=job_id, seq=seq, body=json.dumps(body)))
@@ -577,6 +574,15 @@ def _collection(row: Any) -> Collection:
     return Collection(id=row.id, title=row.title, model=row.model, created_at=row.created_at)
 
 
+def free_title(title: str, taken: Container[str]) -> str:
+    """The title, with a number when another collection has it."""
+    free, number = title, 1
+    while free in taken:
+        number += 1
+        free = f"{title} ({number})"
+    return free
+
+
 def _job_values(job: JobRow) -> Mapping[str, Any]:
     values = {name: getattr(job, name) for name in job.__slots__}
     return {**values, "spec": json.dumps(job.spec), "summary": json.dumps(job.summary)}
@@ -585,6 +591,3 @@ def _job_values(job: JobRow) -> Mapping[str, Any]:
 def _job(row: Any) -> JobRow:
     values = {name: getattr(row, name) for name in JobRow.__slots__}
     return JobRow(**{**values, "spec": json.loads(row.spec), "summary": json.loads(row.summary)})
-
-
-__all__ = ["Catalog", "Collection", "JobRow", "SourceRow"]

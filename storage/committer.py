@@ -242,6 +242,8 @@ class Committer:
         publish: frozenset[str],
         copies: Mapping[str, Copy | None],
     ) -> None:
+        saved = [u for u, outcome in outcomes.items() if not isinstance(outcome, QuireError)]
+        records = {user: self.replication.rows_saved(user) for user in saved}
         with self._lock:
             now = self.clock()
             for user, outcome in outcomes.items():
@@ -254,8 +256,7 @@ class Committer:
                 elif copies.get(user, True) is None:
                     self.schedule.not_published(user, now)
                 else:
-                    records = self.replication.rows_saved(user)
-                    self.schedule.saved(user, now, published=user in publish, records=records)
+                    self.schedule.saved(user, now, published=user in publish, records=records[user])
 
     def _behind(self, user: str) -> bool:
         """The published directory lacks records that are saved."""

@@ -4,7 +4,6 @@ Nothing is sent from here. Knows the layout of a user's folder in a remote, and 
 generations is kept how long.
 """
 
-import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -31,12 +30,11 @@ Files = dict[str, Path | bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a save is to do besides saving: publish a `copy`; `compact` the segments; `erase`, which
+    """What a save is to do besides saving: publish a `copy`; `erase`, which
     also keeps no older generation; `erase_user`, which leaves an empty one; note that older
     versions are `forgotten`; or write the `whole` state again, above everything that was there."""
 
     copy: Copy | None = None
-    compact: bool = False
     erase: bool = False
     erase_user: bool = False
     forgotten: bool = False
@@ -83,7 +81,7 @@ def compose(
         kept, published = [], None
     elif wish.whole is not None:
         published, kept = None, [_segment(wish.whole, generation, files)]
-    elif wish.erase or wish.compact or (rows and len(kept) >= COMPACT_ABOVE):
+    elif wish.erase or (rows and len(kept) >= COMPACT_ABOVE):
         kept = _compacted(user, kept, published, wish, generation, contents, files, rows)
         published = None if wish.erase else published
     elif rows:
@@ -116,9 +114,7 @@ def compose(
     new, deletes = _retire(head, new, keep, wish)
     raw = manifests.dump(new)
     files[kept_path(new.generation, raw)] = raw
-    return Draft(
-        user=user, manifest=new, raw=raw, files=files, deletes=deletes, journal=tuple(ships)
-    )
+    return Draft(user=user, manifest=new, raw=raw, files=files, deletes=deletes, journal=ships)
 
 
 def kept_path(generation: int, raw: bytes) -> str:
@@ -164,16 +160,16 @@ def _compacted(
     early = [r for f in kept if f.generation <= at for r in segments.decode(contents(user, f))]
     late = [r for f in kept if f.generation > at for r in segments.decode(contents(user, f))]
     late += rows
-    if not early:
-        state = segments.fold(late)
-        late = [r for collection in state.values() for r in collection.values()]
-    else:
-        late = segments.condense(late)
-    state = segments.fold(early)
-    early = [r for collection in state.values() for r in collection.values()]
+    later = segments.condense(late) if early else _folded(late)
     return [
-        _segment(part, label, files) for part, label in ((early, at), (late, generation)) if part
+        _segment(part, label, files)
+        for part, label in ((_folded(early), at), (later, generation))
+        if part
     ]
+
+
+def _folded(rows: Sequence[Row]) -> list[Row]:
+    return [r for collection in segments.fold(rows).values() for r in collection.values()]
 
 
 def _published(copy: Copy, generation: int, files: Files) -> Published:
@@ -181,7 +177,7 @@ def _published(copy: Copy, generation: int, files: Files) -> Published:
     for name, path in members(copy.directory).items():
         target = f"chroma/{generation:08d}/{name}"
         files[target] = path
-        sha, size = measure(path)
+        sha, size = generations.measure(path)
         held.append(File(path=target, sha256=sha, bytes=size, generation=generation))
     return Published(generation=generation, records=copy.records, files=tuple(held))
 
@@ -194,18 +190,24 @@ def _held(
     held: dict[str, File] = {}
     for source in sources:
         for path, build in (
-            (f"sources/{source.sha256}.pdf", _original),
+            (source_path(source.sha256), _original),
             (elements_path(source.sha256, source.version), _archive),
         ):
+            if path in held:
+                continue
             if path in have:
                 held[path] = have[path]
                 continue
             content = build(paths, user, source)
-            if content is not None and path not in held:
-                sha, size = measure(content)
+            if content is not None:
+                sha, size = generations.measure(content)
                 held[path] = File(path=path, sha256=sha, bytes=size)
                 files[path] = content
     return tuple(held[p] for p in sorted(held))
+
+
+def source_path(sha256: str) -> str:
+    return f"sources/{sha256}.pdf"
 
 
 def elements_path(sha256: str, version: str) -> str:
@@ -273,11 +275,3 @@ def _retire(
         forgetting=tuple(forgetting),
     )
     return made, frozenset(deletes)
-
-
-def measure(content: Path | bytes) -> tuple[str, int]:
-    """sha256 and size."""
-    if isinstance(content, bytes):
-        return generations.digest(content), len(content)
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from errors import QuireError, Refused, Unavailable
 from storage import generations
-from storage.catalog import ACTIVE, Catalog
+from storage.catalog import ACTIVE
 from storage.draft import Wish
 from storage.generations import named
-from storage.paths import Paths
 from storage.replication import Replication
 from storage.workspace import Workspaces
 
@@ -60,11 +59,10 @@ def forget(replication: Replication, users: Iterable[str]) -> list[Gone]:
     return gone
 
 
-def erase_user(
-    paths: Paths, catalog: Catalog, replication: Replication, workspaces: Workspaces, user: str
-) -> list[Gone]:
+def erase_user(replication: Replication, workspaces: Workspaces, user: str) -> list[Gone]:
     """Everything of a user, from everywhere. An empty generation stays behind: it keeps another
     instance, which may lag, from bringing back what it still has."""
+    paths, catalog = replication.paths, replication.catalog
     if catalog.jobs(user, ACTIVE, 1):
         raise Refused("jobs_running", "There are unfinished jobs.", "Cancel them first.")
     workspaces.discard(user)
@@ -84,14 +82,11 @@ def _prove_equal(replication: Replication, user: str) -> None:
     assert mirror is not None
     there = generations.read(replication.primary, user)
     copied = generations.read(mirror, user)
-    if there is None or copied is None or there.raw != copied.raw:
-        raise Unavailable(
-            "mirror_behind",
-            "The mirror does not hold what the primary holds.",
-            "History is removed once it does.",
-        )
-    names = set(mirror.names(named(user, "")))
-    if any(named(user, file.path) not in names for file in there.manifest.needs()):
+    equal = there is not None and copied is not None and there.raw == copied.raw
+    if equal and there is not None:
+        names = set(mirror.names(named(user, "")))
+        equal = all(named(user, file.path) in names for file in there.manifest.needs())
+    if not equal:
         raise Unavailable(
             "mirror_behind",
             "The mirror does not hold what the primary holds.",

@@ -37,6 +37,14 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def measure(content: Path | bytes) -> tuple[str, int]:
+    """sha256 and size."""
+    if isinstance(content, bytes):
+        return digest(content), len(content)
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), content.stat().st_size
+
+
 def read(remote: Remote, user: str) -> Found | None:
     """The newest generation of one remote; None when nothing was saved there."""
     raw = read_raw(remote, user)
@@ -69,7 +77,7 @@ def newest(remotes: Sequence[Remote], user: str, at_least: int = 0) -> Found | N
             found.append(one)
     best = max(found, key=lambda f: f.manifest.generation, default=None)
     if problems and (best is None or best.manifest.generation < at_least):
-        raise next((p for p in problems if isinstance(p, Unavailable)), problems[0])
+        raise _told_first(problems)
     return best
 
 
@@ -92,9 +100,7 @@ def fetch(remotes: Sequence[Remote], user: str, file: File, to: Path) -> None:
 
     def get(remote: Remote) -> None:
         remote.fetch(named(user, file.path), aside, file.bytes)
-        with aside.open("rb") as there:
-            right = hashlib.file_digest(there, "sha256").hexdigest() == file.sha256
-        if not right or aside.stat().st_size != file.bytes:
+        if measure(aside) != (file.sha256, file.bytes):
             raise _damaged(file)
 
     try:
@@ -111,7 +117,12 @@ def _first(remotes: Sequence[Remote], get: Callable[[Remote], Answer]) -> Answer
             return get(remote)
         except QuireError as problem:
             problems.append(problem)
-    raise next((p for p in problems if isinstance(p, Unavailable)), problems[0])
+    raise _told_first(problems)
+
+
+def _told_first(problems: Sequence[QuireError]) -> QuireError:
+    """What may pass by itself, before what would stay: the bytes may only be away."""
+    return next((p for p in problems if isinstance(p, Unavailable)), problems[0])
 
 
 def _damaged(file: File) -> Corrupt:

@@ -1,4 +1,4 @@
-"""A private HF dataset as a Remote. The only importer of huggingface_hub below the web.
+"""A private HF dataset as a Remote.
 
 One explicit `create_commit` per change, with `parent_commit`; never `upload_folder`, which splits
 into several commits. A commit's outcome can be unknown: then what stands at the head decides, by our
@@ -30,7 +30,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from errors import NotFound, QuireError, Refused, Unavailable
 from storage.card import ATTRIBUTES, CARD
-from storage.remote import SMALL, Change, changed_elsewhere, too_large
+from storage.remote import SMALL, Change, changed_elsewhere, not_there, too_large
 
 _LIMITS = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 _PATIENCE = (
@@ -96,9 +96,12 @@ class HubRemote:
     def commit(self, change: Change) -> None:
         for wait in (*_WAITS, None):
             head = self._private_head()
-            if self._landed(change, head):
+            there = {n: self._digest(n, head) for n in {**change.expected, **change.manifests}}
+            if _landed(change, there):
                 return
-            self._expect(change, head)
+            moved = [n for n, seen in change.expected.items() if there[n] != seen]
+            if moved:
+                raise changed_elsewhere(moved)
             try:
                 self._post(change, head)
             except HfHubHTTPError as problem:
@@ -199,21 +202,10 @@ class HubRemote:
             )
         return self._heads.told(str(found.sha))
 
-    def _expect(self, change: Change, head: str) -> None:
-        moved = [n for n, seen in change.expected.items() if self._digest(n, head) != seen]
-        if moved:
-            raise changed_elsewhere(moved)
-
-    def _landed(self, change: Change, head: str) -> bool:
-        """Our own manifests stand at the head: an earlier try did arrive."""
-        return bool(change.manifests) and all(
-            self._digest(name, head) == hashlib.sha256(content).hexdigest()
-            for name, content in change.manifests.items()
-        )
-
     def _landed_now(self, change: Change, problem: Exception) -> bool:
         try:
-            return self._landed(change, self._head())
+            head = self._head()
+            return _landed(change, {n: self._digest(n, head) for n in change.manifests})
         except QuireError as second:
             raise second from problem
 
@@ -243,6 +235,14 @@ class HubRemote:
                 if size > at_most:
                     raise too_large(name)
                 yield piece
+
+
+def _landed(change: Change, there: Mapping[str, str | None]) -> bool:
+    """Our own manifests stand at the head: an earlier try did arrive."""
+    return bool(change.manifests) and all(
+        there[name] == hashlib.sha256(content).hexdigest()
+        for name, content in change.manifests.items()
+    )
 
 
 def connect(repo: str, token: str | None, endpoint: str | None = None) -> HubRemote:
@@ -305,9 +305,7 @@ def _told(problem: HfHubHTTPError, name: str = "the commit") -> QuireError:
 def _status(status: int, headers: Mapping[str, str], name: str = "the commit") -> QuireError:
     code = headers.get("x-error-code")
     if code == "EntryNotFound":
-        return NotFound(
-            "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
-        )
+        return not_there(name)
     if code == "RevisionNotFound":
         return _away("the history was rewritten in between")
     if status == 404 or code in {"RepoNotFound", "GatedRepo"}:

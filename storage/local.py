@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError, NotFound, Unavailable
-from storage.remote import SMALL, Change, changed_elsewhere, too_large
+from errors import InputError, Unavailable
+from storage.remote import SMALL, Change, changed_elsewhere, not_there, too_large
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,7 @@ def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as problem:
-        raise NotFound(
-            "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
-        ) from problem
+        raise not_there(name) from problem
     except OSError as problem:
         raise Unavailable(
             "local_remote_failed",

@@ -34,9 +34,9 @@ def rebase(catalog: Catalog, user: str, base: Manifest | None, theirs: Manifest)
     since = theirs.erased_at or 0.0
     if base and base.erased_at == theirs.erased_at:
         since = 0.0
-    mine = {c.id: entry_of(c) for c in catalog.collections(user) if c.created_at >= since}
-    wanted = merged(_collections(base), mine, _collections(theirs))
     here = {c.id: c for c in catalog.collections(user)}
+    mine = {i: entry_of(c) for i, c in here.items() if c.created_at >= since}
+    wanted = merged(_collections(base), mine, _collections(theirs))
     for identity, old in here.items():
         entry = wanted.get(identity)
         if entry is None:

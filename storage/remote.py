@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from errors import Conflict, Corrupt
+from errors import Conflict, Corrupt, NotFound
 
 SMALL = 64 << 20
 
@@ -45,7 +45,7 @@ class Remote(Protocol):
     def name(self) -> str: ...
 
     def check(self) -> None:
-        """Prove the rights and the preconditions, once at start: Refused with the reason."""
+        """Prove the rights and the preconditions, before the first use: Refused with the reason."""
 
     def read(self, name: str, at_most: int = SMALL) -> bytes:
         """A file, whole. NotFound when it is not there, Corrupt when it is larger."""
@@ -71,6 +71,10 @@ def changed_elsewhere(names: Iterable[str] = ()) -> Conflict:
         "It is read again and the save repeated.",
         names=tuple(names),
     )
+
+
+def not_there(name: str) -> NotFound:
+    return NotFound("not_in_store", f"{name} is not in the store.", "Nothing was saved there yet.")
 
 
 def too_large(name: str) -> Corrupt:

@@ -105,8 +105,8 @@ class Replication:
         try:
             if user in self.forgotten:
                 wish = replace(wish, forgotten=True)
-            base = self.base(user)
             if wish.whole is not None:
+                base = self.base(user)
                 wish = replace(wish, above=base.generation if base else 0)
                 head = generations.read(self.primary, user)
             else:

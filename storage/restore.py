@@ -6,15 +6,16 @@ Every byte is hashed before it is used, and nothing is opened while the stores c
 
 import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, NotFound
 from storage import generations, journal, segments, snapshot
 from storage.chroma import VectorStore
-from storage.draft import elements_path
+from storage.draft import elements_path, source_path
 from storage.fulltext import Fulltext
-from storage.manifest import Manifest
+from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.replication import Replication, titles
 from storage.workspace import entry_of
@@ -43,13 +44,18 @@ class Restore:
         aside = target.with_name("chroma.tmp")
         shutil.rmtree(aside, ignore_errors=True)
         if newest is None or not self._from_published(user, newest, own, aside):
-            rows = [*self.replication.rows(user, newest.segments)] if newest else []
-            rows.extend(row for path in own for row in segments.decode(path))
-            state = segments.fold(rows)
+            state = segments.fold(self._rows(user, newest.segments if newest else (), own))
             snapshot.build(aside, state, titles(self.replication.catalog, user))
         self._words(user, aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.replace(target)
+
+    def original(self, user: str, sha256: str) -> Path:
+        """The PDF as it was submitted; NotFound when it is neither here nor saved."""
+        path = self.paths.source(user, sha256)
+        if not path.exists():
+            self.replication.fetch(user, source_path(sha256), path)
+        return path
 
     def elements(self, user: str, sha256: str, version: str) -> None:
         """The elements and pictures of a source, as they were partitioned; NotFound when they were
@@ -95,8 +101,7 @@ class Restore:
             shutil.rmtree(aside, ignore_errors=True)
             return False
         later = [f for f in newest.segments if f.generation > published.generation]
-        rows = [*self.replication.rows(user, later)]
-        rows.extend(row for path in own for row in segments.decode(path))
+        rows = self._rows(user, later, own)
         store = VectorStore(aside)
         try:
             whole = sum(store.count(c) for c in store.collections()) == published.records
@@ -109,6 +114,11 @@ class Restore:
         if not whole:
             shutil.rmtree(aside, ignore_errors=True)
         return whole
+
+    def _rows(self, user: str, saved: Sequence[File], own: list[Path]) -> list[segments.Row]:
+        rows = list(self.replication.rows(user, saved))
+        rows.extend(row for path in own for row in segments.decode(path))
+        return rows
 
     def _words(self, user: str, directory: Path) -> None:
         path = self.paths.fulltext(user)

@@ -1,8 +1,8 @@
-"""An S3 bucket as a Remote. The only importer of boto3.
+"""An S3 bucket as a Remote.
 
 Files are create-only. A manifest is a create-only log under `<name>.log/`, numbered downwards so
 that the newest is listed first: a commit is the one conditional write of the next entry, and two
-writers cannot both make it. Relies on `If-None-Match: *` alone, which `check` proves at start,
+writers cannot both make it. Relies on `If-None-Match: *` alone, which `check` proves before the first use,
 because some S3-compatible servers ignore it and some honour it for one writer at a time only.
 """
 
@@ -25,8 +25,8 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from errors import Conflict, NotFound, QuireError, Refused, Unavailable
-from storage.remote import SMALL, Change, changed_elsewhere, too_large
+from errors import Conflict, QuireError, Refused, Unavailable
+from storage.remote import SMALL, Change, changed_elsewhere, not_there, too_large
 
 _NEWEST_FIRST = 10**12
 _LOG_KEPT = 20
@@ -117,7 +117,7 @@ class S3Remote:
                 seen = version.get("IsLatest") and "Size" in version
                 if name not in names or (seen and not entry):
                     continue
-                if entry and version["Key"] == self._newest(name) and seen:
+                if seen and version["Key"] == self._newest(name):
                     continue
                 with _translated(name):
                     self.client.delete_object(
@@ -193,7 +193,7 @@ def connect(bucket: str, prefix: str = "", endpoint_url: str | None = None) -> S
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if endpoint_url else {},
     )
-    client = boto3.client("s3", endpoint_url=endpoint_url, config=config)
+    client = boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
     return S3Remote(client, bucket, prefix)
 
 
@@ -233,9 +233,7 @@ def _told(problem: ClientError, name: str) -> QuireError:
             "Set the clock (NTP); the save is repeated then.",
         )
     if code == "NoSuchKey":
-        return NotFound(
-            "not_in_store", f"{name} is not in the store.", "Nothing was saved there yet."
-        )
+        return not_there(name)
     if status == 404:  # no empty store: saying so would hide what a person has
         return Refused(
             "s3_no_bucket",

@@ -1,4 +1,4 @@
-"""Segments: immutable Parquet files of put and delete rows. The only importer of pyarrow.
+"""Segments: immutable Parquet files of put and delete rows.
 
 A segment is self-describing: `id, document, embedding list<float32>, metadata (JSON)`, with the
 collection and the operation beside them. Vectors come back bit-identical. Byte-stream-split without

@@ -1,10 +1,8 @@
-"""A Chroma directory made from rows: built aside, counted, closed, then renamed into place.
+"""A Chroma directory made from rows: written, counted, closed. Whoever asks renames it into place.
 
-The live cache after a crash, the `chroma` export and the published copy are all this. It never
-copies a directory that is open: Chroma's own files are torn while they are written.
+Knows nothing of where the rows come from.
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,16 +13,11 @@ from storage.segments import Row
 State = Mapping[str, Mapping[str, Row]]
 
 
-def build(directory: Path, state: State, titles: Mapping[str, str]) -> int:
-    """Write every row of `state` (by collection, by id) as a fresh store; returns the records.
-
-    `directory` is replaced by one rename once its counts fit; a collection's model is read off
-    its rows' metadata (`model`, `dimension` by the vectors' length).
-    """
-    aside = directory.with_name(f"{directory.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    store = VectorStore(aside)
-    total = 0
+def build(directory: Path, state: State, titles: Mapping[str, str]) -> None:
+    """Write every row of `state` (by collection, by id) as a fresh store in `directory`, which is
+    not there yet. A collection's model is read off its rows' metadata (`model`, `dimension` by the
+    vectors' length); Corrupt when its counts do not fit."""
+    store = VectorStore(directory)
     try:
         for collection, rows in state.items():
             _put(store, collection, list(rows.values()), titles)
@@ -34,12 +27,8 @@ def build(directory: Path, state: State, titles: Mapping[str, str]) -> int:
                     "The rebuilt store does not hold every record.",
                     "Restore again; if it stays, report the version.",
                 )
-            total += len(rows)
     finally:
         store.close()
-    shutil.rmtree(directory, ignore_errors=True)
-    aside.replace(directory)
-    return total
 
 
 def apply(store: VectorStore, rows: Iterable[Row], titles: Mapping[str, str]) -> None:

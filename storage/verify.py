@@ -13,8 +13,7 @@ from storage.draft import Files, Wish
 from storage.generations import Found, named
 from storage.remote import Change, Remote
 from storage.replication import Replication
-from storage.segments import Row
-from storage.workspace import Workspaces
+from storage.workspace import Workspaces, put_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +60,11 @@ def repair(replication: Replication, workspaces: Workspaces, user: str) -> list[
     when it is whole, are saved as a new generation. Raises Unavailable when a remote cannot be
     asked: nothing is judged lost that may only be away.
     """
-    for remote in replication.remotes:
-        _from_others(replication, remote, user)
-    damage = [d for r in replication.remotes for d in verify(r, user)]
+    damage = [d for r in replication.remotes for d in _from_others(replication, r, user)]
     if _lost(replication, user, damage) and replication.paths.clean(user).exists():
         with workspaces.open(user) as workspace:
             rows = tuple(
-                Row(
-                    op="put",
-                    collection=c,
-                    id=r.id,
-                    document=r.document,
-                    metadata=r.metadata,
-                    embedding=r.embedding,
-                )
+                put_row(c, r)
                 for c in workspace.collections()
                 for r in workspace.get(c, vectors=True)
             )
@@ -98,25 +88,25 @@ def _lost(replication: Replication, user: str, damage: Sequence[Damage]) -> bool
     )
 
 
-def _from_others(replication: Replication, remote: Remote, user: str) -> None:
+def _from_others(replication: Replication, remote: Remote, user: str) -> list[Damage]:
+    """What is left damaged in that remote."""
     bad = list(verify(remote, user))
     if not bad:
-        return
+        return bad
     others = [r for r in replication.remotes if r is not remote]
     found = _right_manifest([remote, *others], user)
     if found is None:
-        return
+        return bad
     raw = generations.read_raw(remote, user)
     broken = any(d.path == "manifest.json" for d in bad)
-    wanted = found.manifest.needs() if broken else [*found.manifest.needs(), *found.manifest.kept]
+    needs, kept = found.manifest.needs(), found.manifest.kept
     paths = {d.path for d in bad}
     files: Files = {}
-    for file in wanted:
-        if broken or file.path in paths:
-            try:
-                files[named(user, file.path)] = generations.content(others, user, file)
-            except (QuireError, IndexError):
-                continue  # it stays damaged, and is told as such
+    for file in needs if broken else [f for f in (*needs, *kept) if f.path in paths]:
+        try:
+            files[named(user, file.path)] = generations.content(others, user, file)
+        except (QuireError, IndexError):
+            continue  # it stays damaged, and is told as such
     name = named(user, "manifest.json")
     remote.commit(
         Change(
@@ -126,6 +116,7 @@ def _from_others(replication: Replication, remote: Remote, user: str) -> None:
             overwrite=True,
         )
     )
+    return list(verify(remote, user))
 
 
 def _right_manifest(remotes: Sequence[Remote], user: str) -> Found | None:

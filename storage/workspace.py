@@ -2,7 +2,7 @@
 
 Every change is first a Parquet file in `pending/`, then applied; so a killed process loses nothing
 that was acknowledged, and a save only has to ship those files. A store that was not closed cleanly
-is never opened: it is rebuilt from the saved segments and the journal. One process at a time has a
+is never opened: it is restored from what is saved and the journal. One process at a time has a
 user's store open.
 """
 
@@ -52,7 +52,7 @@ class Workspace:
         self._lock = threading.RLock()
         self._vectors = VectorStore(paths.chroma(user))
         self._words = Fulltext(paths.fulltext(user))
-        self.records = sum(map(self._vectors.count, self._vectors.collections()))
+        self.records_now()
         paths.clean(user).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -69,17 +69,7 @@ class Workspace:
             self._vectors.ensure(
                 space.collection, model=space.model, dimension=space.dimension, title=space.title
             )
-            self._journal(
-                Row(
-                    op="put",
-                    collection=space.collection,
-                    id=r.id,
-                    document=r.document,
-                    metadata=r.metadata,
-                    embedding=r.embedding,
-                )
-                for r in records
-            )
+            self._journal(put_row(space.collection, r) for r in records)
             self._vectors.upsert(space.collection, records)
             self._words.upsert(space.collection, map(entry_of, records))
             self.records += len(records)
@@ -159,6 +149,17 @@ class Workspace:
         folder = self._paths.pending(self._user)
         self._last = journal.write(folder, segments.encode(rows), self._last)
         self._changed(self._user)
+
+
+def put_row(collection: str, record: Record) -> Row:
+    return Row(
+        op="put",
+        collection=collection,
+        id=record.id,
+        document=record.document,
+        metadata=record.metadata,
+        embedding=record.embedding,
+    )
 
 
 def entry_of(record: Record) -> Entry:

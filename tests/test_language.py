@@ -15,12 +15,12 @@ TEXTS = {
 
 @pytest.mark.parametrize("code", TEXTS)
 def test_a_language_is_named(code: str) -> None:
-    assert language.detect(language.load(), TEXTS[code]) == (code,)
+    assert language.detect(TEXTS[code]) == (code,)
 
 
 @pytest.mark.parametrize("text", ["", "1,203 4.5 % 12", "Rain"])
 def test_there_is_none_rather_than_a_guess(text: str) -> None:
-    assert language.detect(language.load(), text) == ()
+    assert language.detect(text) == ()
 
 
 def test_codes_are_iso_639() -> None:

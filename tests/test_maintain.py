@@ -1,7 +1,6 @@
 """Verify, repair, erase, import, and manifests that mean harm: on real files."""
 
 import json
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +15,8 @@ from storage import erase, verify
 from storage import manifest as manifests
 from storage.chroma import VectorStore
 from storage.generations import digest
-from storage.hub import connect as hub_connect
 from storage.manifest import File
+from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House, record
 from tests.hub.server import Hub
 
@@ -127,7 +126,7 @@ def test_an_erased_user_leaves_an_empty_generation_that_no_laggard_undoes(
     with laggard.workspaces.open(USER):
         pass
     laggard.put(2)
-    gone = erase.erase_user(house.paths, house.catalog, house.replication, house.workspaces, USER)
+    gone = erase.erase_user(house.replication, house.workspaces, USER)
     assert [g.where for g in gone] == ["live", "mirror", "local"]
     assert all(g.by for g in gone)
     assert house.catalog.collections(USER) == []
@@ -142,9 +141,7 @@ def test_an_erased_user_leaves_an_empty_generation_that_no_laggard_undoes(
 @pytest.mark.slow
 def test_the_hubs_history_forgets_what_was_erased(tmp_path: Path) -> None:
     with Hub() as hub:
-        remote = replace(
-            hub_connect(f"ada/{secrets.token_hex(6)}", "hf_write", hub.url), sleep=lambda _: None
-        )
+        remote = dataset(hub)
         remote.check()
         house = House(tmp_path / "data", primary=remote, mirror=tmp_path / "mirror")
         house.put(1)
@@ -156,9 +153,7 @@ def test_the_hubs_history_forgets_what_was_erased(tmp_path: Path) -> None:
         assert digest(content) in {
             f.file_oid for f in remote.api.list_lfs_files(remote.repo, repo_type="dataset")
         }
-        gone = erase.erase_user(
-            house.paths, house.catalog, house.replication, house.workspaces, USER
-        )
+        gone = erase.erase_user(house.replication, house.workspaces, USER)
         assert {g.where: g.by is not None for g in gone} == {
             "live": True,
             "mirror": True,
@@ -179,7 +174,7 @@ def test_history_stays_until_the_mirror_is_equal(house: House, tmp_path: Path) -
     house.replication.save(USER)
     shutil.rmtree(tmp_path / "mirror")
     (tmp_path / "mirror").write_text("away", encoding="ascii")
-    gone = erase.erase_user(house.paths, house.catalog, house.replication, house.workspaces, USER)
+    gone = erase.erase_user(house.replication, house.workspaces, USER)
     told = {g.where: g.by for g in gone}
     assert told["local"] is None
     assert told["mirror"] is None

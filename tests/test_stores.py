@@ -2,13 +2,11 @@
 
 import os
 import random
-import secrets
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +17,10 @@ from storage.card import CARD
 from storage.chroma import VectorStore
 from storage.committer import Pace, Schedule
 from storage.draft import Wish
-from storage.hub import HubRemote
-from storage.hub import connect as hub_connect
 from storage.journal import pending
 from storage.local import LocalRemote
 from storage.remote import Change
+from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House
 from tests.hub.server import Hub
 
@@ -41,14 +38,6 @@ def house(tmp_path: Path) -> Iterator[House]:
 def hub() -> Iterator[Hub]:
     with Hub() as made:
         yield made
-
-
-def dataset(hub: Hub) -> HubRemote:
-    made = replace(
-        hub_connect(f"ada/{secrets.token_hex(6)}", "hf_write", hub.url), sleep=lambda _: None
-    )
-    made.check()
-    return made
 
 
 def wiped(house: House) -> House:
@@ -110,9 +99,11 @@ def test_the_hourly_limit_stops_all_commits_for_as_long_as_it_says() -> None:
 
 def test_one_commit_saves_everybody_who_is_dirty(tmp_path: Path, hub: Hub) -> None:
     remote = dataset(hub)
-    clock = iter(range(0, 10_000, 30))
+    remote.check()
     house = House(tmp_path / "data", primary=remote)
-    house.committer.clock = lambda: float(next(clock))
+    began = house.committer.schedule.now  # the machine's own time, however long it has been up
+    clock = iter(range(0, 10_000, 30))
+    house.committer.clock = lambda: began + next(clock)
     before = len(hub.repos[remote.repo].commits)
     for user in (USER, OTHER):
         made = house.catalog.create_collection(user, "papers")
@@ -166,6 +157,7 @@ def test_a_stranger_opens_the_published_directory_by_the_lines_of_the_card(
     tmp_path: Path, hub: Hub
 ) -> None:
     remote = dataset(hub)
+    remote.check()
     house = House(tmp_path / "data", primary=remote)
     house.put(1, 2, 3)
     house.replication.save(USER)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.page import Box, Word
 from pipeline.readers.grid import Spot, Table, filled, is_number, with_header
-from pipeline.readers.lines import Segment, rows, segment, split
+from pipeline.readers.lines import Segment, around, rows, segment, split
 
 _MARKER = re.compile(r"[\(\[]?(\d{1,3}|[a-zA-Z]|[ivx]{1,4})?[.)\]]?|[•▪●○■◦–—*·-]")
 _VALUE = re.compile(r"[-+–−±<>≤≥~$€£¥(\[*]*\d[\d.,:–-]*(?<![.,:–-])[%)\]*†‡§°]*|[—†‡#]|[nN]/?[aA]")
@@ -63,13 +63,10 @@ def between(words: Sequence[Word], head: float) -> Table | None:
     if not columns.separators:
         return None
     cells = [_cells(parts, columns) for parts in run]
-    per_column = [
-        [s for line in cells for (first, _), v in line.items() for s in v if first == c]
-        for c in range(len(columns.separators) + 1)
-    ]
+    per_column = _per_column(cells, len(columns.separators) + 1)
     if any(len(c) < 2 for c in per_column) or _alignment(per_column) < 0.6:
         return None
-    return _made(run, columns, top, height)
+    return _made(run, cells, columns, top, height)
 
 
 def _parts(line: Sequence[Word], height: float) -> list[Segment]:
@@ -298,16 +295,23 @@ def _table(run: Sequence[Sequence[Segment]], height: float) -> Table | None:
     if not columns.separators:
         return None
     lines = [_cells(parts, columns) for parts in run]
-    made = _made(run, columns, _head(run), height)
-    return made if _trusted(lines, len(columns.separators) + 1) else None
+    if not _trusted(lines, len(columns.separators) + 1):
+        return None
+    return _made(run, lines, columns, _head(run), height)
 
 
-def _made(run: Sequence[Sequence[Segment]], columns: _Columns, head: int, height: float) -> Table:
-    """The lines as rows, the first `head` of them as heading, wrapped lines put to their cells."""
+def _made(
+    run: Sequence[Sequence[Segment]],
+    given: Sequence[Cells],
+    columns: _Columns,
+    head: int,
+    height: float,
+) -> Table:
+    """The lines as rows, the first `head` of them as heading, wrapped lines put to the cells that
+    they go on from: `given`, a line's cells each, is used up by it."""
     lines: list[Cells] = []
     bottoms: list[float] = []
-    for i, parts in enumerate(run):
-        cells = _cells(parts, columns)
+    for i, (parts, cells) in enumerate(zip(run, given, strict=True)):
         top = min(s.box.y0 for s in parts)
         if i >= head and _continuation(cells, lines, top - bottoms[-1] if bottoms else 99, height):
             key = next(iter(cells))
@@ -322,9 +326,7 @@ def _made(run: Sequence[Sequence[Segment]], columns: _Columns, head: int, height
         for r, cells in enumerate(lines[head:])
         for (first, last), segments in sorted(cells.items())
     ]
-    box = run[0][0].box
-    for s in (s for parts in run for s in parts):
-        box = box.union(s.box)
+    box = around(s.box for parts in run for s in parts)
     spots = filled(_without_overlap(made), len(columns.separators) + 1)
     return Table(box=box, cells=with_header(spots, top_rows or None), ruled=False)
 
@@ -401,13 +403,21 @@ def _continuation(cells: Cells, lines: Sequence[Cells], gap: float, height: floa
 # The gates
 
 
+def _per_column(lines: Sequence[Cells], columns: int) -> list[list[Segment]]:
+    """What begins in each column, from the top down."""
+    return [
+        [s for line in lines for (first, _), v in line.items() for s in v if first == c]
+        for c in range(columns)
+    ]
+
+
 def _trusted(lines: Sequence[Cells], columns: int) -> bool:
     """What looks like columns by chance is refused."""
     cells = [(k, s) for line in lines for k, v in line.items() for s in v]
     texts = [s.text for _, s in cells]
     mean = statistics.mean(map(len, texts))
     numeric = sum(map(is_number, texts)) / len(texts)
-    per_column = [[s for (first, _), s in cells if first == c] for c in range(columns)]
+    per_column = _per_column(lines, columns)
     strong = sum(len(column) >= 3 for column in per_column)
     if strong < 2 or len(lines) < 3:
         return False

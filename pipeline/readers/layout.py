@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from pipeline.page import Box, PageContent, Word
 from pipeline.readers import tables, text
 from pipeline.readers.grid import Cell, Table
+from pipeline.readers.lines import around
 from pipeline.readers.text import Block
 
 # The classes of DocLayNet and of docling's heron, as unstructured's element types.
@@ -119,9 +120,7 @@ def read(content: PageContent, regions: Sequence[Region]) -> list[Placed]:
 
 def _block(content: PageContent, kind: str, inside: list[tuple[int, Word]]) -> Block:
     found = text.read(content, inside)
-    box = found[0].box
-    for block in found[1:]:
-        box = box.union(block.box)
+    box = around(block.box for block in found)
     words = " ".join(b.text for b in found)
     return Block(kind=kind, text=words, box=box, index=found[0].index)
 

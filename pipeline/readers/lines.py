@@ -9,7 +9,7 @@ from functools import cached_property
 
 from pipeline.page import Box, Word
 
-_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
+RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
 _LEADER = re.compile(r"\.{4,}$")
 _NUMBER = re.compile(r"[-–(+$€£]?\d+([.,]\d+)*[%)]?")
 
@@ -104,7 +104,7 @@ def _continues(last: Word, word: Word, gap: float) -> bool:
 
 
 def _rtl(word: Word) -> bool:
-    return not word.text.isascii() and bool(_RTL.search(word.text))
+    return not word.text.isascii() and bool(RTL.search(word.text))
 
 
 def rows(words: Iterable[Word]) -> list[list[Word]]:

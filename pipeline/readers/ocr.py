@@ -18,6 +18,7 @@ from errors import InputError
 from pipeline.page import Box, Word
 from pipeline.readers import raster, ruled
 from pipeline.readers.grid import Table
+from pipeline.readers.lines import around
 from pipeline.readers.text import Block
 
 _TESSDATA = (
@@ -320,10 +321,9 @@ def _things(answer: _Answer, tables: Sequence[Table]) -> list[Block | Table]:
 
 def _block(paragraph: Sequence[_Seen], back: Any, index: int) -> Block:
     text = ""
-    box = paragraph[0].word.box
+    box = around(seen.word.box for seen in paragraph)
     for seen in paragraph:
         said = seen.word.text
-        box = box.union(seen.word.box)
         if seen.line and re.search(r"\w-$", text) and said[0].islower():
             text = text[:-1] + said
         else:

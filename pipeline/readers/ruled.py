@@ -1,6 +1,6 @@
 """Tables whose cells are drawn: rules make boxes, boxes make rows and columns, words fill them.
 
-The only importer of tablers. Knows nothing of elements, files or other pages.
+Knows nothing of elements, files or other pages.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import tablers
 from pipeline.page import Box, Frame, PageContent, Word
 from pipeline.readers import borderless
 from pipeline.readers.grid import Spot, Table, is_number, with_header, without_empty
-from pipeline.readers.lines import joined, rows
+from pipeline.readers.lines import around, joined, rows
 
 MAX_PATHS = 8000
 _LONG = 60
@@ -38,16 +38,15 @@ def may_be_ruled(paths: Sequence[Box]) -> bool:
 
 def find(content: PageContent, words: Sequence[Word], page: Any) -> Iterator[Table]:
     """The tables that rules draw on tablers' `page`."""
-    if not 2 <= len(content.paths) <= MAX_PATHS:
-        return
     pieces = [
         [_seen(cell.bbox, content.frame) for cell in table.cells]
         for table in tablers.find_tables(page, extract_text=False)
     ]
     for boxes in _together(pieces, words):
-        if _tiled(boxes) and _drawn_over(boxes, content.paths):
+        tiled = _tiled(boxes)
+        if tiled and _drawn_over(boxes, content.paths):
             continue
-        made = table_of(boxes, words) if _tiled(boxes) else _loose(boxes, words)
+        made = table_of(boxes, words) if tiled else _loose(boxes, words)
         if made is not None and made.box.area < 0.95 * content.width * content.height:
             yield made
 
@@ -60,22 +59,15 @@ def _seen(bounds: Sequence[float], frame: Frame) -> Box:
     return frame.box(x0, height - y1, x1, height - y0)
 
 
-def _around(boxes: Sequence[Box]) -> Box:
-    box = boxes[0]
-    for other in boxes[1:]:
-        box = box.union(other)
-    return box
-
-
 def _drawn_over(boxes: Sequence[Box], paths: Sequence[Box]) -> bool:
     """Whether strokes and shades cross the cells without following their edges: a figure with a
     grid, not a table."""
-    around = _around(boxes)
+    whole = around(boxes)
     across = [x for b in boxes for x in (b.x0, b.x1)]
     down = [y for b in boxes for y in (b.y0, b.y1)]
     strays = 0
     for p in paths:
-        if min(p.width, p.height) < 3 or not _encloses(around, p):
+        if min(p.width, p.height) < 3 or not _encloses(whole, p):
             continue
         on_columns = all(min(abs(x - e) for e in across) < 3 for x in (p.x0, p.x1))
         on_rows = all(min(abs(y - e) for e in down) < 3 for y in (p.y0, p.y1))
@@ -90,14 +82,14 @@ def _encloses(outer: Box, inner: Box) -> bool:
 
 def _tiled(boxes: Sequence[Box]) -> bool:
     """Whether the cells fill their table; else shades behind lines of text were taken for cells."""
-    return sum(b.area for b in boxes) > 0.85 * _around(boxes).area
+    return sum(b.area for b in boxes) > 0.85 * around(boxes).area
 
 
 def _loose(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     """The table in that place by the alignment of its words."""
-    around = _around(boxes)
-    found = borderless.within([w for w in words if around.holds(w.box)])
-    return replace(found, box=around.union(found.box), ruled=True) if found else None
+    whole = around(boxes)
+    found = borderless.within([w for w in words if whole.holds(w.box)])
+    return replace(found, box=whole.union(found.box), ruled=True) if found else None
 
 
 def _edges(values: Sequence[float]) -> list[float]:
@@ -120,7 +112,7 @@ def _together(pieces: list[list[Box]], words: Sequence[Word]) -> list[list[Box]]
     """Pieces below each other with the same columns are one table when there is at most a line of
     text between them, which becomes a row over all columns."""
     merged: list[list[Box]] = []
-    for boxes in sorted(pieces, key=lambda boxes: _around(boxes).y0):
+    for boxes in sorted(pieces, key=lambda boxes: around(boxes).y0):
         for above in merged:
             between = _between(above, boxes, words)
             if between is not None:
@@ -132,8 +124,8 @@ def _together(pieces: list[list[Box]], words: Sequence[Word]) -> list[list[Box]]
 
 
 def _between(above: list[Box], below: list[Box], words: Sequence[Word]) -> list[Box] | None:
-    a, b = _around(above), _around(below)
-    columns = [_edges([*(x.x0 for x in p), _around(p).x1]) for p in (above, below)]
+    a, b = around(above), around(below)
+    columns = [_edges([*(x.x0 for x in p), around(p).x1]) for p in (above, below)]
     same = len(columns[0]) == len(columns[1]) > 2 and all(
         abs(p - q) <= 3 for p, q in zip(*columns, strict=True)
     )
@@ -168,7 +160,7 @@ def table_of(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     down = _edges([b.y0 for b in boxes] + [max(b.y1 for b in boxes)])
     lined: list[Lined] = []
     for box in boxes:
-        inside = rows(w for w in words if _inside(w.box, box))
+        inside = rows(w for w in words if box.holds(w.box, 1))
         c0, c1 = _nearest(across, box.x0), _nearest(across, box.x1)
         r0, r1 = _nearest(down, box.y0), _nearest(down, box.y1)
         lined.append(Lined(r0, max(1, r1 - r0), c0, max(1, c1 - c0), inside))
@@ -183,30 +175,25 @@ def table_of(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
         return None
     if sum(len(c.text) > 400 for c in said) > len(said) / 3:
         return None  # boxes around paragraphs, not a table
-    around = _around(boxes)
+    whole = around(boxes)
     for cell in stub:
         for word in itertools.chain(*cell.lines):
-            around = around.union(word.box)
-    return Table(box=around, cells=with_header(cells), ruled=True)
-
-
-def _inside(inner: Box, outer: Box) -> bool:
-    x, y = (inner.x0 + inner.x1) / 2, (inner.y0 + inner.y1) / 2
-    return outer.x0 - 1 <= x <= outer.x1 + 1 and outer.y0 - 1 <= y <= outer.y1 + 1
+            whole = whole.union(word.box)
+    return Table(box=whole, cells=with_header(cells), ruled=True)
 
 
 def _without_frame(boxes: Sequence[Box], words: Sequence[Word]) -> list[Box]:
     """A first row that spans the whole table is its title, a last one with a sentence its note:
     both are text around the table."""
     kept = list(boxes)
-    around = _around(kept)
+    whole = around(kept)
     for top in (True, False):
         while len(kept) > 4:
             edge = min(b.y0 for b in kept) if top else max(b.y1 for b in kept)
             row = [b for b in kept if abs((b.y0 if top else b.y1) - edge) <= 2]
-            if len(row) != 1 or row[0].width < 0.97 * around.width:
+            if len(row) != 1 or row[0].width < 0.97 * whole.width:
                 break
-            said = joined([w for w in words if _inside(w.box, row[0])])
+            said = joined([w for w in words if row[0].holds(w.box, 1)])
             if not top and len(said) <= _LONG:
                 break
             kept.remove(row[0])
@@ -216,8 +203,8 @@ def _without_frame(boxes: Sequence[Box], words: Sequence[Word]) -> list[Box]:
 def _crossed(boxes: Sequence[Box], words: Sequence[Word]) -> bool:
     """Whether words stand on the rules, or lines of text run on through them: then they frame
     something else, or are axes."""
-    around = _around(boxes)
-    inside = [w for w in words if _inside(w.box, around)]
+    whole = around(boxes)
+    inside = [w for w in words if whole.holds(w.box, 1)]
     if sum(any(_stands_on(w.box, b) for b in boxes) for w in inside) > 0.2 * len(inside):
         return True
     lines = rows(inside)
@@ -260,15 +247,13 @@ def _stub(boxes: Sequence[Box], down: Sequence[float], words: Sequence[Word]) ->
             found.append(Lined(row, 1, 0, 1, [label[0]]))
         elif label:
             return []
-    filled = {
-        r
-        for r in range(len(down) - 1)
-        if any(
-            _inside(w.box, b) for b in boxes for w in words if down[r] - 1 <= b.y0 < down[r + 1] - 1
-        )
-    }
-    enough = len(found) >= 4 and len(found) >= 0.8 * len(filled)
-    return found if enough else []
+    if len(found) < 4:
+        return []
+    held = [b for b in boxes if any(b.holds(w.box, 1) for w in words)]
+    filled = sum(
+        any(top - 1 <= b.y0 < bottom - 1 for b in held) for top, bottom in itertools.pairwise(down)
+    )
+    return found if len(found) >= 0.8 * filled else []
 
 
 def _touching(line: Sequence[Word], left: float) -> list[Word]:
@@ -442,8 +427,10 @@ def _cells(across: Sequence[Box], down: Sequence[Box], slack: float) -> list[Box
         box = Box(xs[c], ys[r], xs[c + 1], ys[r + 1])
         fields[first] = fields[first].union(box) if first in fields else box
     found = list(fields.values())
+    if not found:
+        return []
     # A field that is no rectangle would lie over others: then the lines make no table.
-    return found if sum(b.area for b in found) <= 1.02 * _around(found).area else []
+    return found if sum(b.area for b in found) <= 1.02 * around(found).area else []
 
 
 def _apart(values: Sequence[float], slack: float) -> list[float]:

@@ -26,7 +26,7 @@ def find_tables(content: PageContent, page: Any) -> list[Table]:
     upright = _whole([w for w in upright if w not in numbered])
     found = [_opened(t, upright) for t in ruled.find(content, upright, page)] if page else []
     taken = [t.box for t in found]
-    free = [w for w in upright if not any(_inside(w.box, box) for box in taken)]
+    free = [w for w in upright if not any(box.holds(w.box, 1) for box in taken)]
     found += [
         t
         for t in borderless.find(free)
@@ -48,11 +48,6 @@ def one_column(words: Sequence[Word], box: Box) -> Table:
         for i, line in enumerate(lines)
     )
     return Table(box=box, cells=tuple(cells), ruled=False)
-
-
-def _inside(inner: Box, outer: Box) -> bool:
-    x, y = (inner.x0 + inner.x1) / 2, (inner.y0 + inner.y1) / 2
-    return outer.x0 - 1 <= x <= outer.x1 + 1 and outer.y0 - 1 <= y <= outer.y1 + 1
 
 
 # Numbers
@@ -164,7 +159,7 @@ def _opened(table: Table, words: Sequence[Word]) -> Table:
     packed = sum(v >= 2 and v >= 0.7 * len(t) for v, t in zip(values, body, strict=True))
     if packed < 0.25 * len(body):
         return table
-    within = borderless.within([w for w in words if _inside(w.box, table.box)])
+    within = borderless.within([w for w in words if table.box.holds(w.box, 1)])
     if within is None or within.columns <= table.columns:
         return table
     return replace(within, box=table.box, ruled=True)

@@ -11,21 +11,22 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pipeline.page import Box, PageContent, Style, Word
-from pipeline.readers.lines import Segment, around, drawn
+from pipeline.readers.lines import RTL, Segment, around, drawn
 
 HYPHENS = "-\u00ad\u2010"
 _PLAIN = Style()
 _RUNNING_TEXT = {"NarrativeText", "ListItem", "UncategorizedText"}
 _DIGITS = re.compile(r"\d+")
 _PAGE_NUMBER = re.compile(r"[-–—.| ]*(page |seite |p\. ?)?(\d{1,4}|[ivxlc]{1,7})[-–—.| ]*")
-_EDGE = 0.14
+EDGE = 0.14
+NEAR = 4.0  # points, of one height
+SHORT = 150  # letters
 
 _ITEM = re.compile(
     r"([•▪●○■◦‣⁃∙·]|[-–—*])\s+\S|(\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+\S"
 )
 _BULLET = re.compile(r"[•▪●○■◦‣⁃∙·\uf0b7\uf0a7]")
 _CAPTION = re.compile(r"(fig(ure|\.)?|abb(ildung|\.)?|table|tab\.|tableau|tabelle)\s*\d", re.I)
-_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
 _CODE_SIGN = re.compile(r"[{}()=<>;]")
 _CODE = re.compile(
     r"(^|\s)(def |class |import |return |#include|function |var |let |const |\{|\};?)"
@@ -154,7 +155,7 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
     if not 0.72 <= s.size / height <= 1.4:
         return False
     same_line = min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5 * min(a.height, b.height)
-    if same_line and _RTL.search(s.text):
+    if same_line and RTL.search(s.text):
         return a.x0 - b.x1 < 2.2 * height
     if same_line:
         return b.x0 >= a.x1 - 1 and b.x0 - a.x1 < 2.2 * height
@@ -222,16 +223,21 @@ def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> 
     return "UncategorizedText"
 
 
+def edges(box: Box, height: float) -> tuple[bool, bool]:
+    """Whether it stands at the upper edge of a page of that height, and at the lower one."""
+    return box.y1 < EDGE * height, box.y0 > (1 - EDGE) * height
+
+
 def _at_edge(text: str, box: Box, segments: int, page: _Page) -> str | None:
     """Header, Footer or PageNumber: what the document repeats at that height, what stands alone on
     a line at the height of such, and what is so near the edge that text does not reach there."""
-    upper = box.y1 < _EDGE * page.height
-    if not upper and box.y0 <= (1 - _EDGE) * page.height:
+    upper, lower = edges(box, page.height)
+    if not upper and not lower:
         return None
     said, middle = pattern(text), (box.y0 + box.y1) / 2
-    near = [s for s, at in page.style.running if abs(at - middle) <= 4]
+    near = [s for s, at in page.style.running if abs(at - middle) <= NEAR]
     outside = box.y1 < 0.06 * page.height or box.y0 > 0.945 * page.height
-    short = len(text) < 150
+    short = len(text) < SHORT
     if said not in near and not (short and near and segments == 1) and not (short and outside):
         return None
     if said == "#":
