@@ -49,7 +49,7 @@ def supervise() -> subprocess.Popen[bytes]:
     )
 
 
-def borrow_gpu(settings: Settings, paths: Paths) -> Any:
+def borrow_gpu(paths: Paths) -> Any:
     """The broker of a ZeroGPU Space, listening. The heavy imports are done here, before launch:
     in a call they would be paid from somebody's quota."""
     from web.broker import Broker
@@ -95,7 +95,7 @@ def main() -> None:
     from web.watch import Hub
 
     paths = Paths(settings.data_dir)
-    broker = borrow_gpu(settings, paths) if settings.zero_gpu else None
+    broker = borrow_gpu(paths) if settings.zero_gpu else None
     jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
     identity = Identity(settings, Accounts(catalog_url(settings, paths)))
     app = App(

@@ -45,10 +45,13 @@ def route(
     """`answer` runs in a thread and gives a Response or something for JSON."""
 
     def found(request: Request, body: Mapping[str, Any]) -> Any:
-        caller = app.identity.of(request)
-        app.saw(caller.key, request)
         return answer(
-            Asked(caller=caller, path=request.path_params, query=request.query_params, body=body)
+            Asked(
+                caller=app.caller(request),
+                path=request.path_params,
+                query=request.query_params,
+                body=body,
+            )
         )
 
     async def endpoint(request: Request) -> Response:

@@ -5,10 +5,10 @@ with a stable code as their title.
 """
 
 import asyncio
-import functools
 import inspect
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,33 +42,15 @@ class App:
     hub: Hub
     saw: Callable[[str, Any], None] = lambda _user, _request: None  # the GPU broker's, where one is
 
+    def caller(self, request: Any, token: str | None = None) -> Caller:
+        """Who asks; the broker learns that they are there."""
+        found = self.identity.of(request, token)
+        self.saw(found.key, request)
+        return found
+
 
 def shown(problem: QuireError) -> gr.Error:
     return gr.Error(str(problem), title=problem.code, print_exception=False, duration=8)
-
-
-def coded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Our errors as what Gradio shows; the signature stays, Gradio reads it."""
-    if inspect.isasyncgenfunction(function):
-
-        @functools.wraps(function)
-        async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            try:
-                async for item in function(*args, **kwargs):
-                    yield item
-            except QuireError as problem:
-                raise shown(problem) from problem
-
-        return stream
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except QuireError as problem:
-            raise shown(problem) from problem
-
-    return call
 
 
 def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,9 +80,7 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
         return arguments, request, token, request.headers.get("x-gradio-user") == "mcp"
 
     def found(request: Any, token: Any) -> Caller:
-        caller = app.identity.of(request, token.token if token else None)
-        app.saw(caller.key, request)
-        return caller
+        return app.caller(request, token.token if token else None)
 
     def told(value: Any, by_tool: bool) -> Any:
         return json.dumps(value, ensure_ascii=False) if by_tool else value
@@ -348,7 +328,7 @@ def register(app: App) -> None:
         take: `everything` (a Space without a dataset or bucket), else `changes` not yet in the stores
         (None: the worker is away) and unfinished `jobs`, which no store holds; `message` says it
         plainly. Your own machine's disk stays: all of it is none."""
-        return {**status_of(app, caller.key), "you": about(app, caller)}
+        return status_of(app, caller)
 
     for call in (
         submit, job, jobs, cancel, retry, collections, create_collection, delete_collection,
@@ -379,20 +359,18 @@ def about(app: App, caller: Caller) -> dict[str, Any]:
     }
 
 
-def status_of(app: App, user: str) -> dict[str, Any]:
+def status_of(app: App, caller: Caller) -> dict[str, Any]:
     """Also when the worker is away: then it says so."""
-    active = app.jobs.list_jobs(user, None, 200)
-    counts: dict[str, int] = {}
-    for one in active:
-        counts[one["status"]] = counts.get(one["status"], 0) + 1
+    you = about(app, caller)
+    counts = Counter(row.status for row in app.jobs.catalog.jobs(caller.key, None, 200))
     found: dict[str, Any] = {"version": VERSION, "gradio": gr.__version__, "jobs": counts}
     try:
-        found |= {"worker": "ready", **app.link.call("status", user)}
+        found |= {"worker": "ready", **app.link.call("status", caller.key)}
     except Unavailable as problem:
         found["worker"] = problem.message
-    remotes = found.get("remotes", {})
-    loses = restart_loses(app.settings, remotes.get("unsaved"), app.jobs.active(user))
-    return {**found, "restart_loses": loses}
+    unsaved = found.get("remotes", {}).get("unsaved")
+    loses = restart_loses(app.settings, unsaved, you["jobs"]["active"])
+    return {**found, "restart_loses": loses, "you": you}
 
 
 def restart_loses(settings: Settings, unsaved: int | None, jobs: int) -> dict[str, Any]:

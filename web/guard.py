@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import InputError, NotFound, QuireError, Refused
 from settings import Settings
-from web.identity import COOKIES, Caller, Identity, Remembered
+from web.identity import COOKIES, Identity, Remembered
 from web.limits import Buckets
 
 MAX_BODY = 4 << 20  # of a call; uploads have limits of their own
@@ -106,7 +106,7 @@ class Guard:
             self._from_where(request.headers, scope["method"])
             _open(scope["path"])
             who = await self._who(request)
-            cookie += self._arrival(request, who)
+            cookie += self._arrival(request)
             receive = await self._within_limits(request, who, receive)
         except QuireError as problem:
             await refusal(problem)(scope, receive, guarded)
@@ -139,26 +139,17 @@ class Guard:
         if _FREE.fullmatch(request.url.path):
             return ""
         try:
-            caller = await run_in_threadpool(self._known, request)
+            caller = await run_in_threadpool(self.identity.of, request)
         except QuireError:
             return f"address {self._address(request)}"  # the route refuses with its reason
         request.scope["quire_caller"] = caller
         return caller.key
 
-    def _known(self, request: Request) -> Caller:
-        wait = 0.0
-        if self.limits and "authorization" in request.headers:
-            # whoever guesses tokens is slowed down; one that is known costs nothing
-            wait = self.limits.arrivals.wait(f"token {request.headers['authorization'][:80]}")
-        if wait:
-            raise Refused("too_many_requests", "Too many requests.", "Wait a little.")
-        return self.identity.of(request)
-
     def _address(self, request: Request) -> str:
         forwarded = request.headers.get("x-forwarded-for", "").split(",")[-1].strip()
         return forwarded or (request.client.host if request.client else "")
 
-    def _arrival(self, request: Request, who: str) -> list[str]:
+    def _arrival(self, request: Request) -> list[str]:
         """The cookies of a visitor whose page is loaded; none for anybody else."""
         settings, path = self.settings, request.scope["path"]
         if path not in _ARRIVALS or not settings.space_id or settings.allowed:

@@ -131,11 +131,7 @@ class Identity:
             return self._by_hub_token(token)
         found = self.accounts.holder(token)
         if found is None:
-            raise Refused(
-                "token_refused",
-                "The token was not accepted.",
-                "Make a new one on the page, or use a valid Hugging Face token.",
-            )
+            raise _token_refused()
         return Caller(key=UserKey(found.user), name=found.name, kind="token", orgs=found.orgs)
 
     def _by_hub_token(self, token: str) -> Caller:
@@ -160,11 +156,7 @@ class Identity:
         except (httpx2.HTTPError, OSError) as problem:
             raise _hub_away() from problem
         if answer.status_code in {400, 401, 403}:
-            raise Refused(
-                "token_refused",
-                "The token was not accepted.",
-                "Make a new one on the page, or use a valid Hugging Face token.",
-            )
+            raise _token_refused()
         if answer.status_code != 200:
             raise _hub_away()
         found = answer.json()
@@ -228,18 +220,16 @@ def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:
     return dict(person)
 
 
-def access_token(request: Any) -> tuple[str, str] | None:
-    """The signed-in person's own token and its scopes: for one call on their behalf, never kept."""
-    inner = getattr(request, "request", None) or request
-    session = inner.scope.get("session") or {}
-    if not _signed_in(session):
-        return None
-    info = session["oauth_info"]
-    return str(info.get("access_token", "")), str(info.get("scope", ""))
-
-
 def _names(orgs: Any, field_name: str) -> tuple[str, ...]:
     return tuple(str(o.get(field_name) or o.get("name")) for o in orgs or () if isinstance(o, dict))
+
+
+def _token_refused() -> Refused:
+    return Refused(
+        "token_refused",
+        "The token was not accepted.",
+        "Make a new one on the page, or use a valid Hugging Face token.",
+    )
 
 
 def _hub_away() -> Unavailable:

@@ -24,6 +24,10 @@ HEAD = (
 
 def build(app: App) -> Any:
     """The whole page and every endpoint."""
+
+    def here(request: gr.Request) -> None:
+        app.caller(request)
+
     with gr.Blocks(title="Quire", fill_width=True, delete_cache=(3600, 86400)) as demo:
         api.register(app)
         settings = app.settings
@@ -37,7 +41,7 @@ def build(app: App) -> Any:
             gr.LoginButton(elem_id="sign-in")
         if settings.zero_gpu:  # an open page keeps its owner's GPU token fresh
             gr.Timer(20).tick(
-                lambda request: app.saw(app.identity.of(request).key, request),
+                here,
                 None,
                 None,
                 api_visibility="private",

@@ -1,7 +1,7 @@
 // Adding files: dropped or chosen, whole folders too; each is a row at once, sent two at a time.
 
-import { at, post, told, upload } from "./api.js";
-import { button, h, icon, iconButton, megabytes, number, plural, put, say } from "./dom.js";
+import { at, post, upload } from "./api.js";
+import { button, h, icon, megabytes, number, plural, say } from "./dom.js";
 import { collectionId, emit, go, loadCollections, settings, tell, where } from "./state.js";
 
 // Files on their way: { id, name, size, share, problem, file, stop, collection }

@@ -1,15 +1,14 @@
 // Puts the page together: sidebar, question box, the views of a collection; keys; first load.
 
-import { told } from "./api.js";
 import { documentView } from "./document.js";
 import { documentsView } from "./documents.js";
 import { button, confirmed, asked, h, iconButton, megabytes, menu, number, plural, put, say } from "./dom.js";
 import { galleryView } from "./gallery.js";
 import { follow } from "./live.js";
-import { at, get, patch, post, remove, url } from "./api.js";
+import { at, get, patch, post, remove, told, url } from "./api.js";
 import { questionBox, searchView } from "./search.js";
 import { sidebar } from "./sidebar.js";
-import { collection, collectionId, emit, go, loadCollections, loadDocuments, loadStatus, on, settings, state, where } from "./state.js";
+import { collection, collectionId, go, loadCollections, loadDocuments, loadStatus, on, settings, state, where } from "./state.js";
 
 const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
 

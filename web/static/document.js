@@ -26,7 +26,6 @@ const facts = row => {
     took,
     job.strategy && job.strategy !== "auto" ? `strategy ${job.strategy}` : "",
     job.notified ? "told its owner" : "",
-    job.gpu_seconds ? `${span(job.gpu_seconds)} of GPU` : "",
     job.saved_generation ? `saved in generation ${job.saved_generation}` : FINISHED.has(job.status) ? "" : "not yet saved",
   ].filter(Boolean);
 };
@@ -197,7 +196,7 @@ export const documentView = () => {
     const key = `${rowKey(row)}/${row.job?.id}`;
     if (loadedFor !== key) { loadedFor = key; after = 0; put(lines); shownPage = ""; pages = []; }
     const job = row.job, indexed = job?.stages?.partition?.done || 0;
-    if (!pages.length || (job && !FINISHED.has(job.status) && indexed !== readPages) || row.stale) await loadLedger();
+    if (!pages.length || (job && !FINISHED.has(job.status) && indexed !== readPages)) await loadLedger();
     if (!row) return;
     paintStrip();
     await paintPage();

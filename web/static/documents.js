@@ -42,12 +42,15 @@ export const sentence = row => {
   return "";
 };
 
+const order = async (job, verb, body) => {
+  try { return await post(at("jobs", job.id, verb), body); } catch (problem) { say(told(problem), "bad"); }
+};
+const shownAgain = () => loadDocuments().catch(problem => say(told(problem), "bad"));
+
 export const act = async (job, verb, body = {}) => {
-  try {
-    const next = await post(at("jobs", job.id, verb), body);
-    await loadDocuments();
-    return next;
-  } catch (problem) { say(told(problem), "bad"); }
+  const next = await order(job, verb, body);
+  if (next) await shownAgain();
+  return next;
 };
 
 export const removeDocument = async rows => {
@@ -138,7 +141,7 @@ export const documentsView = () => {
   const paintBulk = () => {
     const held = rows().filter(r => chosen.has(rowKey(r)));
     const failed = rows().filter(r => ["failed", "partial"].includes(status(r)) && canRetry(r));
-    const each = async (some, verb) => { for (const r of some) await act(r.job, verb); chosen.clear(); paint(); };
+    const each = async (some, verb) => { for (const r of some) await order(r.job, verb, {}); await shownAgain(); chosen.clear(); paint(); };
     all.checked = held.length > 0 && held.length === visible().length;
     all.indeterminate = held.length > 0 && !all.checked;
     put(bulk, held.length ? [h("span", {}, `${number(held.length)} selected`),

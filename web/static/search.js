@@ -1,6 +1,6 @@
 // One box, its filters, and hits beside the page they stand on.
 
-import { at, post, told, url } from "./api.js";
+import { at, post, url } from "./api.js";
 import { button, empty, h, icon, marked, number, plural, put, table, words } from "./dom.js";
 import { collection, collectionId, go, on, state, where } from "./state.js";
 import { placed, sheet, thumbnail, turner } from "./viewer.js";

@@ -1,6 +1,6 @@
 // Collections, who is here, and what is saved where.
 
-import { at, post, told } from "./api.js";
+import { post, told } from "./api.js";
 import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until } from "./dom.js";
 import { tokens } from "./tokens.js";
 import { collection, go, link, loadCollections, on, state } from "./state.js";

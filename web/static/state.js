@@ -73,8 +73,7 @@ export const tell = jobs => {
   for (const job of jobs) {
     const before = seen.get(job.id);
     seen.set(job.id, job.status);
-    if (before !== job.status && (before || FINISHED.has(job.status))) counts = true;
-    if (before === undefined) counts = true;
+    if (before !== job.status) counts = true;
     if (job.collection !== state.loaded) continue;
     const key = job.source.sha256 || job.id;
     const row = state.documents.get(key);

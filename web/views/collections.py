@@ -6,9 +6,9 @@ from typing import Any
 from starlette.routing import Route
 
 from errors import Unavailable
-from storage.catalog import FINISHED
+from storage.catalog import ACTIVE
 from web.answers import Asked, route
-from web.api import App, about, start_export, status_of
+from web.api import App, start_export, status_of
 
 _MISSING = {"records": None, "bytes": None, "pages": None, "sources": None}
 
@@ -16,11 +16,7 @@ _MISSING = {"records": None, "bytes": None, "pages": None, "sources": None}
 def routes(app: App) -> list[Route]:
     def listed(asked: Asked) -> dict[str, Any]:
         """Also while the worker starts: then without counts."""
-        active = Counter(
-            job["collection"]
-            for job in app.jobs.list_jobs(asked.user, None, 1000)
-            if job["status"] not in FINISHED
-        )
+        active = Counter(row.collection for row in app.jobs.catalog.jobs(asked.user, ACTIVE, 1000))
         try:
             held, worker = app.link.call("collections", asked.user), None
         except Unavailable as problem:
@@ -49,7 +45,7 @@ def routes(app: App) -> list[Route]:
         return start_export(app, asked.user, asked.path["collection"], kind)
 
     def status(asked: Asked) -> dict[str, Any]:
-        return {**status_of(app, asked.user), "you": about(app, asked.caller)}
+        return status_of(app, asked.caller)
 
     one = "/collections/{collection}"
     return [
