@@ -295,7 +295,7 @@ def _ses(url: SplitResult, message: EmailMessage) -> None:
     config = Config(
         connect_timeout=_TIMEOUT, read_timeout=_TIMEOUT, retries={"total_max_attempts": 1}
     )
-    client = boto3.client("sesv2", region_name=url.hostname, config=config)
+    client = boto3.session.Session().client("sesv2", region_name=url.hostname, config=config)
     try:
         client.send_email(
             FromEmailAddress=str(message["From"]),

@@ -51,10 +51,12 @@ class Loopback:
 
 
 class Proxy:
-    """`with Proxy(url) as proxy: proxy.url`; requests go on byte for byte, signatures hold."""
+    """`with Proxy(url) as proxy: proxy.url`; requests go on byte for byte, signatures hold; the
+    headers in `without` are left out."""
 
     def __init__(self, upstream: str) -> None:
         self.faults: list[Fault] = []
+        self.without: frozenset[bytes] = frozenset()
         self.log: list[Seen] = []
         self._upstream = urlsplit(upstream)
         self._loopback = Loopback()
@@ -74,8 +76,6 @@ class Proxy:
         request = Request(scope, receive)
         body, path = await request.body(), unquote(request.url.path)
         fault = taken(self.faults, request.method, path)
-        if fault and fault.delay:
-            await asyncio.sleep(fault.delay)
         answer = None
         if fault is None or fault.works_first:
             answer = await asyncio.to_thread(self._passed, request, body)
@@ -92,7 +92,7 @@ class Proxy:
         target = request.scope["raw_path"].decode() + (f"?{query}" if query else "")
         upstream.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
         for name, value in request.headers.raw:
-            if name not in {b"expect", b"connection", b"transfer-encoding"}:
+            if name not in {b"expect", b"connection", b"transfer-encoding"} | self.without:
                 upstream.putheader(name.decode(), value)
         upstream.endheaders(body)
         found = upstream.getresponse()

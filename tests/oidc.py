@@ -32,7 +32,6 @@ class Provider:
         self.scopes = "openid profile contribute-repos"
         self.asked = 0
         self.down = False
-        self.lifetime = 3600
         self._key = RSAKey.generate_key(2048, {"kid": "1", "alg": "RS256", "use": "sig"})
         self._codes: dict[str, tuple[str, str]] = {}
         self.tokens: dict[str, str] = {f"hf_{name}": name for name in PEOPLE}
@@ -106,7 +105,7 @@ class Provider:
         return JSONResponse(
             {
                 "access_token": token, "token_type": "bearer", "scope": self.scopes,
-                "expires_in": self.lifetime,
+                "expires_in": 3600,
                 "id_token": jwt.encode({"alg": "RS256", "kid": "1"}, claims, self._key),
             }
         )  # fmt: skip

@@ -32,7 +32,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def reports(app: Running) -> Quire:
     """A collection with the report in it."""
     quire = Quire(app.url)
-    assert quire.wait(quire.submit(SAMPLES / "report.pdf", collection="reports")[0]["id"])
+    made = quire.wait(quire.submit(SAMPLES / "report.pdf", collection="reports")[0]["id"])
+    assert made["status"] == "succeeded"
     return quire
 
 

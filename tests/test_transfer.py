@@ -217,7 +217,8 @@ def test_every_format_has_a_writer() -> None:
 def quire(app: Running) -> Quire:
     made = Quire(app.url)
     for file in ("report.pdf", "greek.pdf"):
-        made.wait(made.submit(SAMPLES / file, collection="whole")[0]["id"])
+        job = made.wait(made.submit(SAMPLES / file, collection="whole")[0]["id"])
+        assert job["status"] == "succeeded"
     return made
 
 

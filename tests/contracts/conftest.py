@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import boto3
 import huggingface_hub
 import pytest
 from moto.server import ThreadedMotoServer
@@ -108,7 +107,6 @@ def named_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
     place = f"quire-test/{secrets.token_hex(6)}"
     for name, value in GIVEN.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     made = connect(os.environ["QUIRE_TEST_S3_BUCKET"], place, endpoint)
     yield made
     for key in list(made._keys(f"{place}/")):

@@ -124,7 +124,8 @@ def test_a_repair_puts_bytes_in_the_place_of_others(remote: Remote) -> None:
     assert remote.read("users/u/segments/a.parquet") == b"right"
 
 
-def test_a_name_cannot_leave_the_store(remote: Remote) -> None:
+def test_a_name_cannot_leave_the_store(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"not ours")
     with pytest.raises((InputError, NotFound, Refused)):
         remote.read("../outside")
 

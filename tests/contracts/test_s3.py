@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import boto3
 import botocore.auth
 import pytest
 
@@ -41,14 +40,6 @@ def remote(proxy: Proxy) -> S3Remote:
     return made
 
 
-@pytest.fixture
-def as_caller(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """boto3 keeps the keys it once read, so a test with others begins and ends with none."""
-    with monkeypatch.context() as patch:
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
-        yield patch
-
-
 def test_of_two_writers_of_one_key_one_wins_every_time(moto: str) -> None:
     remote = bucket(moto)
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
@@ -73,11 +64,8 @@ def test_a_server_that_lets_two_writers_win_is_refused(swift_url: str) -> None:
     assert list(remote.names("")) == ["key"]  # the probe leaves nothing
 
 
-def test_a_server_that_ignores_the_precondition_is_refused(
-    remote: S3Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put = remote.client.put_object
-    monkeypatch.setattr(remote.client, "put_object", lambda IfNoneMatch, **rest: put(**rest))
+def test_a_server_that_ignores_the_precondition_is_refused(proxy: Proxy, remote: S3Remote) -> None:
+    proxy.without = frozenset({b"if-none-match"})
     with pytest.raises(Refused) as caught:
         remote.check()
     assert caught.value.code == "s3_no_preconditions"
@@ -94,14 +82,13 @@ def test_a_server_that_ignores_the_precondition_is_refused(
     ids=["secret", "key", "rights", "none"],
 )
 def test_a_caller_without_the_right_is_refused_and_writes_nothing(
-    swift_url: str, as_caller: pytest.MonkeyPatch, keys: dict[str, str], code: str
+    swift_url: str, monkeypatch: pytest.MonkeyPatch, keys: dict[str, str], code: str
 ) -> None:
     remote = bucket(swift_url)
     remote.commit(change(b"one", None))
     for name, value in keys.items():
-        as_caller.setenv(name, value) if value else as_caller.delenv(name)
-    as_caller.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    as_caller.setattr(boto3, "DEFAULT_SESSION", None)
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     stranger = connect(remote.bucket, "", swift_url)
     with pytest.raises(Refused) as caught:
         stranger.check()
@@ -113,13 +100,11 @@ def test_a_caller_without_the_right_is_refused_and_writes_nothing(
     assert remote.read(MANIFEST) == b"one"
 
 
-def test_a_clock_that_is_wrong_is_told(
-    swift_url: str, as_caller: pytest.MonkeyPatch, remote: S3Remote
-) -> None:
+def test_a_clock_that_is_wrong_is_told(swift_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bucket(swift_url)
     real = botocore.auth.get_current_datetime
     late = real().timestamp() - 3600 * 2
-    as_caller.setattr(
+    monkeypatch.setattr(
         botocore.auth, "get_current_datetime", lambda: type(real()).fromtimestamp(late)
     )
     with pytest.raises(Refused) as caught:
@@ -245,9 +230,7 @@ def test_a_full_disk_is_not_the_servers_fault(remote: S3Remote) -> None:
         remote.fetch("users/u/segments/a.parquet", Path("/dev/full"))
 
 
-def test_no_key_in_a_log_or_an_error(
-    swift_url: str, remote: S3Remote, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_key_in_a_log_or_an_error(swift_url: str, caplog: pytest.LogCaptureFixture) -> None:
     made = bucket(swift_url)
     caplog.set_level(logging.DEBUG)
     made.commit(change(b"one", None, a=b"1"))

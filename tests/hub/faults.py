@@ -13,8 +13,7 @@ class Fault:
     """The `times` requests after the first `skip` that match `method` and `path` (a pattern) fail.
 
     As they come: `status` is answered instead of the work; `drop` closes the connection without an
-    answer; `after` does the work first, so that it landed and nobody was told; `delay` waits first
-    (alone, with `status` 0, it only waits). With the body of the true answer: `truncate` sends that
+    answer; `after` does the work first, so that it landed and nobody was told. With the body of the true answer: `truncate` sends that
     many bytes of it under its full length, `corrupt` flips one bit in its middle.
     """
 
@@ -25,7 +24,6 @@ class Fault:
     corrupt: bool = False
     times: int = 1
     skip: int = 0
-    delay: float = 0.0
     drop: bool = False
     truncate: int | None = None
     text: str = "made to fail"
@@ -34,12 +32,7 @@ class Fault:
 
     @property
     def works_first(self) -> bool:
-        return (
-            self.after
-            or self.corrupt
-            or self.truncate is not None
-            or not (self.status or self.drop)
-        )
+        return self.after or self.corrupt or self.truncate is not None
 
     def broken(self, answer: Response | None) -> Response:
         """What is sent in place of `answer`, None when the work was not done."""

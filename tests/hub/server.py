@@ -122,8 +122,6 @@ class Hub:
             path, received = unquote(request.url.path), len(await request.body())
             self._watch(request, path)
             fault = taken(self.faults, request.method, path)
-            if fault and fault.delay:
-                await asyncio.sleep(fault.delay)
             answer: Response | None = None
             if fault is None or fault.works_first:
                 answer = await work(request)
