@@ -9,8 +9,14 @@ from pathlib import Path
 from errors import InputError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-DEFAULT_LAYOUT_MODEL = "docling-project/docling-layout-heron"
-DEFAULT_TABLE_MODEL = "microsoft/table-transformer-structure-recognition-v1.1-all"
+DEFAULT_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+DEFAULT_LAYOUT_MODEL = (
+    "docling-project/docling-layout-heron@8f39ad3c0b4c58e9c2d2c84a38465abf757272d8"
+)
+DEFAULT_TABLE_MODEL = (
+    "microsoft/table-transformer-structure-recognition-v1.1-all"
+    "@7587a7ef111d9dcbf8ac695f1376ab7014340a0c"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ from errors import InputError, QuireError, Unavailable
 from pipeline.page import Box
 from pipeline.readers.layout import Region, settle
 from pipeline.readers.layout import kind as layout_kind
-from settings import DEFAULT_MODEL
+from settings import DEFAULT_MODEL, DEFAULT_REVISION
 
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_CHARACTERS = 20_000
@@ -191,8 +191,10 @@ def _folder(name: str) -> Path:
     in the local cache, brought there first when they are not. Safetensors only."""
     if Path(name).is_dir():
         found = Path(name)
+    elif name == DEFAULT_MODEL:
+        found = _packaged() or _downloaded(f"{name}@{DEFAULT_REVISION}")
     else:
-        found = (_packaged() if name == DEFAULT_MODEL else None) or _downloaded(name)
+        found = _downloaded(name)
     if not any(found.rglob("*.safetensors")):
         raise InputError(
             "model_unsafe",

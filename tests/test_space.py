@@ -5,15 +5,20 @@ from pathlib import Path
 
 import yaml
 
+from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_MODEL, DEFAULT_REVISION, DEFAULT_TABLE_MODEL
+
 ROOT = Path(__file__).resolve().parent.parent
 ZEROGPU_TORCH = {"2.8.0", "2.9.1", "2.10.0", "2.11.0"}
 TORCHVISION = {"2.11.0": "0.26.0", "2.10.0": "0.25.0"}
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def front_matter() -> dict[str, object]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text.split("---")[1]))
+    return dict(yaml.safe_load(readme().split("---")[1]))
 
 
 def pins(name: str) -> dict[str, str]:
@@ -42,8 +47,14 @@ def test_the_platform_accepts_the_front_matter() -> None:
     assert {space["colorFrom"], space["colorTo"]} <= COLOURS
     assert re.fullmatch(r"\d+[mh]", str(space["startup_duration_timeout"]))
     assert space["hf_oauth"] is True
-    assert "sentence-transformers/all-MiniLM-L6-v2" in str(space["preload_from_hub"])
     assert space["suggested_hardware"]
+
+
+def test_the_models_that_come_by_default_are_fixed_revisions() -> None:
+    preloaded = re.findall(r"^  - (\S+) \S+ (\S+)$", readme(), re.M)
+    assert preloaded == [(DEFAULT_MODEL, DEFAULT_REVISION)]
+    for name in (f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL):
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name)
 
 
 def test_the_lock_holds_every_pin_and_no_cpu_only_torch() -> None:
