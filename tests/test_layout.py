@@ -166,6 +166,19 @@ def test_models_that_cannot_serve_are_told_at_once(models: tuple[str, str], tmp_
     assert caught.value.code == "layout_model_unusable"
 
 
+def test_classes_that_a_repository_does_not_name_are_doclings(
+    models: tuple[str, str], tmp_path: Path
+) -> None:
+    bare = layout_model(tmp_path / "bare", [f"LABEL_{i}" for i in range(17)])
+    names = load_detector(str(bare), models[1]).layout.names
+    assert (names[0], names[8], names[16]) == ("Caption", "Table", "Key-Value Region")
+    assert all(kind(name) for name in names.values())
+    other = layout_model(tmp_path / "other", ["LABEL_0", "LABEL_1"])
+    with pytest.raises(InputError) as caught:
+        load_detector(str(other), models[1])
+    assert caught.value.code == "layout_model_unusable"
+
+
 def page(*words: tuple[str, float, float]) -> PageContent:
     made = tuple(Word(text=t, box=Box(x, y, x + 20, y + 10), size=10) for t, x, y in words)
     return PageContent(

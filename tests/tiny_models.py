@@ -1,5 +1,6 @@
 """Tiny models with random weights, saved as the real ones are; their answers mean nothing."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -26,9 +27,11 @@ TABLE = [
 ]  # fmt: skip
 
 
-def layout_model(folder: Path) -> Path:
-    """An RT-DETR v2 with DocLayNet's class names; its scores are lifted so that some boxes show."""
+def layout_model(folder: Path, names: list[str] | None = None) -> Path:
+    """An RT-DETR v2 with DocLayNet's class names, unless others are given; its scores are lifted so
+    that some boxes show."""
     torch.manual_seed(7)
+    names = names or LAYOUT
     config = RTDetrV2Config(
         backbone_config=RTDetrResNetConfig(
             embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
@@ -38,7 +41,7 @@ def layout_model(folder: Path) -> Path:
         encoder_attention_heads=2, decoder_in_channels=[16, 16, 16], d_model=16,
         decoder_ffn_dim=16, decoder_attention_heads=2, decoder_layers=2, num_queries=12,
         num_denoising=0, feat_strides=[8, 16, 32], num_feature_levels=3,
-        id2label=dict(enumerate(LAYOUT)), label2id={n: i for i, n in enumerate(LAYOUT)},
+        id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)},
     )  # fmt: skip
     model = RTDetrV2ForObjectDetection(config)
     with torch.no_grad():
@@ -51,7 +54,8 @@ def layout_model(folder: Path) -> Path:
 
 
 def table_model(folder: Path) -> Path:
-    """A table transformer with its real class names."""
+    """A table transformer with its real class names, its files written as the published ones are:
+    null for no, and one of the two edges."""
     torch.manual_seed(7)
     config = TableTransformerConfig(
         use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
@@ -64,7 +68,13 @@ def table_model(folder: Path) -> Path:
         id2label=dict(enumerate(TABLE)), label2id={n: i for i, n in enumerate(TABLE)},
     )  # fmt: skip
     TableTransformerForObjectDetection(config).save_pretrained(folder)
-    DetrImageProcessor(size={"shortest_edge": 160, "longest_edge": 200}).save_pretrained(folder)
+    DetrImageProcessor(size={"shortest_edge": 200, "longest_edge": 200}).save_pretrained(folder)
+    for name, change in (
+        ("config.json", {"dilation": None, "use_pretrained_backbone": None, "backbone": None}),
+        ("preprocessor_config.json", {"size": {"longest_edge": 200}}),
+    ):
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **change}), "utf-8")
     return folder
 
 

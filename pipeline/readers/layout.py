@@ -37,6 +37,13 @@ KINDS = {
     "title": "Title",
 }
 
+# Docling's layout models number their classes so (their model cards list them).
+HERON = (
+    "Caption", "Footnote", "Formula", "List-item", "Page-footer", "Page-header", "Picture",
+    "Section-header", "Table", "Text", "Title", "Document Index", "Code", "Checkbox-Selected",
+    "Checkbox-Unselected", "Form", "Key-Value Region",
+)  # fmt: skip
+
 
 class Region(NamedTuple):
     """A detection: `kind` is an element type, `box` a share of the page (0 to 1); a table's rows,
