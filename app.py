@@ -18,7 +18,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pipeline import logs
-from pipeline.jobs import Jobs, catalog_url
+from pipeline.engine import catalog_url
+from pipeline.jobs import Jobs
 from pipeline.link import Link
 from settings import Settings
 from storage.accounts import Accounts

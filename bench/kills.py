@@ -6,12 +6,8 @@ Counts come from the log: every stage says when it starts, and with which batch.
 
 import argparse
 import asyncio
-import json
-import os
 import random
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,16 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import pikepdf
-
-from pipeline.jobs import Jobs, Request, catalog_url
-from pipeline.link import wait
-from pipeline.partition import BATCH, FIRST_BATCH, PartitionOptions
-from settings import Settings
-from storage.catalog import Catalog
-from storage.paths import Paths
-
-USER = "0" * 32
+from pipeline.jobs import Jobs
+from tests.engine import USER, engine, lines, pages_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,33 +37,6 @@ class Result:
     integrity: list[str]
     gaps: int
     seconds: float
-
-
-def make_pdf(path: Path, pages: int, name: str) -> Path:
-    """One short paragraph a page, no two pages alike."""
-    with pikepdf.new() as document:
-        font = document.make_indirect(
-            pikepdf.Dictionary(
-                Type=pikepdf.Name.Font, Subtype=pikepdf.Name.Type1, BaseFont=pikepdf.Name.Helvetica
-            )
-        )
-        for number in range(1, pages + 1):
-            page = document.add_blank_page(page_size=(595, 842))
-            page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F1=font))
-            text = (
-                f"BT /F1 12 Tf 72 700 Td (Page {number} of {name} tells about the weather.) Tj ET"
-            )
-            page.Contents = document.make_stream(text.encode())
-        document.save(path)
-    return path
-
-
-def lines(log: Path) -> list[dict[str, Any]]:
-    found = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        if line.startswith("{"):
-            found.append(json.loads(line))
-    return found
 
 
 def seconds(line: dict[str, Any]) -> float:
@@ -129,38 +90,14 @@ async def campaign(
     every: tuple[float, float] = (1.0, 12.0),
     **extra: str,
 ) -> Result:
-    environment = {
-        **os.environ,
-        "QUIRE_DATA_DIR": str(data),
-        "QUIRE_PAGE_PROCESSES": "2",
-        "HF_HUB_OFFLINE": "1",
-        **extra,
-    }
-    data.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)
     log = data / "worker.log"
     began = time.monotonic()
-    with log.open("wb") as out:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", "--supervise"],
-            cwd=ROOT,
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    settings, paths = Settings.from_env(environment), Paths(data)
-    seam = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
-    try:
-        if not await asyncio.to_thread(wait, paths, 120):
-            raise TimeoutError(log.read_text(encoding="utf-8")[-2000:])
+    with engine(data, **extra) as running:
+        seam = running.jobs
         made = []
         for number in range(jobs):
-            pages = FIRST_BATCH + BATCH * (batches - 1)
-            pdf = make_pdf(data / f"{number}.pdf", pages, f"book {number}")
-            request = Request(
-                path=pdf, filename=pdf.name, partition=PartitionOptions(strategy="fast")
-            )
-            made.append(seam.submit(USER, request)["id"])
+            made.append(running.submit(running.pdf(pages_of(batches), f"book {number}")))
         tasks = []
         following = []
         for number in range(watchers):
@@ -172,16 +109,12 @@ async def campaign(
         while any(seam.job(USER, j)["status"] in {"queued", "running", "waiting"} for j in made):
             await asyncio.sleep(chance.uniform(*every) if len(killed) < kills else 1.0)
             if len(killed) < kills:
-                started = [x for x in lines(log) if x["message"] == "worker started"]
-                os.kill(started[-1]["worker"], signal.SIGKILL)
+                running.kill_worker()
                 killed.append(time.time())
                 checks.append(await asyncio.to_thread(integrity, data))
         await asyncio.gather(*tasks)
         statuses = [seam.job(USER, j)["status"] for j in made]
         spent = time.monotonic() - began
-    finally:
-        supervisor.terminate()
-        supervisor.wait(20)
     told = lines(log)
     begins = [x for x in told if x["message"] == "stage started" and x["stage"] in STAGES]
     starts = [seconds(x) for x in told if x["message"] == "worker started"]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from errors import QuireError
 from pipeline.document import document_elements
-from pipeline.jobs import catalog_url
+from pipeline.engine import catalog_url
 from pipeline.partition import (
     Batch,
     PartitionOptions,
@@ -149,7 +149,7 @@ def _jobs(arguments: argparse.Namespace) -> int:
         message = row.summary.get("message") or ""
         print(f"{row.id:28} {row.user[:8]} {row.status:10} {since:%Y-%m-%d %H:%M} {message}")
     for role in ("main", "reader"):
-        silent = catalog.silence(role)
+        silent = catalog.workers.silence(role)
         print(f"{role}: " + ("none" if silent is None else f"last seen {silent:.0f} s ago"))
     return 0
 

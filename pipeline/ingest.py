@@ -14,7 +14,7 @@ from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
-from pipeline.jobs import (
+from pipeline.engine import (
     NO_BATCH,
     NOTIFY_WORKFLOW,
     QUEUE_INDEX,

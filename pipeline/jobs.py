@@ -1,28 +1,36 @@
 """The engine seam: submit, watch, status, cancel, retry, list. Nothing above it knows DBOS.
 
 Both processes hold one. A job is a row of the catalogue, its history a numbered list of events, its
-execution a DBOS workflow in the worker process, named here so that both sides agree. Knows nothing
-of PDFs beyond the cheap upload checks.
+execution a workflow in the worker process. Knows nothing of PDFs beyond the cheap upload checks.
 """
 
 import asyncio
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import time
-import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer
-
-from errors import InputError, QuireError, Refused, Unavailable
-from pipeline import borrow
+from errors import InputError, QuireError, Refused
+from pipeline import admission, borrow
+from pipeline.admission import Admission, display_name, write_private
 from pipeline.chunk import ChunkOptions
+from pipeline.engine import (
+    LAST_IN_LINE,
+    NO_BATCH,
+    QUEUE_INDEX,
+    QUEUE_JOBS,
+    QUEUE_PAGES,
+    STAGE_WORKFLOW,
+    TRANSFER_WORKFLOW,
+    WORKFLOW,
+    Engine,
+    run_id,
+)
 from pipeline.partition import PartitionOptions
 from pipeline.source import check_upload, digest
 from pipeline.standing import Standing
@@ -30,17 +38,10 @@ from settings import Settings
 from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
 
-APPLICATION = "quire"
-APPLICATION_VERSION = "ingest-2"  # another one when a recorded workflow could not be replayed
-WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
-TRANSFER_WORKFLOW = "transfer_v1"
-QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
 EXPORTS = ("parquet", "chroma", "json", "markdown")
-NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
 SILENT = 60.0
-_LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +58,6 @@ class Request:
     password: str | None = None
 
 
-def catalog_url(settings: Settings, paths: Paths) -> str:
-    """The catalogue is beside the job database: a file of its own, or the same Postgres."""
-    url = settings.database_url
-    if url.startswith("postgres"):
-        return f"postgresql+psycopg://{url.split('://', 1)[1]}"
-    return f"sqlite:///{paths.catalog}"
-
-
 @dataclass(slots=True)
 class Jobs:
     """All jobs of all users; every public method takes the caller's user key first."""
@@ -72,10 +65,13 @@ class Jobs:
     settings: Settings
     paths: Paths
     catalog: Catalog
-    _client: DBOSClient | None = None
+    engine: Engine = field(init=False)
+    _admission: Admission = field(init=False)
     _standing: Standing = field(init=False)
 
     def __post_init__(self) -> None:
+        self.engine = Engine(self.settings, self.paths)
+        self._admission = Admission(self.settings, self.paths, self.catalog)
         self._standing = Standing(
             catalog=self.catalog, ready=self.ready, most=self.settings.max_jobs
         )
@@ -92,9 +88,10 @@ class Jobs:
         try:
             request.partition.checked()
             borrow.checked(request.gpu)
-            self._fits(collection.model)
+            self._admission.fits(collection.model)
             check_upload(request.path, max_mb=self.settings.max_file_mb)
-            self._admit(user, request.path)
+            self.engine.connected()
+            self._admission.admit(user, request.path)
         except QuireError as problem:
             if not problem.permanent:
                 raise
@@ -122,7 +119,7 @@ class Jobs:
                 "message": "This file was submitted before; this is that job.",
             }
         job_id = f"{stem}-r{len(runs) + 1}" if runs else stem
-        self._keep(user, request.path, sha256)
+        admission.keep(request.path, self.paths.source(user, sha256))
         work = self.paths.work(user, job_id)
         for name, secret in (("notify", request.notify), ("password", request.password)):
             if secret:
@@ -172,13 +169,13 @@ class Jobs:
             started_at=None,
             finished_at=None,
         )
-        self._connected()
+        self.engine.connected()
         if archive is not None:
             target = self.paths.work(user, job_id) / "archive.zip"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(archive, target)
         self.catalog.put_job(row)
-        self._start(user, TRANSFER_WORKFLOW, QUEUE_JOBS, run_id(job_id, 1), row.spec)
+        self.engine.start(user, TRANSFER_WORKFLOW, QUEUE_JOBS, run_id(job_id, 1), row.spec)
         return self._standing.shown(row)
 
     async def watch(self, user: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
@@ -245,7 +242,7 @@ class Jobs:
         job is returned as it is."""
         row = self.catalog.job(user, job_id)
         if row.status not in FINISHED:
-            self._connected()
+            self.engine.connected()
             left = "stays" if keep else "is removed"
             self._note(
                 job_id,
@@ -254,7 +251,7 @@ class Jobs:
                 finished_at=time.time(),
                 summary={"error": None, "retry_at": None},
             )
-            self.stop_workflows(row.id)
+            self.engine.stop(row.id)
             if not keep:
                 attempt = int(row.summary.get("attempt", 1))
                 self._start_stage(row, "undo", QUEUE_INDEX, attempt)
@@ -299,9 +296,7 @@ class Jobs:
 
     def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
         """Bytes of that user's sources, and how many there may be."""
-        most = self.settings.visitor_quota_mb if visitor else self.settings.user_quota_mb
-        stored = self.catalog.stored_bytes(user)
-        return {"bytes": stored, "limit_bytes": most << 20}
+        return self._admission.usage(user, visitor=visitor)
 
     def active(self, user: str) -> int:
         """How many of that user's jobs are not finished."""
@@ -309,7 +304,7 @@ class Jobs:
 
     def again(self, row: JobRow, message: str, again: dict[str, Any]) -> None:
         """A new attempt of that job; what its checkpoints hold is not done twice."""
-        self._connected()
+        self.engine.connected()
         attempt = int(row.summary.get("attempt", 1)) + 1
         self._note(
             row.id,
@@ -327,18 +322,6 @@ class Jobs:
         )
         self._enqueue(self.catalog.job(row.user, row.id), attempt, again)
 
-    def stop_workflows(self, job_id: str) -> None:
-        """All that runs or waits for that job, its batches too."""
-        client = self._connected()
-        active = client.list_workflows(
-            workflow_id_prefix=f"{job_id}~",
-            status=["PENDING", "ENQUEUED", "DELAYED"],
-            load_input=False,
-            load_output=False,
-        )
-        for one in active:
-            client.cancel_workflow(one.workflow_id)
-
     def give_up(self, row: JobRow) -> None:
         """A job that broke each time it was taken up: it fails, and can be retried."""
         problem = QuireError(
@@ -346,7 +329,7 @@ class Jobs:
             "Something unexpected happened.",
             "Retry the job; if it stays, report the time and the version.",
         )
-        self.stop_workflows(row.id)
+        self.engine.stop(row.id)
         self._note(
             row.id,
             str(problem),
@@ -358,11 +341,11 @@ class Jobs:
 
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""
-        return (self.paths.run / "ready").exists()
+        return self.engine.ready()
 
     def health(self) -> dict[str, Any]:
         """`ready` is false as well while the worker's upkeep gives no sign of life."""
-        silent = self.catalog.silence("main")
+        silent = self.catalog.workers.silence("main")
         alive = silent is not None and silent < SILENT
         return {"ready": self.ready() and alive, "silent_seconds": silent}
 
@@ -393,36 +376,9 @@ class Jobs:
         held = (s.sha256 for s in self.catalog.sources(user, row.collection))
         return made and row.sha256 in held
 
-    def _connected(self) -> DBOSClient:
-        if self._client is None:
-            if not self.ready():  # a client made earlier would leave an empty database behind
-                raise Unavailable(
-                    "worker_starting", "Quire is starting.", "Try again in a few seconds."
-                )
-            self._client = DBOSClient(
-                system_database_url=self.settings.database_url,
-                serializer=DBOSPortableJSONSerializer(),
-                retry_connection_errors=False,
-            )
-        return self._client
-
-    def _start(
-        self, user: str, workflow: str, queue: str, name: str, *arguments: Any, **options: Any
-    ) -> None:
-        asked: Any = {
-            "workflow_name": workflow,
-            "queue_name": queue,
-            "workflow_id": name,
-            "app_version": APPLICATION_VERSION,
-            "queue_partition_key": user,
-            "authenticated_user": user,
-            **options,
-        }
-        self._connected().enqueue(asked, *arguments)
-
     def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
         body = self._body(row, attempt, again)
-        self._start(row.user, WORKFLOW, QUEUE_JOBS, run_id(row.id, attempt), body)
+        self.engine.start(row.user, WORKFLOW, QUEUE_JOBS, run_id(row.id, attempt), body)
 
     def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -436,57 +392,16 @@ class Jobs:
 
     def _look_ahead(self, row: JobRow) -> None:
         """The probe, when nothing else is to be done: pages and time are known before the start."""
-        self._start_stage(row, "probe", QUEUE_PAGES, 1, priority=_LAST_IN_LINE)
+        self._start_stage(row, "probe", QUEUE_PAGES, 1, priority=LAST_IN_LINE)
 
     def _start_stage(
         self, row: JobRow, name: str, queue: str, attempt: int, **options: Any
     ) -> None:
         """One stage by itself, beside the job's own workflow."""
         beside, body = f"{name}-{run_id(row.id, attempt)}", self._body(row, attempt, {})
-        self._start(row.user, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options)
-
-    def _fits(self, model: str | None) -> None:
-        """Refused where vectors of another model would come beside those that are there."""
-        if model and model != self.settings.embedding_model:
-            raise Refused(
-                "model_differs",
-                f"The collection was made with {model}, and Quire now uses "
-                f"{self.settings.embedding_model}.",
-                "Use a new collection, or set QUIRE_EMBEDDING_MODEL back.",
-            )
-
-    def _admit(self, user: str, upload: Path) -> None:
-        self._connected()
-        most = self.settings.max_jobs
-        if self.catalog.count_jobs(user, ACTIVE) >= most:
-            raise Refused(
-                "too_many_jobs", f"You have {most} jobs in the queue.", "Wait until some are done."
-            )
-        free = shutil.disk_usage(self.paths.root).free
-        if free < (500 << 20) + 3 * upload.stat().st_size:
-            raise Refused(
-                "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
-            )
-        usage = self.usage(user)
-        if usage["bytes"] + upload.stat().st_size > usage["limit_bytes"]:
-            raise Refused(
-                "quota_exceeded",
-                f"Your {self.settings.user_quota_mb} MB are used up.",
-                "Delete sources that are not needed.",
-            )
-
-    def _keep(self, user: str, upload: Path, sha256: str) -> None:
-        target = self.paths.source(user, sha256)
-        if target.exists():
-            upload.unlink(missing_ok=True)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            upload.replace(target)
-        except OSError:  # another file system
-            aside = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copyfile(upload, aside)
-            aside.replace(target)
+        self.engine.start(
+            row.user, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options
+        )
 
     def _refused(
         self, user: str, collection: str, request: Request, problem: QuireError
@@ -537,27 +452,7 @@ class Jobs:
         )
 
 
-def display_name(name: str) -> str:
-    """For display only, never part of a path: NFC, no folder, no control characters."""
-    last = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")[-1]
-    plain = "".join(c for c in last if c.isprintable())[:300].strip()
-    return plain or "document.pdf"
-
-
-def write_private(path: Path, content: str) -> None:
-    """A file only this user of the machine can read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content)
-
-
 def _job_id(user: str, spec: dict[str, Any]) -> str:
     same = {k: spec[k] for k in ("collection", "sha256", "strategy", "languages", "chunk")}
     seen = json.dumps([user, same], sort_keys=True)
     return hashlib.sha256(seen.encode()).hexdigest()[:24]
-
-
-def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
-    """The workflow of that attempt; a later turn is its continuation after a wait."""
-    return f"{job_id}~{attempt}.{turn}" if turn else f"{job_id}~{attempt}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, NotFound, QuireError, Refused
-from pipeline.jobs import catalog_url
+from pipeline.engine import catalog_url
 from pipeline.worker import remotes
 from settings import Settings
 from storage import erase, foreign, verify

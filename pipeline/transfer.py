@@ -14,11 +14,12 @@ from typing import Any
 from dbos import DBOS
 
 from errors import QuireError, Refused
+from pipeline.admission import write_private
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
+from pipeline.engine import TRANSFER_WORKFLOW
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
-from pipeline.jobs import TRANSFER_WORKFLOW, write_private
 from pipeline.pool import Cancelled, PageProcessDied, Pool
 from storage import dataset
 from storage.catalog import Catalog, SourceRow, free_title

@@ -19,15 +19,16 @@ from dataclasses import dataclass, field
 
 from dbos import DBOS
 
-from pipeline.jobs import (
+from pipeline.engine import (
     APPLICATION_VERSION,
     NOTIFY_WORKFLOW,
     QUEUE_JOBS,
     STAGE_WORKFLOW,
+    UNFINISHED,
     WORKFLOW,
-    Jobs,
     run_id,
 )
+from pipeline.jobs import Jobs
 from storage.catalog import ACTIVE, Catalog, JobRow
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ KEEP_WORKFLOWS = 7 * 86400.0
 KEEP_JOBS = 90 * 86400.0
 _TAKEN_UP_AT_MOST = 3
 _TELL = {WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW}  # they say in `here` that they run
-_UNFINISHED = ["PENDING", "ENQUEUED", "DELAYED"]
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class Upkeep:
             if time.time() - self._cleaned > 3600:
                 self._clean()
                 self._cleaned = time.time()
-        self.catalog.beat(self.executor, self.role)
+        self.catalog.workers.beat(self.executor, self.role)
 
     def _orphans(self) -> set[str]:
         """Unfinished jobs without a workflow that this version can run."""
@@ -76,7 +76,7 @@ class Upkeep:
             return set()
         found = DBOS.list_workflows(
             name=WORKFLOW,
-            status=_UNFINISHED,
+            status=list(UNFINISHED),
             app_version=APPLICATION_VERSION,
             load_input=False,
             load_output=False,
@@ -92,7 +92,7 @@ class Upkeep:
     def _stuck(self) -> set[str]:
         """Workflows that are said to run in this process and do not, or in one that is dead."""
         found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-        elsewhere = self.catalog.alive(DEAD_AFTER) - {self.executor}
+        elsewhere = self.catalog.workers.alive(DEAD_AFTER) - {self.executor}
         return {
             f"run {w.workflow_id}"
             for w in found
@@ -120,7 +120,7 @@ class Upkeep:
         if times > _TAKEN_UP_AT_MOST:
             self.jobs.give_up(row)
             return
-        self.jobs.stop_workflows(row.id)
+        self.jobs.engine.stop(row.id)
         self.catalog.update_job(row.id, summary={"taken_up": times})
         self.jobs.again(row, "The job was taken up again.", row.summary.get("again", {}))
 
@@ -134,5 +134,5 @@ class Upkeep:
             DBOS.delete_workflows([w.workflow_id for w in old])
         for row in self.catalog.forget_jobs(time.time() - KEEP_JOBS):
             shutil.rmtree(self.jobs.paths.work(row.user, row.id), ignore_errors=True)
-        self.catalog.bury(86400.0)
+        self.catalog.workers.bury(86400.0)
         self.catalog.vacuum()

@@ -32,16 +32,16 @@ from errors import QuireError
 from pipeline import housekeeping, ingest, logs, transfer
 from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
-from pipeline.jobs import (
+from pipeline.engine import (
     APPLICATION,
     APPLICATION_VERSION,
     QUEUE_INDEX,
     QUEUE_JOBS,
     QUEUE_OUT,
     QUEUE_PAGES,
-    Jobs,
     catalog_url,
 )
+from pipeline.jobs import Jobs
 from pipeline.library import Library, dispatch
 from pipeline.link import accept, address, key
 from pipeline.notify import Notifier
@@ -223,7 +223,7 @@ def _run(
         visitor_hours=settings.visitor_hours,
     )
     role = "reader" if reader else "main"
-    catalog.beat(executor, role)  # before it takes anything: else nobody would miss it
+    catalog.workers.beat(executor, role)  # before it takes anything: else nobody would miss it
     _launch(settings, executor, [QUEUE_PAGES] if reader else list(_QUEUES))
     upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role)
     threading.Thread(target=upkeep.run, args=(stopping,), daemon=True).start()

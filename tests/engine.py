@@ -1,5 +1,6 @@
 """A worker under its supervisor, and the seam beside it: what the app process holds, without a page."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.kills import lines, make_pdf
-from pipeline.jobs import Jobs, Request, catalog_url
+import pikepdf
+
+from pipeline.engine import catalog_url
+from pipeline.jobs import Jobs, Request
 from pipeline.link import Link, wait
-from pipeline.partition import PartitionOptions
+from pipeline.partition import BATCH, FIRST_BATCH, PartitionOptions
 from settings import Settings
 from storage.catalog import FINISHED, Catalog
 from storage.paths import Paths
@@ -38,7 +41,7 @@ class Engine:
         return str(made["id"])
 
     def pdf(self, pages: int, name: str = "made") -> Path:
-        return make_pdf(self.data / f"{name}.pdf", pages, name)
+        return make_pdf(self.data / f"{name.replace(' ', '-')}.pdf", pages, name)
 
     def finished(self, job: str, user: str = USER, seconds: float = 120) -> dict[str, Any]:
         return self.until(job, lambda j: j["status"] in FINISHED, user, seconds)
@@ -102,3 +105,35 @@ def engine(data: Path, **extra: str) -> Iterator[Engine]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def pages_of(batches: int) -> int:
+    """How many pages make that many batches."""
+    return FIRST_BATCH + BATCH * (batches - 1)
+
+
+def make_pdf(path: Path, pages: int, name: str) -> Path:
+    """One short paragraph a page, no two pages alike."""
+    with pikepdf.new() as document:
+        font = document.make_indirect(
+            pikepdf.Dictionary(
+                Type=pikepdf.Name.Font, Subtype=pikepdf.Name.Type1, BaseFont=pikepdf.Name.Helvetica
+            )
+        )
+        for number in range(1, pages + 1):
+            page = document.add_blank_page(page_size=(595, 842))
+            page.Resources = pikepdf.Dictionary(Font=pikepdf.Dictionary(F1=font))
+            text = (
+                f"BT /F1 12 Tf 72 700 Td (Page {number} of {name} tells about the weather.) Tj ET"
+            )
+            page.Contents = document.make_stream(text.encode())
+        document.save(path)
+    return path
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if line.startswith("{"):
+            found.append(json.loads(line))
+    return found

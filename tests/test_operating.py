@@ -53,7 +53,7 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
     assert USER not in jobs.metrics()
     kinds = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     assert kinds == {name.split("{")[0] for name in told}
-    jobs.catalog.beat("w", "main")
+    jobs.catalog.workers.beat("w", "main")
     jobs.paths.run.mkdir(parents=True, exist_ok=True)
     (jobs.paths.run / "ready").write_text("1", encoding="ascii")
     assert "\nquire_ready 1\n" in jobs.metrics()
@@ -63,7 +63,7 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
 def test_the_jobs_command_lists_the_unfinished_and_with_all_the_rest(jobs: Jobs) -> None:
     put(jobs.catalog, "waits", "queued")
     put(jobs.catalog, "ended", "failed", time.time())
-    jobs.catalog.beat("w", "main")
+    jobs.catalog.workers.beat("w", "main")
 
     def told(*more: str) -> list[list[str]]:
         done = subprocess.run(

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.kills import lines
 from tests.conftest import ROOT
-from tests.engine import USER, engine
+from tests.engine import USER, engine, lines
 from tests.postgres import postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

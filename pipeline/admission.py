@@ -1,0 +1,89 @@
+"""Whether an upload is taken, and where it is kept until its job needs it.
+
+Each check raises Refused with what stands in the way. Knows nothing of the engine or of what is in a
+PDF.
+"""
+
+import os
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import Refused
+from settings import Settings
+from storage.catalog import ACTIVE, Catalog
+from storage.paths import Paths
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The limits of these settings."""
+
+    settings: Settings
+    paths: Paths
+    catalog: Catalog
+
+    def fits(self, model: str | None) -> None:
+        """Vectors of another model would come beside those that are there."""
+        if model and model != self.settings.embedding_model:
+            raise Refused(
+                "model_differs",
+                f"The collection was made with {model}, and Quire now uses "
+                f"{self.settings.embedding_model}.",
+                "Use a new collection, or set QUIRE_EMBEDDING_MODEL back.",
+            )
+
+    def admit(self, user: str, upload: Path) -> None:
+        """That user's jobs, the disk and that user's bytes have room for it."""
+        most = self.settings.max_jobs
+        if self.catalog.count_jobs(user, ACTIVE) >= most:
+            raise Refused(
+                "too_many_jobs", f"You have {most} jobs in the queue.", "Wait until some are done."
+            )
+        free = shutil.disk_usage(self.paths.root).free
+        if free < (500 << 20) + 3 * upload.stat().st_size:
+            raise Refused(
+                "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
+            )
+        usage = self.usage(user)
+        if usage["bytes"] + upload.stat().st_size > usage["limit_bytes"]:
+            raise Refused(
+                "quota_exceeded",
+                f"Your {self.settings.user_quota_mb} MB are used up.",
+                "Delete sources that are not needed.",
+            )
+
+    def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
+        """Bytes of that user's sources, and how many there may be."""
+        most = self.settings.visitor_quota_mb if visitor else self.settings.user_quota_mb
+        return {"bytes": self.catalog.stored_bytes(user), "limit_bytes": most << 20}
+
+
+def keep(upload: Path, target: Path) -> None:
+    """The upload is moved there, unless the same bytes are there already."""
+    if target.exists():
+        upload.unlink(missing_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        upload.replace(target)
+    except OSError:  # another file system
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copyfile(upload, aside)
+        aside.replace(target)
+
+
+def display_name(name: str) -> str:
+    """For display only, never part of a path: NFC, no folder, no control characters."""
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")[-1]
+    plain = "".join(c for c in last if c.isprintable())[:300].strip()
+    return plain or "document.pdf"
+
+
+def write_private(path: Path, content: str) -> None:
+    """A file only this user of the machine can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(content)

@@ -1,0 +1,89 @@
+"""The job engine as both processes see it: its names, on which they agree, and its client.
+
+A workflow that one side does not know, or a queue without a partition, would wait for ever without a
+word; so only this module enqueues from outside. Knows nothing of what a workflow does.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+
+from errors import Unavailable
+from settings import Settings
+from storage.paths import Paths
+
+APPLICATION = "quire"
+APPLICATION_VERSION = "ingest-2"  # another one when a recorded workflow could not be replayed
+WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
+TRANSFER_WORKFLOW = "transfer_v1"
+QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
+UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
+NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
+LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
+
+
+def catalog_url(settings: Settings, paths: Paths) -> str:
+    """The catalogue is beside the job database: a file of its own, or the same Postgres."""
+    url = settings.database_url
+    if url.startswith("postgres"):
+        return f"postgresql+psycopg://{url.split('://', 1)[1]}"
+    return f"sqlite:///{paths.catalog}"
+
+
+def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
+    """The workflow of that attempt; a later turn is its continuation after a wait."""
+    return f"{job_id}~{attempt}.{turn}" if turn else f"{job_id}~{attempt}"
+
+
+@dataclass(slots=True)
+class Engine:
+    """The client, made at its first use; Unavailable before a worker has opened its database."""
+
+    settings: Settings
+    paths: Paths
+    _client: DBOSClient | None = None
+
+    def ready(self) -> bool:
+        """The worker has opened its database and takes jobs."""
+        return (self.paths.run / "ready").exists()
+
+    def connected(self) -> DBOSClient:
+        if self._client is None:
+            if not self.ready():  # a client made earlier would leave an empty database behind
+                raise Unavailable(
+                    "worker_starting", "Quire is starting.", "Try again in a few seconds."
+                )
+            self._client = DBOSClient(
+                system_database_url=self.settings.database_url,
+                serializer=DBOSPortableJSONSerializer(),
+                retry_connection_errors=False,
+            )
+        return self._client
+
+    def start(
+        self, user: str, workflow: str, queue: str, name: str, *arguments: Any, **options: Any
+    ) -> None:
+        """Enqueue a workflow under that name, once."""
+        asked: Any = {
+            "workflow_name": workflow,
+            "queue_name": queue,
+            "workflow_id": name,
+            "app_version": APPLICATION_VERSION,
+            "queue_partition_key": user,
+            "authenticated_user": user,
+            **options,
+        }
+        self.connected().enqueue(asked, *arguments)
+
+    def stop(self, job_id: str) -> None:
+        """All that runs or waits for that job, its batches too."""
+        client = self.connected()
+        active = client.list_workflows(
+            workflow_id_prefix=f"{job_id}~",
+            status=list(UNFINISHED),
+            load_input=False,
+            load_output=False,
+        )
+        for one in active:
+            client.cancel_workflow(one.workflow_id)
