@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from errors import QuireError
-from pipeline.partition import PartitionOptions, partition_batch, plan, read_batch
+from pipeline.options import PartitionOptions
+from pipeline.partition import partition_batch, plan, read_batch
 from pipeline.pool import PageProcessDied, Pool
 from pipeline.source import check_upload, look
 

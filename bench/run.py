@@ -28,7 +28,8 @@ from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.embed import records
 from pipeline.models import load_encoder
-from pipeline.partition import PartitionOptions, partition_batch, plan
+from pipeline.options import PartitionOptions
+from pipeline.partition import partition_batch, plan
 from pipeline.pool import Pool
 from pipeline.search import MODES, checked, search
 from pipeline.source import look
@@ -72,6 +73,7 @@ def main() -> None:
         row(name, pages, peer(name, files))
     row("unstructured fast", pages, stock(files))
     print(f"{'unstructured hi_res':34s} not measured: its weights cannot be had here")
+    page_process()
     if chosen.corpus:
         by_kind(chosen.corpus)
     if chosen.corpus and chosen.scorer:
@@ -105,6 +107,31 @@ def quire(name: str, files: list[Path], strategy: str) -> None:
 
     spent, wall = timed(work)
     row(name, count(files), {"cpu": spent, "wall": wall, "peak_mb": peak})
+
+
+def page_process() -> None:
+    """What a page process holds by /proc/self/smaps_rollup, in MB: resident with shared pages, its
+    share of them (Pss), its own memory (Anonymous); after what it imported and after its first page."""
+    print(f"\n{'a page process, MB':42s} {'Rss':>6s} {'Pss':>6s} {'own':>6s} {'peak':>6s}")
+    for name, module in (
+        ("started", "pipeline.pool"),
+        ("imports: text, tables, figures", "pipeline.pages, PIL.JpegImagePlugin, tablers"),
+        ("imports: OCR besides", "pipeline.pages, pipeline.scans, PIL.Image"),
+    ):
+        with Pool(1) as pool:
+            pool.run(exec, f"import {module}", seconds=60)
+            held(name, pool)
+    for name, strategy in (("two-columns", "fast"), ("report", "auto"), ("scanned", "auto")):
+        path = ROOT / "samples" / f"{name}.pdf"
+        with tempfile.TemporaryDirectory() as out, Pool(1) as pool:
+            partition_file(pool, path, Path(out), PartitionOptions(strategy=strategy))
+            held(f"after {path.name}, {strategy}", pool)
+
+
+def held(name: str, pool: Pool) -> None:
+    said = pool.run(Path.read_text, Path("/proc/self/smaps_rollup"), "ascii", seconds=30)
+    kb = [int(said.split(f"{kind}:")[1].split()[0]) for kind in ("Rss", "Pss", "Anonymous")]
+    print(f"{name:42s} " + " ".join(f"{n / 1024:6.1f}" for n in kb) + f" {peak_mb(pool):6d}")
 
 
 def peer(name: str, files: list[Path], out: Path | None = None) -> Measured:

@@ -20,12 +20,8 @@ from tqdm import tqdm
 from errors import QuireError
 from pipeline.document import document_elements
 from pipeline.engine import catalog_url
-from pipeline.partition import (
-    Batch,
-    PartitionOptions,
-    partition_batch,
-    plan,
-)
+from pipeline.options import PartitionOptions
+from pipeline.partition import Batch, partition_batch, plan, style_of
 from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
 from pipeline.router import STRATEGIES
@@ -83,6 +79,8 @@ def partition_file(
         seen = look(pool, path, copy, password=password, max_pages=1 << 20)
         readable = copy if seen.copy else path
         progress.more(seen.pages)
+        if options.strategy != "reference":
+            style_of(pool, readable, Path(work) / "b")
 
         def batch_done(batch: Batch) -> Any:
             made = partition_batch(

@@ -31,7 +31,7 @@ from pipeline.engine import (
     Engine,
     run_id,
 )
-from pipeline.partition import PartitionOptions
+from pipeline.options import PartitionOptions
 from pipeline.source import check_upload, digest
 from pipeline.standing import Standing
 from settings import Settings

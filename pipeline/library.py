@@ -18,7 +18,8 @@ from errors import InputError, NotFound
 from pipeline import pdfium, search
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
-from pipeline.partition import PartitionOptions, read_head
+from pipeline.options import PartitionOptions
+from pipeline.partition import read_head
 from pipeline.pool import Pool
 from settings import Settings
 from storage.catalog import Catalog, Collection, JobRow, SourceRow

@@ -117,3 +117,15 @@ class Style:
 
     running: tuple[tuple[str, float], ...] = ()
     headings: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRecord:
+    """How one page was read; `error` is set when it was not."""
+
+    page: int
+    reader: str
+    reason: str
+    seconds: float
+    elements: int
+    error: dict[str, str] | None = None

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pikepdf
-
 from errors import InputError
 from pipeline import language, pdfium
 from pipeline.pool import PageProcessDied, Pool
@@ -192,6 +190,8 @@ def _count(path: Path) -> tuple[int, bool]:
 
 def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> str:
     """A decrypted or repaired copy by pikepdf; how the file was locked, as in Probe."""
+    import pikepdf  # 11 MB, for files that need it
+
     copy.parent.mkdir(parents=True, exist_ok=True)
     try:
         with pikepdf.open(path, password=password or "") as document:
@@ -221,6 +221,8 @@ def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> 
 
 def _opens(path: Path) -> bool:
     """Whether it opens without a password."""
+    import pikepdf
+
     try:
         with pikepdf.open(path):
             return True

@@ -22,11 +22,13 @@ from pipeline.borrow import Ask, Borrower
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.notify import Notifier
+from pipeline.options import PartitionOptions
 from pipeline.partition import (
+    STYLE,
     Batch,
-    PartitionOptions,
     partition_batch,
     read_batch,
+    style_of,
     write_batch,
     write_once,
 )
@@ -165,6 +167,8 @@ def probe_source(place: Place) -> Json:
             cancelled=place.cancelled(),
         )
         secret.unlink(missing_ok=True)
+        if place.options.strategy != "reference":
+            style_of(tools.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))
     told: Json = json.loads(target.read_text(encoding="utf-8"))
     kept = ("lock", "text_share", "scan_share", "languages", "scripts")
@@ -205,6 +209,9 @@ def reread_pages(place: Place, batch: Batch) -> Json:
         return {"pages": [asdict(r) for r in records_there]}
     options = replace(place.options, strategy=again["strategy"])
     aside = place.work / f"again-{place.spec['attempt']}"
+    aside.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # read by `reference` before
+        shutil.copyfile(place.elements / STYLE, aside / STYLE)
     fresh: dict[int, tuple[list[Any], list[Json]]] = {}
     notes: list[str] = []
     for page in sorted(wanted):

@@ -17,7 +17,8 @@ import pikepdf
 from pipeline.engine import catalog_url
 from pipeline.jobs import Jobs, Request
 from pipeline.link import Link, wait
-from pipeline.partition import BATCH, FIRST_BATCH, PartitionOptions
+from pipeline.options import PartitionOptions
+from pipeline.partition import BATCH, FIRST_BATCH
 from settings import Settings
 from storage.catalog import FINISHED, Catalog
 from storage.paths import Paths

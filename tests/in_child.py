@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -37,6 +38,10 @@ def burn() -> None:
 def count_then(last: Callable[..., object], arguments: tuple[object, ...]) -> Iterator[int]:
     yield from range(3)
     last(*arguments)
+
+
+def imported() -> set[str]:
+    return {name.partition(".")[0] for name in sys.modules}
 
 
 def limits() -> str | None:

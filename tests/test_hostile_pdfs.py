@@ -10,7 +10,9 @@ from pikepdf import Array, Dictionary, Name
 
 from errors import InputError, QuireError
 from pipeline import partition, source
-from pipeline.partition import PageRecord, PartitionOptions, partition_batch, plan, read_batch
+from pipeline.options import PartitionOptions
+from pipeline.page import PageRecord
+from pipeline.partition import partition_batch, plan, read_batch
 from pipeline.pool import Pool
 
 Page = Callable[[pikepdf.Pdf], None]

@@ -12,8 +12,9 @@ from PIL import Image
 from errors import InputError
 from pipeline.__main__ import main
 from pipeline.models import _square, _structured, load_detector
+from pipeline.options import PartitionOptions
 from pipeline.page import Box, PageContent, Word
-from pipeline.partition import Batch, PartitionOptions, partition_batch, read_batch
+from pipeline.partition import Batch, partition_batch, read_batch
 from pipeline.pool import Pool
 from pipeline.readers import layout
 from pipeline.readers.grid import to_html

@@ -11,8 +11,9 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen import canvas
 
 from errors import InputError
+from pipeline.options import PartitionOptions
 from pipeline.page import Box
-from pipeline.partition import Batch, PartitionOptions, partition_batch, read_batch
+from pipeline.partition import Batch, partition_batch, read_batch
 from pipeline.pool import Pool
 from pipeline.readers import ocr
 from pipeline.readers.grid import Table, to_html

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pikepdf
 import pytest
@@ -12,17 +13,13 @@ from unstructured.staging.base import elements_from_json
 
 from errors import InputError
 from pipeline import source
-from pipeline.__main__ import main
+from pipeline.__main__ import main, partition_file
 from pipeline.document import document_elements
-from pipeline.partition import (
-    Batch,
-    PartitionOptions,
-    partition_batch,
-    plan,
-    read_batch,
-)
+from pipeline.options import PartitionOptions
+from pipeline.partition import Batch, partition_batch, plan, read_batch
 from pipeline.pool import Pool
 from pipeline.source import Probe, check_upload, digest
+from tests.in_child import imported
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 AUTO = PartitionOptions()
@@ -137,6 +134,34 @@ def test_elements_do_not_depend_on_batches(
     assert one == elements(pool, path, tmp_path, size=3)
     assert one == elements(pool, path, tmp_path, size=50)
     assert len({e["element_id"] for e in one}) == len(one)
+
+
+@pytest.mark.parametrize("strategy", ["fast", "auto"])
+def test_a_text_page_needs_a_small_process(tmp_path: Path, strategy: str) -> None:
+    with Pool(1) as alone:
+        elements(alone, SAMPLES / "report.pdf", tmp_path, strategy=strategy)
+        there = alone.run(imported, seconds=20)
+        status = alone.run(Path.read_text, Path("/proc/self/status"), "ascii", seconds=20)
+    heavy = {"numpy", "tesserocr", "pikepdf", "unstructured"}
+    assert not there & (heavy | {"tablers", "PIL"} if strategy == "fast" else heavy)
+    assert int(status.split("VmRSS:")[1].split()[0]) < 60 << 10
+
+
+def test_the_style_of_a_document_is_looked_at_once(
+    pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def spy(
+        self: Pool, function: Callable[..., object], *arguments: object, **given: Any
+    ) -> object:
+        asked.append(function.__module__)
+        return run(self, function, *arguments, **given)
+
+    run = Pool.run
+    monkeypatch.setattr(Pool, "run", spy)
+    partition_file(pool, make_pdf(pages=40), tmp_path, AUTO)
+    assert asked.count("pipeline.style") == 1
 
 
 def test_a_batch_that_is_there_is_not_read_again(pool: Pool, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.partition", "pipeline.notify",
+    "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.options", "pipeline.notify",
     "storage.paths", "storage.catalog", "storage.accounts",
 }  # fmt: skip
 HOMES = {
@@ -50,7 +50,7 @@ HOMES = {
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
     "fasttext": {"pipeline/language.py"},
     "tesserocr": {"pipeline/readers/ocr.py"},
-    "tablers": {"pipeline/readers/ruled.py", "pipeline/partition.py"},
+    "tablers": {"pipeline/readers/ruled.py"},
     "huggingface_hub": {"web/identity.py", "pipeline/models.py", "storage/hub.py"},
 }
 READS_ENVIRONMENT = {

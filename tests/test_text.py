@@ -14,7 +14,8 @@ from unstructured.staging.base import elements_from_json
 
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.document import document_elements
-from pipeline.partition import PartitionOptions, partition_batch, plan, read_batch
+from pipeline.options import PartitionOptions
+from pipeline.partition import partition_batch, plan, read_batch
 from pipeline.pool import Pool
 from pipeline.source import look
 from tests.samples import BIRDS, DEJAVU, TIDES

@@ -21,7 +21,7 @@ from pipeline.chunk import ChunkOptions
 from pipeline.jobs import EXPORTS, Jobs, Request
 from pipeline.link import Link
 from pipeline.notify import checked as notify_address
-from pipeline.partition import PartitionOptions
+from pipeline.options import PartitionOptions
 from settings import Settings
 from storage.catalog import FINISHED
 from web.identity import Caller, Identity

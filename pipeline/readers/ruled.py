@@ -5,11 +5,12 @@ Knows nothing of elements, files or other pages.
 
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
-
-import tablers
 
 from pipeline.page import Box, Frame, PageContent, Word
 from pipeline.readers import borderless
@@ -18,6 +19,28 @@ from pipeline.readers.lines import around, joined, rows
 
 MAX_PATHS = 8000
 _LONG = 60
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Callable[[int], Any | None]]:
+    """Gives tablers' page of a number counted from 1, None where it cannot open the file that pdfium
+    could. Opened, and tablers imported, when the first page is asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def document() -> Any | None:
+            try:
+                return stack.enter_context(_tablers().Document(path))
+            except (RuntimeError, ValueError):
+                return None
+
+        yield lambda number: found.get_page(number - 1) if (found := document()) else None
+
+
+def _tablers() -> Any:
+    import tablers  # 7 MB
+
+    return tablers
 
 
 def may_be_ruled(paths: Sequence[Box]) -> bool:
@@ -40,7 +63,7 @@ def find(content: PageContent, words: Sequence[Word], page: Any) -> Iterator[Tab
     """The tables that rules draw on tablers' `page`."""
     pieces = [
         [_seen(cell.bbox, content.frame) for cell in table.cells]
-        for table in tablers.find_tables(page, extract_text=False)
+        for table in _tablers().find_tables(page, extract_text=False)
     ]
     for boxes in _together(pieces, words):
         tiled = _tiled(boxes)

@@ -1,0 +1,183 @@
+"""The pages of a range, read: each by the reader that the router chose for it. Runs inside a page
+process; what only some pages need is imported when the first of them comes.
+
+What an element is does not depend on the range it was read in. Knows nothing of the pool.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from errors import QuireError
+from pipeline import language, pdfium
+from pipeline.options import PartitionOptions
+from pipeline.page import Box, PageContent, PageRecord, Style
+from pipeline.readers import figures, layer, layout, ruled, tables, text
+from pipeline.readers.layout import Region
+from pipeline.readers.text import Block
+from pipeline.relations import attach_captions
+from pipeline.router import Route, route
+from pipeline.writer import Writer
+
+LAYOUT_DPI = 100
+
+PageRead = tuple[PageRecord, list[dict[str, Any]]]
+Seen = dict[int, tuple[Region, ...]]
+Grids = Callable[[int], Any | None]
+
+
+def draw_page(path: Path, number: int, target: Path) -> None:
+    """The picture that the layout model sees."""
+    with pdfium.opened(path) as document, pdfium.loaded(document, number) as page:
+        picture = pdfium.render(page, dpi=LAYOUT_DPI, long_side=2000)
+        picture.convert("RGB").save(target, "PNG", compress_level=1)
+
+
+def read_pages(
+    path: Path,
+    first: int,
+    last: int,
+    options: PartitionOptions,
+    style: Style,
+    crops: Path,
+    seen: Seen,
+) -> Iterator[PageRead]:
+    """Record and element dicts of each page of a range; crops are written under their hash."""
+    if options.strategy == "reference":
+        yield from _by_reference(path, first, last, options)
+        return
+    with pdfium.opened(path) as document, ruled.opened(path) as grids:
+        for number in range(first, last + 1):
+            started = time.perf_counter()
+            try:
+                with pdfium.loaded(document, number) as page:
+                    content = pdfium.content(page, number)
+                    writer = Writer(page, content, crops, style)
+                    reader = _read_page(page, content, grids, options, writer, seen.get(number))
+                made = writer.made
+                _name_languages(made, options)
+                attach_captions(made)
+            except QuireError as problem:
+                if not problem.permanent:
+                    raise
+                yield failed(number, problem, time.perf_counter() - started), []
+                continue
+            record = PageRecord(
+                page=number,
+                reader=reader.reader,
+                reason=reader.reason,
+                seconds=round(time.perf_counter() - started, 4),
+                elements=len(made),
+            )
+            yield record, made
+
+
+def failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
+    """The record of a page that was not read."""
+    return PageRecord(
+        page=page,
+        reader="failed",
+        reason=problem.message,
+        seconds=round(seconds, 4),
+        elements=0,
+        error=problem.as_dict(),
+    )
+
+
+def _by_reference(
+    path: Path, first: int, last: int, options: PartitionOptions
+) -> Iterator[PageRead]:
+    from pipeline.readers import reference  # pikepdf, and for each page of it the stock library
+
+    started = time.perf_counter()
+    found = reference.read(path, first, last, options.languages)
+    each = (time.perf_counter() - started) / (last - first + 1)
+    for number in range(first, last + 1):
+        mine = [e for e in found if e["metadata"].get("page_number") == number]
+        record = PageRecord(
+            page=number, reader="reference", reason="as asked", seconds=each, elements=len(mine)
+        )
+        yield record, mine
+
+
+def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> None:
+    words = " ".join(e["text"] for e in made)
+    found = list(options.languages or language.detect(words))
+    for one in made if found else ():
+        one["metadata"]["languages"] = found
+
+
+def _read_page(
+    page: Any,
+    content: PageContent,
+    grids: Grids,
+    options: PartitionOptions,
+    writer: Writer,
+    regions: tuple[Region, ...] | None,
+) -> Route:
+    """Give the writer what the page holds; returns how it was read and why so."""
+    chosen = route(content, options.strategy)
+    if chosen.reader == "blank":
+        return chosen
+    if options.strategy == "fast":
+        writer.drawn(text.read(content, list(enumerate(content.words)), writer.style))
+        return chosen
+    if chosen.reader == "text" and layer.is_hidden(content):
+        chosen = _scans().checked(page, content, options.languages)
+    if regions:
+        seen, note = content, f"{len(regions)} regions seen"
+        if chosen.reader == "ocr":
+            seen = replace(content, words=_scans().words(page, content, options.languages))
+            note += f", words by OCR: {chosen.reason}"
+        found = layout.read(seen, regions)
+        if found:
+            writer.ordered([p.thing for p in found])
+            return Route("hi_res", note)
+    if chosen.reader == "ocr":
+        rather = options.strategy != "ocr_only"
+        scan = _scans().read(page, content, options.languages, chosen.reason, layer_too=rather)
+        if scan.things:
+            writer.ordered(scan.things)
+            return Route("ocr", scan.reason)
+        chosen = Route("text", scan.reason)
+    _text_page(content, grids, writer)
+    return chosen
+
+
+def _scans() -> ModuleType:
+    """Imported when the first scan comes: numpy and tesseract need 40 MB."""
+    from pipeline import scans
+
+    return scans
+
+
+def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
+    lined = grids(content.number) if ruled.may_be_ruled(content.paths) else None
+    found = tables.find_tables(content, lined)
+    boxes = [t.box for t in found]
+    pictures = figures.find_figures(content, boxes)
+    taken = [*boxes, *pictures]
+    free = [(i, w) for i, w in enumerate(content.words) if not any(b.holds(w.box) for b in taken)]
+    blocks = text.read(content, free, writer.style)
+    placed: list[tuple[float, int, Any]] = [(b.index, 1, b) for b in blocks]
+    for thing, box in [*((t, t.box) for t in found), *((p, p) for p in pictures)]:
+        placed.append((_place(content, blocks, box), 0, thing))
+    placed.sort(key=lambda item: item[:2])
+    writer.drawn([thing for _, _, thing in placed])
+
+
+def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
+    """Where a table or figure comes among the blocks: at its own first word, else before the
+    nearest block below it."""
+    inside = [i for i, w in enumerate(content.words) if box.holds(w.box)]
+    if inside:
+        return min(inside)
+    below = [
+        b for b in blocks if b.box.y0 >= box.y1 - 4 and b.box.x0 < box.x1 and b.box.x1 > box.x0
+    ]
+    if below:
+        return min(below, key=lambda b: b.box.y0).index - 0.5
+    return max((b.index for b in blocks), default=0) + 0.5
