@@ -1,6 +1,8 @@
 """How large a save is, and how long a restore takes: `python -m bench.stores [--chunks 20000]`.
 
-Vectors and texts are made up (384 numbers, 900 characters); remotes are directories.
+Vectors and texts are made up (384 numbers, 900 characters); remotes are directories. The vectors lie
+around 200 topics, as those of real documents do; `--noise` has them in every direction, which costs
+an index twice the time.
 """
 
 import argparse
@@ -9,6 +11,8 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 from storage.catalog import Catalog
 from storage.chroma import Record
@@ -20,19 +24,20 @@ from storage.workspace import Space
 
 USER = "a" * 32
 WORDS = [f"word{n}" for n in range(4000)]
+TOPICS = np.random.default_rng(0).normal(size=(200, 384))
 
 
-def made(count: int, seed: int) -> list[Record]:
-    rng = random.Random(seed)
+def made(count: int, seed: int, spread: float = 1.0) -> list[Record]:
+    """`spread`: how far from its topic a vector lies, in each direction."""
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
     found = []
     for n in range(count):
-        vector = [rng.gauss(0, 1) for _ in range(384)]
-        length = sum(x * x for x in vector) ** 0.5
+        vector = TOPICS[noise.integers(len(TOPICS))] + spread * noise.normal(size=384)
         found.append(
             Record(
                 id=f"{seed:04d}-{n:06d}",
                 document=" ".join(rng.choices(WORDS, k=120)),
-                embedding=[x / length for x in vector],
+                embedding=(vector / np.linalg.norm(vector)).astype(np.float32).data,
                 metadata={
                     "model": "m", "page": n % 200, "source_id": "s" * 64, "element_type": "Text",
                     "filename": "report.pdf", "chunk": n,
@@ -69,18 +74,20 @@ def timed_restore(top: Path, label: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=20_000)
-    count = parser.parse_args().chunks
+    parser.add_argument("--noise", action="store_true")
+    options = parser.parse_args()
+    count, spread = options.chunks, 100.0 if options.noise else 1.0
     top = Path(tempfile.mkdtemp(prefix="quire-stores-"))
     try:
         stores = opened(top / "data")
         space = Space(collection="c-bench", title="b", model="m", dimension=384)
         for part in range(count // 500):
             with stores.workspaces.open(USER) as workspace:
-                workspace.upsert(space, made(500, part))
+                workspace.upsert(space, made(500, part, spread))
         stores.replication.save(USER)
         before = size(top / "primary"), size(top / "mirror")
         with stores.workspaces.open(USER) as workspace:
-            workspace.upsert(space, made(500, 9999))
+            workspace.upsert(space, made(500, 9999, spread))
         stores.replication.save(USER)
         for name, old in zip(("primary", "mirror"), before, strict=True):
             print(f"+500 chunks, {name:37s} {(size(top / name) - old) / 1e6:.3f} MB", flush=True)

@@ -13,10 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from errors import Conflict, NotFound
 
 _PAGE = 5000
-BATCH = 500  # Chroma's own limit is 5,461; small batches hold its lock for less than a second
+BATCH = 500  # small batches hold Chroma's lock for less than a second
+_BULK = 5000  # a fifth faster where nobody waits for the lock; Chroma's own limit is 5,461
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,12 @@ class VectorStore:
                 "Use a new collection, or index this one again with the new model.",
             )
 
+    def add(self, collection: str, records: Sequence[Record]) -> None:
+        """Records whose ids are not there yet, in a store that nobody else uses meanwhile."""
+        target = self._collection(collection)
+        for batch in _batches(records, _BULK):
+            target.add(**_columns(batch), metadatas=[dict(r.metadata) for r in batch])
+
     def upsert(self, collection: str, records: Sequence[Record]) -> None:
         target = self._collection(collection)
         for batch in _batches(records):
@@ -91,9 +100,7 @@ class VectorStore:
             stale = target.get(ids=[r.id for r in batch], include=["metadatas"])
             old = dict(zip(stale["ids"], stale["metadatas"] or [], strict=True))
             target.upsert(
-                ids=[r.id for r in batch],
-                documents=[r.document for r in batch],
-                embeddings=[list(r.embedding) for r in batch],
+                **_columns(batch),
                 metadatas=[
                     {**dict.fromkeys(old.get(r.id) or {}), **dict(r.metadata)} for r in batch
                 ],
@@ -122,9 +129,9 @@ class VectorStore:
             where=dict(where) if where else None,
             include=include,
         )
-        embeddings = found["embeddings"] if vectors else [()] * len(found["ids"])
+        embeddings = found["embeddings"] if vectors else [b""] * len(found["ids"])
         return [
-            Record(id=i, document=d or "", metadata=m or {}, embedding=list(map(float, e)))
+            Record(id=i, document=d or "", metadata=m or {}, embedding=memoryview(e))
             for i, d, m, e in zip(
                 found["ids"], found["documents"], found["metadatas"], embeddings, strict=True
             )
@@ -201,9 +208,17 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
+def _columns(batch: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "ids": [r.id for r in batch],
+        "documents": [r.document for r in batch],
+        "embeddings": np.asarray([r.embedding for r in batch], dtype=np.float32),
+    }
+
+
+def _batches(items: Sequence[Any], size: int = BATCH) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def unreadable() -> tuple[type[Exception], ...]:

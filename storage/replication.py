@@ -207,9 +207,12 @@ class Replication:
             self._adopt(user, self.current(user))
 
     def restored(self, user: str) -> Found | None:
-        """The newest generation, adopted: what a live store is to be built from."""
-        found = self.current(user)
-        self._adopt(user, found)
+        """The newest generation, adopted: what a live store is to be built from. Whoever builds it
+        has what others saved up to here, so it is no longer stale."""
+        with self.locked(user):
+            found = self.current(user)
+            self._adopt(user, found)
+            self.paths.stale(user).unlink(missing_ok=True)
         if found and found.remote is not self.primary:
             try:
                 self.catch_up(user, found.remote, self.primary)

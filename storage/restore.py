@@ -6,7 +6,8 @@ Every byte is hashed before it is used, and nothing is opened while the stores c
 
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from errors import Corrupt, NotFound
 from storage import generations, journal, segments, snapshot
 from storage.chroma import VectorStore
 from storage.draft import elements_path, source_path
-from storage.fulltext import Fulltext
+from storage.fulltext import Entry, Fulltext
 from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.replication import Replication, titles
+from storage.snapshot import record_of
 from storage.workspace import entry_of
 
 
@@ -35,7 +37,6 @@ class Restore:
         the right bytes of a segment.
         """
         self.paths.user(user).mkdir(parents=True, exist_ok=True)
-        self.paths.stale(user).unlink(missing_ok=True)
         found = self.replication.restored(user)
         newest = found.manifest if found else None
         shipped = newest.shipped_by(journal.instance(self.paths)) if newest else ""
@@ -44,9 +45,7 @@ class Restore:
         aside = target.with_name("chroma.tmp")
         shutil.rmtree(aside, ignore_errors=True)
         if newest is None or not self._from_published(user, newest, own, aside):
-            state = segments.fold(self._rows(user, newest.segments if newest else (), own))
-            snapshot.build(aside, state, titles(self.replication.catalog, user))
-        self._words(user, aside)
+            self._from_segments(user, newest.segments if newest else (), own, aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.replace(target)
 
@@ -87,6 +86,17 @@ class Restore:
         finally:
             archive.unlink(missing_ok=True)
 
+    def _from_segments(
+        self, user: str, saved: Sequence[File], own: list[Path], aside: Path
+    ) -> None:
+        """Both indexes at once: Chroma builds its own in one thread, outside Python's lock."""
+        state = segments.fold(self._rows(user, saved, own))
+        entries = {c: map(entry_of, map(record_of, rows.values())) for c, rows in state.items()}
+        with ThreadPoolExecutor(1) as beside:
+            words = beside.submit(self._words, user, entries)
+            snapshot.build(aside, state, titles(self.replication.catalog, user))
+            words.result()
+
     def _from_published(self, user: str, newest: Manifest, own: list[Path], aside: Path) -> bool:
         """False when there is none, or no remote has it whole."""
         published = newest.published
@@ -109,6 +119,7 @@ class Restore:
                 snapshot.apply(
                     store, segments.condense(rows), titles(self.replication.catalog, user)
                 )
+                self._words(user, {c: map(entry_of, store.every(c)) for c in store.collections()})
         finally:
             store.close()
         if not whole:
@@ -120,14 +131,14 @@ class Restore:
         rows.extend(row for path in own for row in segments.decode(path))
         return rows
 
-    def _words(self, user: str, directory: Path) -> None:
+    def _words(self, user: str, entries: Mapping[str, Iterable[Entry]]) -> None:
+        """The keyword index anew, of these entries by collection."""
         path = self.paths.fulltext(user)
         for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             leftover.unlink(missing_ok=True)
-        words, store = Fulltext(path), VectorStore(directory)
+        words = Fulltext(path)
         try:
-            for collection in store.collections():
-                words.upsert(collection, map(entry_of, store.every(collection)))
+            for collection, listed in entries.items():
+                words.upsert(collection, listed)
         finally:
-            store.close()
             words.close()

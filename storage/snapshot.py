@@ -3,7 +3,7 @@
 Knows nothing of where the rows come from.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from errors import Corrupt
@@ -20,8 +20,10 @@ def build(directory: Path, state: State, titles: Mapping[str, str]) -> None:
     store = VectorStore(directory)
     try:
         for collection, rows in state.items():
-            _put(store, collection, list(rows.values()), titles)
-            if rows and store.count(collection) != len(rows):
+            if not rows:
+                continue
+            store.add(collection, _ensured(store, collection, list(rows.values()), titles))
+            if store.count(collection) != len(rows):
                 raise Corrupt(
                     "rebuild_incomplete",
                     "The rebuilt store does not hold every record.",
@@ -46,22 +48,23 @@ def apply(store: VectorStore, rows: Iterable[Row], titles: Mapping[str, str]) ->
         if store.has(collection):
             store.delete(collection, ids)
     for collection, listed in puts.items():
-        _put(store, collection, listed, titles)
+        store.upsert(collection, _ensured(store, collection, listed, titles))
 
 
-def _put(store: VectorStore, collection: str, rows: list[Row], titles: Mapping[str, str]) -> None:
-    if not rows:
-        return
+def _ensured(
+    store: VectorStore, collection: str, rows: Sequence[Row], titles: Mapping[str, str]
+) -> list[Record]:
+    """The rows as records, and their collection made for them."""
     store.ensure(
         collection,
         model=str((rows[0].metadata or {}).get("model", "")),
         dimension=len(rows[0].embedding),
         title=titles.get(collection, collection),
     )
-    store.upsert(
-        collection,
-        [
-            Record(id=r.id, document=r.document, embedding=r.embedding, metadata=r.metadata or {})
-            for r in rows
-        ],
+    return [record_of(r) for r in rows]
+
+
+def record_of(row: Row) -> Record:
+    return Record(
+        id=row.id, document=row.document, embedding=row.embedding, metadata=row.metadata or {}
     )

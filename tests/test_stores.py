@@ -200,6 +200,24 @@ def test_a_restore_is_the_published_directory_and_what_came_later(house: House) 
     fresh.close()
 
 
+def test_a_wiped_store_is_built_once(house: House) -> None:
+    house.put(1, 2)
+    house.replication.save(USER)
+    fresh = wiped(house)
+    built: list[str] = []
+    whole = fresh.workspaces.restore
+
+    def restore(user: str) -> None:
+        built.append(user)
+        whole(user)
+
+    fresh.workspaces.restore = restore
+    assert fresh.ids() == ["id1", "id2"]
+    assert fresh.ids() == ["id1", "id2"]
+    assert built == [USER]
+    fresh.close()
+
+
 @pytest.mark.parametrize("harm", ["flip", "remove", "none"])
 def test_a_damaged_published_directory_is_not_used(house: House, tmp_path: Path, harm: str) -> None:
     house.put(1, 2)
