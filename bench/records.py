@@ -1,6 +1,8 @@
 """Records made up for measurements: unit vectors, words without sense; and whether a store holds
 exactly them."""
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,3 +69,11 @@ def recall(
         near = workspace.query(collection, query.tolist(), limit=NEAREST)
         found += len(exact & {n.id for n in near})
     return found / (NEAREST * len(queries))
+
+
+def scratch(name: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory where the machine has one: what is killed here is a process, not a
+    machine, so nothing has to reach a disk."""
+    shared = "/dev/shm"
+    writable = os.access(shared, os.W_OK)
+    return tempfile.TemporaryDirectory(prefix=f"quire-{name}-", dir=shared if writable else None)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.records import difference, made, recall
+from bench.records import difference, made, recall, scratch
 from errors import QuireError
 from storage.catalog import Catalog
 from storage.chroma import Record
@@ -245,9 +245,8 @@ def campaign(
     """So many kills, on a new disk after every tenth; `tell` is given what there is after each."""
     Spawn.set_forkserver_preload(["bench.records", "storage.stores", "chromadb"])
     rng, result = random.Random(seed), Result()
-    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a process dies, not a machine
     for disk in range((kills + ROUNDS - 1) // ROUNDS):
-        with tempfile.TemporaryDirectory(prefix="quire-kills-", dir=shared) as root:
+        with scratch("kills") as root:
             machine = Machine(Path(root), 1_000_000 * seed + 10_000 * disk)
             for _ in range(min(ROUNDS, kills - result.kills)):
                 machine.round(rng, result, aimed=aimed)

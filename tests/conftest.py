@@ -12,16 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before anything imports the Hub's client: it may reach the tests' own server, and speaks LFS there
-# unless a test switches Xet on.
-os.environ["HF_HUB_OFFLINE"] = "0"
-os.environ["HF_HUB_DISABLE_XET"] = "1"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-
 import hypothesis
 import pikepdf
 import pytest
+
+import tests.hub.environment  # noqa: F401
 
 # Speed lives in bench/: on a busy machine a law does not break because an example took long.
 hypothesis.settings.register_profile("quire", deadline=None)

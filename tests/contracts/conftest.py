@@ -10,13 +10,13 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from moto.server import ThreadedMotoServer
 
 from storage.hub import connect as hub_connect
 from storage.local import LocalRemote
 from storage.remote import Remote
 from storage.retrying import Proved, Retrying
 from storage.s3 import connect
+from tests.contracts import stores
 from tests.contracts.stores import KEYS, bucket, dataset, named, swift, with_attributes
 from tests.hub.server import Hub
 
@@ -48,20 +48,14 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def _keys() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
+    with stores.keys():
         yield
 
 
 @pytest.fixture(scope="session")
 def moto(_keys: None) -> Iterator[str]:
-    """moto checks neither signatures nor digests; its preconditions hold under races."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with stores.moto() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

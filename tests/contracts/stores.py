@@ -1,6 +1,7 @@
 """The stores that the contract suite runs against, and the changes it commits to them."""
 
 import hashlib
+import logging
 import os
 import secrets
 import subprocess
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
+
+from moto.server import ThreadedMotoServer
 
 from storage.hub import HubRemote
 from storage.hub import connect as hub_connect
@@ -23,6 +27,26 @@ KEYS = {
     "AWS_SECRET_ACCESS_KEY": "testtest",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
+
+
+@contextmanager
+def keys() -> Iterator[None]:
+    """What the tests' servers know their clients by; boto3 reads it from the environment."""
+    with mock.patch.dict(os.environ, KEYS):
+        yield
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """moto checks neither signatures nor digests; its preconditions hold under races."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells every request
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
 
 
 def bucket(url: str, prefix: str = "") -> S3Remote:
