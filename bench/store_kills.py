@@ -10,8 +10,8 @@ metadata, vector) with what was done, and its ten nearest with an exact search.
 import argparse
 import multiprocessing
 import os
-import pickle
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -28,7 +28,7 @@ import numpy as np
 from bench.records import difference, made, recall, scratch
 from errors import QuireError
 from storage.catalog import Catalog
-from storage.chroma import Record
+from storage.chroma import Record, VectorStore
 from storage.draft import Wish
 from storage.local import LocalRemote
 from storage.paths import Paths
@@ -108,13 +108,13 @@ def work(root: Path, remotes: Path, state: State, number: int, told: Connection)
 
 @dataclass(slots=True)
 class Result:
-    """`generations`: the most of one disk; `torn`: kills that left an index which Chroma cannot
-    open; `recall`: the worst store's."""
+    """`generations`: the most of one disk; `broken`: kills that left a Chroma directory that
+    cannot be read; `recall`: the worst store's."""
 
     kills: int = 0
     changes: int = 0
     generations: int = 0
-    torn: int = 0
+    broken: int = 0
     recall: float = 1.0
     violations: list[str] = field(default_factory=list)
 
@@ -151,7 +151,7 @@ class Machine:
         saved, done = last.get("saved", saved), last.get("done", done)
         result.kills += 1
         result.changes += sum(word == "done" for word, _ in heard)
-        result.torn += torn(Paths(self.data).chroma(USER))
+        result.broken += broken(Paths(self.data).chroma(USER))
         with tempfile.TemporaryDirectory(dir=self.root) as fresh:
             saved = self._look("the remotes", Path(fresh) / "data", saved, rng, result)
         done = self._look("the disk", self.data, done, rng, result)
@@ -229,14 +229,22 @@ def index_changed(folder: Path) -> None:
     raise TimeoutError("no index file was written")
 
 
-def torn(folder: Path) -> bool:
-    """The map of an index's ids is cut: what Chroma itself cannot open again."""
-    for path in folder.glob("*/index_metadata.pickle"):
-        try:
-            pickle.loads(path.read_bytes())
-        except (pickle.UnpicklingError, EOFError):
-            return True
-    return False
+def broken(folder: Path) -> bool:
+    """Chroma cannot read that directory any more. Asked in a process of its own, which may crash:
+    what is left there is never opened by the product."""
+    asked = Spawn.Process(target=_read_all, args=(folder,))
+    asked.start()
+    asked.join()
+    return asked.exitcode != 0
+
+
+def _read_all(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))  # a torn index may ask for more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    store = VectorStore(folder)
+    for collection in store.collections():
+        store.get(collection, vectors=True)
+    store.close()
 
 
 def campaign(
@@ -256,7 +264,7 @@ def campaign(
 
 def line(name: str, found: Result) -> str:
     return (
-        f"{name:8s} {found.kills:6d} {found.changes:8d} {found.generations:12d} {found.torn:11d}"
+        f"{name:8s} {found.kills:6d} {found.changes:8d} {found.generations:12d} {found.broken:11d}"
         f" {found.recall:10.3f} {len(found.violations):11d}"
     )
 
@@ -267,7 +275,7 @@ def main() -> int:
     parser.add_argument("--aimed", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    print("kind      kills  changes  generations  torn index  recall@10  violations", flush=True)
+    print("kind      kills  changes  generations broken left  recall@10  violations", flush=True)
     failed = False
     for name, kills in (("random", asked.random), ("aimed", asked.aimed)):
 

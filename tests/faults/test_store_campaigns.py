@@ -36,6 +36,6 @@ def test_two_instances_through_real_servers_keep_what_both_wrote() -> None:
 
 
 def test_stores_that_are_closed_give_back_what_they_held() -> None:
-    found = store_users.campaign(20, 60, 60, dimension=8)
+    found = store_users.campaign(18, 60, 40, dimension=8)
     assert found.violations == []
-    assert len(found.files) == 62
+    assert len(found.files) == 42
