@@ -129,6 +129,10 @@ class Quire:
         """A job that makes a new collection of a zip that `/export` wrote (parquet or chroma)."""
         return dict(self.call("import_collection", file=self.upload(file), title=title))
 
+    def reembed(self, collection: str, model: str | None = None, gpu: str = "auto") -> Json:
+        """A job that makes the collection anew for another model, without reading its PDFs again."""
+        return dict(self.call("reembed", collection=collection, model=model, gpu=gpu))
+
     def call(self, name: str, **arguments: Any) -> Any:
         """Any endpoint by its name, such as `call("delete_source", …)`."""
         return list(self._values(name, arguments))[-1]

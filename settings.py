@@ -32,6 +32,7 @@ class Settings:
     s3_prefix: str = ""
     s3_endpoint_url: str | None = None
     embedding_model: str = DEFAULT_MODEL
+    embedding_models: tuple[str, ...] = ()
     layout_model: str = DEFAULT_LAYOUT_MODEL
     table_model: str = DEFAULT_TABLE_MODEL
     mail_url: str | None = None
@@ -74,6 +75,7 @@ class Settings:
             s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
             s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
             embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,
+            embedding_models=_listed(environ.get("QUIRE_EMBEDDING_MODELS", "")),
             layout_model=environ.get("QUIRE_LAYOUT_MODEL") or DEFAULT_LAYOUT_MODEL,
             table_model=environ.get("QUIRE_TABLE_MODEL") or DEFAULT_TABLE_MODEL,
             mail_url=environ.get("QUIRE_MAIL_URL") or None,
@@ -84,7 +86,7 @@ class Settings:
             user_quota_mb=int(environ.get("QUIRE_USER_QUOTA_MB", "5000")),
             visitor_quota_mb=int(environ.get("QUIRE_VISITOR_QUOTA_MB", "200")),
             visitor_hours=int(environ.get("QUIRE_VISITOR_HOURS", "24")),
-            allowed=frozenset(environ.get("QUIRE_ALLOWED", "").lower().replace(",", " ").split()),
+            allowed=frozenset(_listed(environ.get("QUIRE_ALLOWED", "").lower())),
             max_jobs=int(environ.get("QUIRE_MAX_JOBS", "500")),
             webhook_private=environ.get("QUIRE_WEBHOOK_PRIVATE") == "1",
             page_processes=int(environ.get("QUIRE_PAGE_PROCESSES", str(max(1, cpu_count)))),
@@ -93,6 +95,15 @@ class Settings:
             space_id=space_id,
             zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"},
         )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Embedding models that a collection may have, the one of new collections first."""
+        return tuple(dict.fromkeys((self.embedding_model, *self.embedding_models)))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
 
 
 def _space_url(environ: Mapping[str, str]) -> str | None:

@@ -24,16 +24,6 @@ class Admission:
     paths: Paths
     catalog: Catalog
 
-    def fits(self, model: str | None) -> None:
-        """Vectors of another model would come beside those that are there."""
-        if model and model != self.settings.embedding_model:
-            raise Refused(
-                "model_differs",
-                f"The collection was made with {model}, and Quire now uses "
-                f"{self.settings.embedding_model}.",
-                "Use a new collection, or set QUIRE_EMBEDDING_MODEL back.",
-            )
-
     def admit(self, user: str, upload: Path) -> None:
         """That user's jobs, the disk and that user's bytes have room for it."""
         most = self.settings.max_jobs

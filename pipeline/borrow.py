@@ -27,6 +27,7 @@ from pipeline.readers.layout import KINDS, Detector, Region
 from storage.paths import Paths
 
 POLICIES = ("auto", "never", "wait")
+GPU_WAIT = 3600.0  # seconds that a job with gpu=wait waits at most
 _PATIENCE = 240.0  # seconds for a broker's answer: its queue, its tries, the work
 
 Work = Callable[[list[Any]], Sequence[Any]]  # items in, an answer per item out

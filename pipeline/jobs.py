@@ -88,7 +88,6 @@ class Jobs:
         try:
             request.partition.checked()
             borrow.checked(request.gpu)
-            self._admission.fits(collection.model)
             check_upload(request.path, max_mb=self.settings.max_file_mb)
             self.engine.connected()
             self._admission.admit(user, request.path)
@@ -146,8 +145,8 @@ class Jobs:
     def transfer(
         self, user: str, kind: str, spec: dict[str, Any], archive: Path | None = None
     ) -> dict[str, Any]:
-        """An export or import (see pipeline/transfer.py) as a job; the same export that has not
-        ended yet is that job. `archive` is the upload of an import and is moved."""
+        """What is done to a whole collection (see pipeline/transfer.py) as a job; the same that has
+        not ended yet is that job. `archive` is the upload of an import and is moved."""
         for row in self.catalog.jobs(user, ACTIVE, 1000):
             if (
                 archive is None

@@ -14,17 +14,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import InputError, NotFound
+from errors import Conflict, InputError, NotFound
 from pipeline import pdfium, search
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.options import PartitionOptions
 from pipeline.partition import read_head
 from pipeline.pool import Pool
+from pipeline.search import Query
 from settings import Settings
 from storage.catalog import Catalog, Collection, JobRow, SourceRow
 from storage.paths import Paths
 from storage.stores import Stores
+from storage.workspace import Workspace
 
 Json = dict[str, Any]
 
@@ -36,7 +38,7 @@ class Library:
     catalog: Catalog
     stores: Stores
     viewer: Pool
-    encoder: Callable[[], Encoder]
+    encoder: Callable[[str | None], Encoder]
     loaded: Callable[[], Encoder | None]
 
     def search(
@@ -54,7 +56,10 @@ class Library:
             return []
         asked = replace(asked, collection=found.id)
         with self.stores.workspaces.open(user) as workspace:
-            return search.search(workspace, asked, self.encoder().encode_query)
+            try:
+                return self._hits(workspace, asked)
+            except Conflict:  # it changed its model between question and answer
+                return self._hits(workspace, asked)
 
     def collections(self, user: str) -> list[Json]:
         with self.stores.workspaces.open(user) as workspace:
@@ -184,6 +189,15 @@ class Library:
         }
 
     # Inside
+
+    def _hits(self, workspace: Workspace, asked: Query) -> list[Json]:
+        """By the collection's own model."""
+        model = workspace.model(asked.collection)
+
+        def encode(text: str) -> list[float]:
+            return self.encoder(model).encode_query(text)
+
+        return search.search(workspace, asked, encode, model)
 
     def _find(self, user: str, reference: str) -> Collection | None:
         """A collection; None for a `default` that nobody has filled yet."""

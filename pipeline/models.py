@@ -151,7 +151,9 @@ def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
             "Use a sentence-transformers model with safetensors weights.",
         ) from bad
     dimension = int(model.get_embedding_dimension() or 0)
-    loaded = LoadedModel(name, dimension, device, model, _budget(device, max(1, dimension)))
+    loaded = LoadedModel(
+        _pinned(name, folder), dimension, device, model, _budget(device, max(1, dimension))
+    )
     try:
         usable = len(loaded.encode(["a"])[0]) == dimension
     except (*_UNLOADABLE, AttributeError):
@@ -207,6 +209,13 @@ def _folder(name: str) -> Path:
             "Use a model that has; other formats can run code when they are loaded.",
         )
     return found
+
+
+def _pinned(name: str, folder: Path) -> str:
+    """With the commit that it came from: a collection's later vectors are of the same weights,
+    whatever the repository becomes."""
+    from_hub = folder.parent.name == "snapshots" and folder != Path(name) and name != DEFAULT_MODEL
+    return f"{name.partition('@')[0]}@{folder.name}" if from_hub else name
 
 
 def _downloaded(name: str) -> Path:

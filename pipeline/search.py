@@ -92,9 +92,12 @@ def _bad_where() -> InputError:
 
 
 def search(
-    workspace: Workspace, query: Query, encode_query: Callable[[str], list[float]]
+    workspace: Workspace,
+    query: Query,
+    encode_query: Callable[[str], list[float]],
+    model: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Hits, best first."""
+    """Hits, best first. Conflict when the collection is not that model's any more."""
     deep = max(50, query.top_k * 3)
     found: dict[str, Record] = {}
     dense: list[str] = []
@@ -104,6 +107,7 @@ def search(
             encode_query(query.text),
             limit=deep,
             where=_chroma(query.where),
+            model=model,
         ):
             dense.append(near.id)
             found[near.id] = Record(

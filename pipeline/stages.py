@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import InputError, NotFound, QuireError, Unavailable
-from pipeline.borrow import Ask, Borrower
+from errors import InputError, NotFound, QuireError, Refused, Unavailable
+from pipeline.borrow import GPU_WAIT, Ask, Borrower
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.notify import Notifier
@@ -44,7 +44,6 @@ from storage.workspace import Space
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 _CANCEL_LOOKS = 0.5
-GPU_WAIT = 3600.0  # seconds that a job with gpu=wait waits at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,7 @@ class Tools:
     pool: Pool
     stores: Stores
     notifier: Notifier
-    encoder: Callable[[], Encoder]
+    encoder: Callable[[str | None], Encoder]
     borrower: Borrower
     detector: Callable[[], Detector]
 
@@ -261,12 +260,8 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
 
 def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
     tools, spec = place.tools, place.spec
-    encoder = tools.encoder()
     user, collection = spec["user"], spec["collection"]
-    title = tools.catalog.find_collection(user, collection).title
-    space = Space(
-        collection=collection, title=title, model=encoder.name, dimension=encoder.dimension
-    )
+    space, encoder = _space(place)
     ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
     with tools.stores.workspaces.open(user) as workspace:
         there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
@@ -282,14 +277,35 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
         encode,
         source_id=spec["sha256"],
         filename=spec["filename"],
-        model=encoder.name,
+        model=space.model,
     )
     if place.cancelled()():
         raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
     with tools.stores.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
-    tools.catalog.set_model(user, collection, encoder.name)
+    tools.catalog.set_model(user, collection, space.model, unless_set=True)
     return ids, notes
+
+
+def _space(place: Place) -> tuple[Space, Encoder]:
+    """The collection and its model; a new one gets the model of this Quire."""
+    tools, spec = place.tools, place.spec
+    found = tools.catalog.find_collection(spec["user"], spec["collection"])
+    with tools.stores.workspaces.open(spec["user"]) as workspace:
+        model = workspace.model(found.id) or found.model
+    encoder = tools.encoder(model)
+    space = Space(
+        collection=found.id, title=found.title, model=model or encoder.name,
+        dimension=encoder.dimension,
+    )  # fmt: skip
+    with tools.stores.workspaces.open(spec["user"]) as workspace:
+        if workspace.model(found.id) == space.model and not workspace.fits(space):
+            raise Refused(
+                "model_mismatch",
+                f"{space.model} gives {space.dimension} numbers now, the collection has others.",
+                "Set the model back, or index the collection again.",
+            )
+    return space, encoder
 
 
 def finish_index(place: Place, pages: int) -> Json:

@@ -1,7 +1,7 @@
-"""Whole collections on their way out and in, as durable jobs: an export, an import.
+"""What is done to whole collections, as durable jobs: an export, an import, another model.
 
 A killed worker begins such a job again: an export writes its file aside, an import upserts into the
-collection it has noted. Progress is numbered events, as everywhere. Knows nothing of HTTP.
+collection it has noted, vectors of another model are kept as they are made. Progress is numbered events, as everywhere. Knows nothing of HTTP.
 """
 
 import shutil
@@ -15,12 +15,15 @@ from dbos import DBOS
 
 from errors import QuireError, Refused
 from pipeline.admission import write_private
+from pipeline.borrow import GPU_WAIT, Ask, Borrower
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.engine import TRANSFER_WORKFLOW
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
 from pipeline.pool import Cancelled, PageProcessDied, Pool
+from pipeline.reembed import reembed
+from settings import Settings
 from storage import dataset
 from storage.catalog import Catalog, SourceRow, free_title
 from storage.chroma import BATCH, Record
@@ -36,12 +39,14 @@ _INTAKE_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What both work with; the worker makes it once. `reader` reads archives of unknown origin."""
+    """What all work with; the worker makes it once. `reader` reads archives of unknown origin."""
 
     paths: Paths
     catalog: Catalog
     stores: Stores
-    encoder: Callable[[], Encoder]
+    settings: Settings
+    encoder: Callable[[str | None], Encoder]
+    borrower: Borrower
     reader: Pool
 
 
@@ -103,7 +108,7 @@ def register(tools: Tools) -> None:
 
 def run(job: Job) -> str:
     """The final status; what may pass by itself is tried again for a quarter of an hour."""
-    work = {"export": _out, "import": _in}[job.spec["kind"]]
+    work = {"export": _out, "import": _in, "reembed": _anew}[job.spec["kind"]]
     job.note("It has begun.", status="running", started_at=time.time())
     for wait in (*_WAITS, None):
         try:
@@ -186,13 +191,14 @@ def _in(job: Job) -> tuple[str, Json]:
             "Reading the archive needed too much memory or time.",
             "Export the collection in parts, and import those.",
         ) from problem
-    encoder = tools.encoder()
+    known = found["model"] if found["model"].split("@")[0] in _names(tools.settings) else None
+    encoder = tools.encoder(known)
     if (found["model"], found["dimension"]) != (encoder.name, encoder.dimension):
         raise Refused(
             "import_model",
             f"The vectors were made with {found['model']} ({found['dimension']} numbers); "
             f"here questions are embedded with {encoder.name} ({encoder.dimension}).",
-            "Set QUIRE_EMBEDDING_MODEL to that model, or submit the PDFs again.",
+            "Name that model in QUIRE_EMBEDDING_MODELS, or submit the PDFs again.",
         )
     collection = _collection(job, str(spec["title"] or found["title"]))
     _files(job, found)
@@ -220,6 +226,10 @@ def _in(job: Job) -> tuple[str, Json]:
     return f"{done:,} records are in {space.title}.", result
 
 
+def _names(settings: Settings) -> set[str]:
+    return {model.split("@")[0] for model in settings.models}
+
+
 def _collection(job: Job, title: str) -> str:
     """A new collection, the same one when the job begins again; its title gets a number if need be."""
     noted = job.work / "collection"
@@ -242,3 +252,38 @@ def _files(job: Job, found: Json) -> None:
         target = paths.source(user, name.removesuffix(".pdf"))
         target.parent.mkdir(parents=True, exist_ok=True)
         (job.work / "in" / "sources" / name).replace(target)
+
+
+# Another model
+
+
+def _anew(job: Job) -> tuple[str, Json]:
+    tools, user, spec = job.tools, job.user, job.spec
+    found = tools.catalog.find_collection(user, spec["collection"])
+    encoder = tools.encoder(spec["model"])
+    space = Space(
+        collection=found.id, title=found.title, model=encoder.name, dimension=encoder.dimension
+    )
+    row = tools.catalog.job(user, spec["job"])
+    ask = Ask(user=user, job=spec["job"], policy=spec["gpu"], until=row.created_at + GPU_WAIT)
+
+    def encode(texts: Sequence[str]) -> list[list[float]]:
+        vectors, notes = tools.borrower.encode(ask, texts, encoder)
+        for note in notes:
+            job.note(note)
+        return vectors
+
+    def report(done: int, total: int) -> None:
+        if job.cancelled():
+            raise Cancelled("cancelled", "The job was cancelled.", "Start it again.")
+        job.note(f"{done:,} of {total:,} records have vectors of {space.model}.", done, total)
+
+    with tools.stores.workspaces.open(user) as workspace:
+        done = workspace.fits(space)  # by a run that was killed before it could say so
+        records = workspace.count(found.id)
+    if not done:
+        records = reembed(tools.stores.workspaces, user, space, encode, job.work, report)
+    tools.catalog.set_model(user, found.id, space.model)
+    generation = tools.stores.committer.save(user)
+    result = {"collection": found.id, "records": records, "saved_generation": generation}
+    return f"{records:,} records of {found.title} are searched by {space.model} now.", result

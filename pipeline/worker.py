@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -65,6 +66,7 @@ log = logging.getLogger(__name__)
 _HEALTHY = 5.0
 _SAVING = 20.0  # what is unsaved at the end has this long
 _PAUSE = 0.2
+_LOADED = 3  # embedding models at once
 _QUEUES = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 Made = TypeVar("Made")
 
@@ -174,9 +176,10 @@ def _run(
     stores = open_stores(paths, catalog, *remotes(settings, paths))
     threads = max(1, (os.cpu_count() or 2) - 1)
 
-    encoder: _Once[Encoder] = _Once(
-        lambda: _models().load_encoder(settings.embedding_model, threads=threads)
+    encoder = _Encoders(
+        lambda name: _models().load_encoder(name, threads=threads), settings.embedding_model
     )
+    borrower = Borrower(paths)
     detector: _Once[Detector] = _Once(
         lambda: _models().load_detector(settings.layout_model, settings.table_model)
     )
@@ -202,7 +205,7 @@ def _run(
             stores=stores,
             notifier=Notifier(settings=settings, catalog=catalog),
             encoder=encoder,
-            borrower=Borrower(paths),
+            borrower=borrower,
             detector=detector,
         ),
     )
@@ -212,7 +215,9 @@ def _run(
             paths=paths,
             catalog=catalog,
             stores=stores,
+            settings=settings,
             encoder=encoder,
+            borrower=borrower,
             reader=intake,
         )
     )
@@ -247,7 +252,7 @@ def _answer_calls(
     paths: Paths,
     library: Library,
     catalog: Catalog,
-    encoder: Callable[[], Encoder],
+    encoder: Callable[[str | None], Encoder],
     stopping: threading.Event,
 ) -> None:
     listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
@@ -260,10 +265,10 @@ def _answer_calls(
     (paths.run / "ready").unlink(missing_ok=True)
 
 
-def _warm(encoder: Callable[[], Encoder]) -> None:
+def _warm(encoder: Callable[[str | None], Encoder]) -> None:
     """What a first call needs before what a first question needs."""
     chroma.load()
-    encoder()
+    encoder(None)
 
 
 def _saving(committer: Committer, stopping: threading.Event) -> None:
@@ -287,6 +292,36 @@ class _Once(Generic[Made]):
             if self.made is None:
                 self.made = self._make()
             return self.made
+
+
+class _Encoders:
+    """Embedding models by name, the default one as None; each takes memory, so few stay loaded.
+    One that is being loaded keeps nobody waiting who asks for another."""
+
+    def __init__(self, load: Callable[[str], Encoder], default: str) -> None:
+        self._load = load
+        self._default = default
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, _Once[Encoder]] = OrderedDict()
+
+    def __call__(self, name: str | None) -> Encoder:
+        wanted = name or self._default
+        with self._lock:
+            once = self._held.setdefault(wanted, _Once(functools.partial(self._load, wanted)))
+            self._held.move_to_end(wanted)
+            while len({id(o) for o in self._held.values()}) > _LOADED:
+                self._held.popitem(last=False)
+        found = once()
+        with self._lock:  # also under the commit that it turned out to be
+            self._held.setdefault(found.name, once)
+        return found
+
+    @property
+    def made(self) -> Encoder | None:
+        """The default one, once it is loaded."""
+        with self._lock:
+            once = self._held.get(self._default)
+        return once.made if once else None
 
 
 def _models() -> Any:

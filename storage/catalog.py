@@ -158,13 +158,14 @@ class Catalog:
             ) from problem
         return self.find_collection(user, collection)
 
-    def set_model(self, user: str, collection: str, model: str) -> None:
+    def set_model(
+        self, user: str, collection: str, model: str, *, unless_set: bool = False
+    ) -> None:
+        mine = (schema.collections.c.user == user) & (schema.collections.c.id == collection)
+        if unless_set:
+            mine &= schema.collections.c.model.is_(None)
         with self._engine.begin() as db:
-            db.execute(
-                update(schema.collections)
-                .where(schema.collections.c.user == user, schema.collections.c.id == collection)
-                .values(model=model)
-            )
+            db.execute(update(schema.collections).where(mine).values(model=model))
 
     def drop_collection(self, user: str, collection: str) -> None:
         with self._engine.begin() as db:

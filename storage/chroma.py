@@ -18,6 +18,7 @@ import numpy as np
 from errors import Conflict, NotFound
 
 _PAGE = 5000
+_NEXT = ".quire-next"  # the end of the name of an index that is being made
 BATCH = 500  # small batches hold Chroma's lock for less than a second
 _BULK = 5000  # a fifth faster where nobody waits for the lock; Chroma's own limit is 5,461
 
@@ -40,6 +41,11 @@ class Near:
     distance: float
     document: str
     metadata: Mapping[str, Any]
+
+
+def next_of(collection: str) -> str:
+    """The name of an index that is made to take that collection's place."""
+    return f"{collection}{_NEXT}"
 
 
 def chroma_version() -> str:
@@ -78,14 +84,7 @@ class VectorStore:
             configuration={"hnsw": {"space": "cosine"}},
             metadata={"model": model, "dimension": dimension, "title": title},
         )
-        found = made.metadata or {}
-        if found.get("model") != model or found.get("dimension") != dimension:
-            raise Conflict(
-                "model_mismatch",
-                f"The collection was made with {found.get('model')} "
-                f"({found.get('dimension')} numbers), not {model} ({dimension}).",
-                "Use a new collection, or index this one again with the new model.",
-            )
+        _fits(made, model, dimension)
 
     def add(self, collection: str, records: Sequence[Record]) -> None:
         """Records whose ids are not there yet, in a store that nobody else uses meanwhile."""
@@ -155,8 +154,13 @@ class VectorStore:
         *,
         limit: int,
         where: Mapping[str, Any] | None = None,
+        model: str | None = None,
     ) -> list[Near]:
-        found = self._collection(collection).query(
+        """Conflict when `model`, which made the vector, is not the collection's."""
+        asked = self._collection(collection)
+        if model is not None:
+            _fits(asked, model, len(vector))
+        found = asked.query(
             query_embeddings=[list(vector)],
             n_results=limit,
             where=dict(where) if where else None,
@@ -177,19 +181,34 @@ class VectorStore:
         return int(self._collection(collection).count())
 
     def collections(self) -> list[str]:
-        return [c.name for c in self._client.list_collections()]
+        """Those that can be asked; not one that is being made to take another's place."""
+        return [n for n in self._names() if not n.endswith(_NEXT)]
 
     def model(self, collection: str) -> str | None:
         """The model that the collection says it was made with."""
-        found = (self._collection(collection).metadata or {}).get("model")
+        found = self.made_with(collection)[0]
         return str(found) if found else None
 
+    def made_with(self, collection: str) -> tuple[Any, Any]:
+        """Model and dimension, as the collection says."""
+        found = self._collection(collection).metadata or {}
+        return found.get("model"), found.get("dimension")
+
     def has(self, collection: str) -> bool:
-        return collection in self.collections()
+        return collection in self._names()
 
     def drop(self, collection: str) -> None:
         if self.has(collection):
             self._client.delete_collection(collection)
+
+    def replace(self, collection: str) -> None:
+        """The one that was made to take its place does, under its name."""
+        self.drop(collection)
+        if self.has(next_of(collection)):
+            self._collection(next_of(collection)).modify(name=collection)
+
+    def _names(self) -> list[str]:
+        return [c.name for c in self._client.list_collections()]
 
     def _collection(self, name: str) -> Any:
         from chromadb.errors import NotFoundError
@@ -200,6 +219,17 @@ class VectorStore:
             raise NotFound(
                 "collection_empty", "Nothing is indexed in this collection yet.", "Add a PDF."
             ) from problem
+
+
+def _fits(collection: Any, model: str, dimension: int) -> None:
+    found = collection.metadata or {}
+    if found.get("model") != model or found.get("dimension") != dimension:
+        raise Conflict(
+            "model_mismatch",
+            f"The collection was made with {found.get('model')} "
+            f"({found.get('dimension')} numbers), not {model} ({dimension}).",
+            "Use a new collection, or index this one again with the new model.",
+        )
 
 
 def _give_back() -> None:

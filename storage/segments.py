@@ -44,29 +44,39 @@ class Row:
 
 def encode(rows: Iterable[Row]) -> bytes:
     """Deterministic for the same rows and the same pyarrow."""
-    listed = list(rows)
-    columns = {
-        "op": [r.op for r in listed],
-        "collection": [r.collection for r in listed],
-        "id": [r.id for r in listed],
-        "document": [r.document for r in listed],
-        "metadata": [
-            json.dumps(r.metadata, ensure_ascii=False, sort_keys=True) if r.metadata else None
-            for r in listed
-        ],
-        "embedding": [
-            np.asarray(r.embedding, dtype=np.float32) if len(r.embedding) else None for r in listed
-        ],
-    }
+    return encode_parts([rows])
+
+
+def encode_parts(parts: Iterable[Iterable[Row]]) -> bytes:
+    """One segment of all parts in order; no more than one of them is held as rows."""
     sink = io.BytesIO()
-    pq.write_table(
-        pa.table(columns, schema=_SCHEMA),
+    with pq.ParquetWriter(
         sink,
+        _SCHEMA,
         compression="zstd",
         use_dictionary=False,
         use_byte_stream_split=["embedding.list.element"],
-    )
+    ) as writer:
+        for part in parts:
+            writer.write_table(_table(list(part)))
     return sink.getvalue()
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    columns = {
+        "op": [r.op for r in rows],
+        "collection": [r.collection for r in rows],
+        "id": [r.id for r in rows],
+        "document": [r.document for r in rows],
+        "metadata": [
+            json.dumps(r.metadata, ensure_ascii=False, sort_keys=True) if r.metadata else None
+            for r in rows
+        ],
+        "embedding": [
+            np.asarray(r.embedding, dtype=np.float32) if len(r.embedding) else None for r in rows
+        ],
+    }
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def decode(content: bytes | Path) -> Iterator[Row]:

@@ -10,17 +10,17 @@ import fcntl
 import shutil
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from errors import Corrupt, NotFound, QuireError, Unavailable
 from storage import journal, published, segments
-from storage.chroma import Near, Record, VectorStore, chroma_version
+from storage.chroma import BATCH, Near, Record, VectorStore, chroma_version, next_of
 from storage.fulltext import Entry, Filter, Fulltext
 from storage.paths import Paths
 from storage.published import Copy
@@ -42,7 +42,12 @@ class Space:
 
 
 class Workspace:
-    """One user's open store; every method holds its lock."""
+    """One user's open store; every method holds its lock.
+
+    A collection can be made anew for another model while it is asked and changed: `prepare` fills an
+    index beside it, a change of a record takes it out of there again, `switch` puts it in its place.
+    An index that is being made never outlives the open store.
+    """
 
     def __init__(self, paths: Paths, user: str, after: str, changed: Callable[[str], None]) -> None:
         self._paths = paths
@@ -50,6 +55,8 @@ class Workspace:
         self._last = after
         self._changed = changed
         self._lock = threading.RLock()
+        self._changes: Counter[str] = Counter()  # by collection, so that a switch misses none
+        self._next: set[str] = set()  # collections that are being made anew
         self._vectors = VectorStore(paths.chroma(user))
         self._words = Fulltext(paths.fulltext(user))
         self.records_now()
@@ -57,6 +64,8 @@ class Workspace:
 
     def close(self) -> None:
         with self._lock:
+            for collection in tuple(self._next):
+                self.abandon(collection)
             self._vectors.close()
             self._words.close()
             self._paths.clean(self._user).write_text(chroma_version(), encoding="ascii")
@@ -69,17 +78,20 @@ class Workspace:
             self._vectors.ensure(
                 space.collection, model=space.model, dimension=space.dimension, title=space.title
             )
-            self._journal(put_row(space.collection, r) for r in records)
+            self._journal(segments.encode(put_row(space.collection, r) for r in records))
             self._vectors.upsert(space.collection, records)
             self._words.upsert(space.collection, map(entry_of, records))
+            self._changed_records(space.collection, [r.id for r in records])
             self.records += len(records)
 
     def delete(self, collection: str, ids: Sequence[str]) -> int:
         with self._lock:
             if ids:
-                self._journal(Row(op="delete", collection=collection, id=i) for i in ids)
+                rows = (Row(op="delete", collection=collection, id=i) for i in ids)
+                self._journal(segments.encode(rows))
                 self._vectors.delete(collection, ids)
                 self._words.delete(collection, ids)
+                self._changed_records(collection, ids)
             return len(ids)
 
     def delete_where(self, collection: str, where: Mapping[str, Any]) -> int:
@@ -92,10 +104,97 @@ class Workspace:
     def drop(self, collection: str) -> int:
         with self._lock:
             count = self.count(collection)
-            self._journal([Row(op="drop", collection=collection, id="")])
+            self._journal(segments.encode([Row(op="drop", collection=collection, id="")]))
             self._vectors.drop(collection)
             self._words.drop(collection)
+            self._changes[collection] += 1
+            self.abandon(collection)
             return count
+
+    def model(self, collection: str) -> str | None:
+        """What its vectors were made with; None where there are none yet."""
+        with self._lock:
+            return self._vectors.model(collection) if self._vectors.has(collection) else None
+
+    def fits(self, space: Space) -> bool:
+        """Whether it is that model's, with vectors of that length."""
+        with self._lock:
+            there = self._vectors.has(space.collection)
+            wanted = (space.model, space.dimension)
+            return there and self._vectors.made_with(space.collection) == wanted
+
+    # Another model
+
+    @property
+    def preparing(self) -> bool:
+        return bool(self._next)
+
+    def prepare(self, space: Space, vectors: Mapping[str, Sequence[float]]) -> None:
+        """Vectors of the new model by the ids of records, as these are now, into the new index."""
+        with self._lock:
+            held = self.get(space.collection, ids=list(vectors)) if vectors else []
+            made = next_of(space.collection)
+            self._next.add(space.collection)
+            self._vectors.ensure(
+                made, model=space.model, dimension=space.dimension, title=space.title
+            )
+            self._vectors.upsert(
+                made,
+                [
+                    replace(
+                        r, embedding=vectors[r.id], metadata={**r.metadata, "model": space.model}
+                    )
+                    for r in held
+                ],
+            )
+
+    def unprepared(self, collection: str) -> list[str]:
+        """Ids of the records that the new index lacks."""
+        with self._lock:
+            if not self._vectors.has(collection):
+                return []
+            made = collection in self._next
+            there = set(self._vectors.ids(next_of(collection))) if made else set()
+            return [i for i in self._vectors.ids(collection) if i not in there]
+
+    def switch(self, collection: str) -> bool:
+        """The new index takes its place, in one file of the journal; False while it lacks a record
+        or when one was changed meanwhile. What takes long is done before anybody has to wait."""
+        with self._lock:
+            seen = self._changes[collection]
+            if collection not in self._next or self.unprepared(collection):
+                return False
+        content = segments.encode_parts(self._rows_of_next(collection))
+        with self._lock:
+            if collection not in self._next or self._changes[collection] != seen:
+                return False
+            self._journal(content)
+            self._vectors.replace(collection)
+            self._next.discard(collection)
+            return True
+
+    def _rows_of_next(self, collection: str) -> Iterator[list[Row]]:
+        yield [Row(op="drop", collection=collection, id="")]
+        with self._lock:
+            ids = self._vectors.ids(next_of(collection))
+        for start in range(0, len(ids), BATCH):
+            with self._lock:
+                held = self._vectors.get(
+                    next_of(collection), ids=ids[start : start + BATCH], vectors=True
+                )
+            yield [put_row(collection, r) for r in held]
+
+    def abandon(self, collection: str) -> None:
+        """The old index stays what it is."""
+        with self._lock:
+            if collection in self._next:
+                self._vectors.drop(next_of(collection))
+                self._next.discard(collection)
+
+    def _changed_records(self, collection: str, ids: Sequence[str]) -> None:
+        self._changes[collection] += 1
+        if collection in self._next:
+            self._vectors.delete(next_of(collection), ids)
 
     def query(
         self,
@@ -104,10 +203,14 @@ class Workspace:
         *,
         limit: int,
         where: Mapping[str, Any] | None = None,
+        model: str | None = None,
     ) -> list[Near]:
+        """Conflict when the collection is another model's by now."""
         with self._lock:
             try:
-                return self._vectors.query(collection, vector, limit=limit, where=where)
+                return self._vectors.query(
+                    collection, vector, limit=limit, where=where, model=model
+                )
             except NotFound:
                 return []
 
@@ -145,9 +248,8 @@ class Workspace:
         with self._lock:
             return self._vectors.count(collection) if self._vectors.has(collection) else 0
 
-    def _journal(self, rows: Iterator[Row] | Sequence[Row]) -> None:
-        folder = self._paths.pending(self._user)
-        self._last = journal.write(folder, segments.encode(rows), self._last)
+    def _journal(self, content: bytes) -> None:
+        self._last = journal.write(self._paths.pending(self._user), content, self._last)
         self._changed(self._user)
 
 
@@ -276,6 +378,8 @@ class Workspaces:
     def copy(self, user: str) -> Copy | None:
         """A copy of the closed live store to publish; None while it is in use."""
         with self.open(user) as workspace:
+            if workspace.preparing:
+                return None
             records = workspace.records_now()
         target = self.paths.copy(user)
         taken: list[Copy] = []
@@ -382,7 +486,12 @@ class Workspaces:
             with self._lock:
                 there = {u: s for u, s in self._slots.items() if s.workspace is not None}
                 loaded = sum(s.workspace.records for s in there.values() if s.workspace)
-                idle = [u for u, s in there.items() if u != opened and not s.busy and not s.opening]
+                idle = [
+                    u
+                    for u, s in there.items()
+                    if u != opened and not s.busy and not s.opening
+                    if s.workspace and not s.workspace.preparing
+                ]
             if not idle or (len(there) <= OPEN_AT_ONCE and loaded <= LOADED_AT_ONCE):
                 return
             self._exclusively(idle[0], lambda: None, only_idle=True)

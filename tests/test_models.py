@@ -14,12 +14,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from errors import InputError, QuireError, Unavailable
-from pipeline.jobs import Jobs, Request
 from pipeline.models import LoadedModel, load_encoder, processor_flags
-from settings import Settings
-from storage.catalog import Catalog
-from storage.paths import Paths
-from tests.conftest import SAMPLES
 from tests.tiny_models import embedding_model, layout_model
 
 TEXT = st.text("abc xyz.", max_size=400)
@@ -130,17 +125,3 @@ def test_a_processor_tells_what_it_can(tmp_path: Path) -> None:
     told.write_text("Features\t: fp asimd bf16\n", encoding="utf-8")
     assert "bf16" in processor_flags(told)
     assert processor_flags(tmp_path / "none") == set()
-
-
-def test_a_collection_of_another_model_refuses_a_file_at_once(tmp_path: Path) -> None:
-    now = Settings.from_env({"QUIRE_DATA_DIR": str(tmp_path), "QUIRE_EMBEDDING_MODEL": "b/new"})
-    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.sqlite")
-    user = "0" * 32
-    made = catalog.create_collection(user, "old")
-    catalog.set_model(user, made.id, "a/old")
-    upload = tmp_path / "report.pdf"
-    shutil.copy(SAMPLES / "report.pdf", upload)
-    jobs = Jobs(now, Paths(tmp_path), catalog)
-    job = jobs.submit(user, Request(path=upload, filename="report.pdf", collection="old"))
-    assert (job["status"], job["error"]["code"]) == ("failed", "model_differs")
-    catalog.close()

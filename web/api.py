@@ -17,13 +17,14 @@ import gradio as gr
 from gradio.events import api as gradio_api
 
 from errors import InputError, QuireError, Refused, Unavailable
+from pipeline import borrow
 from pipeline.chunk import ChunkOptions
 from pipeline.jobs import EXPORTS, Jobs, Request
 from pipeline.link import Link
 from pipeline.notify import checked as notify_address
 from pipeline.options import PartitionOptions
 from settings import Settings
-from storage.catalog import FINISHED
+from storage.catalog import ACTIVE, FINISHED
 from web.identity import Caller, Identity
 from web.uploads import MAX_FILES, uploaded
 from web.watch import Hub
@@ -160,6 +161,32 @@ def start_export(app: App, user: str, collection: str, format: str) -> dict[str,
     found = app.jobs.catalog.find_collection(user, collection)
     spec = {"collection": found.id, "title": found.title, "format": format}
     return app.jobs.transfer(user, "export", spec)
+
+
+def start_reembed(
+    app: App, user: str, collection: str, model: str | None, gpu: str | None
+) -> dict[str, Any]:
+    """The job that makes the collection anew for a model of this Quire, the default one if none is
+    named; or the one that does so already."""
+    found = app.jobs.catalog.find_collection(user, collection)
+    wanted = model or app.settings.embedding_model
+    if wanted not in app.settings.models:
+        raise Refused(
+            "model_not_offered",
+            f"The model {wanted} is not offered here.",
+            f"Use one of: {', '.join(app.settings.models)}.",
+        )
+    policy = borrow.checked(gpu or "auto")
+    working = app.jobs.catalog.jobs(user, ACTIVE, 1000, collection=found.id)
+    models = {r.spec["model"] for r in working if r.summary["kind"] == "reembed"}
+    if models - {wanted}:
+        raise Refused(
+            "reembed_running",
+            "The collection is being made anew for another model.",
+            "Cancel that job first, or wait.",
+        )
+    spec = {"collection": found.id, "title": found.title, "model": wanted, "gpu": policy}
+    return app.jobs.transfer(user, "reembed", spec)
 
 
 def export_of(app: App, user: str, collection: str, format: str) -> dict[str, Any]:
@@ -323,6 +350,20 @@ def register(app: App) -> None:
         }
         return app.jobs.transfer(caller.key, "import", spec, archive=path)
 
+    def reembed(
+        caller: Caller, collection: str, model: str | None = None, gpu: str = "auto"
+    ) -> dict:  # type: ignore[type-arg]
+        """Have a collection searched by another embedding model, without reading its PDFs again.
+        Returns a job at once; follow it with /watch. Until it has ended the old model answers, and
+        cancelling it leaves everything as it was.
+
+        Args:
+            collection: name or id.
+            model: one of the `models` of /status; default: the one of new collections.
+            gpu: auto, never or wait, as in /submit.
+        """
+        return start_reembed(app, caller.key, collection, model, gpu)
+
     def status(caller: Caller) -> dict:  # type: ignore[type-arg]
         """Versions, queue, remotes and their lag, device. `restart_loses` says what a restart now would
         take: `everything` (a Space without a dataset or bucket), else `changes` not yet in the stores
@@ -332,7 +373,7 @@ def register(app: App) -> None:
 
     for call in (
         submit, job, jobs, cancel, retry, collections, create_collection, delete_collection,
-        sources, delete_source, search, status,
+        sources, delete_source, search, reembed, status,
     ):  # fmt: skip
         gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=16)
     for slow in (export, import_collection):
@@ -364,6 +405,7 @@ def status_of(app: App, caller: Caller) -> dict[str, Any]:
     you = about(app, caller)
     counts = Counter(row.status for row in app.jobs.catalog.jobs(caller.key, None, 200))
     found: dict[str, Any] = {"version": VERSION, "gradio": gr.__version__, "jobs": counts}
+    found["models"] = list(app.settings.models)
     try:
         found |= {"worker": "ready", **app.link.call("status", caller.key)}
     except Unavailable as problem:

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from errors import Unavailable
 from storage.catalog import ACTIVE
 from web.answers import Asked, route
-from web.api import App, start_export, status_of
+from web.api import App, start_export, start_reembed, status_of
 
 _MISSING = {"records": None, "bytes": None, "pages": None, "sources": None}
 
@@ -44,6 +44,10 @@ def routes(app: App) -> list[Route]:
         kind = asked.body.get("format", "parquet")
         return start_export(app, asked.user, asked.path["collection"], kind)
 
+    def reembed(asked: Asked) -> Any:
+        model = asked.body.get("model")
+        return start_reembed(app, asked.user, asked.path["collection"], model, None)
+
     def status(asked: Asked) -> dict[str, Any]:
         return status_of(app, asked.caller)
 
@@ -54,5 +58,6 @@ def routes(app: App) -> list[Route]:
         route(app, one, rename, ("PATCH",)),
         route(app, one, delete, ("DELETE",)),
         route(app, f"{one}/export", export, ("POST",)),
+        route(app, f"{one}/reembed", reembed, ("POST",)),
         route(app, "/status", status),
     ]
