@@ -30,6 +30,18 @@ def test_files_become_rows_that_end_done_and_are_there_after_a_reload(
     assert page.locator(".note").count() == 0
 
 
+def test_a_gpu_can_be_declined_among_the_options(page: Page, app: Running, collection: str) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page.get_by_label("Borrow a GPU")).to_be_hidden()  # folded
+    page.get_by_text("Options").click()
+    page.get_by_label("Borrow a GPU").select_option("never")
+    with page.expect_request(lambda r: r.method == "POST" and r.url.endswith("/documents")) as sent:
+        choose(page, SAMPLES / "greek.pdf")
+    assert sent.value.post_data_json["gpu"] == "never"
+    expect(status(page, "greek.pdf")).to_have_text("done", timeout=60_000)
+
+
 def test_a_refused_file_says_why_and_what_to_do(
     page: Page, app: Running, collection: str, tmp_path: Path
 ) -> None:

@@ -79,10 +79,12 @@ const options = () => {
   const languages = h("input", { class: "field", name: "languages", placeholder: "en de", autocomplete: "off" });
   const password = h("input", { class: "field", name: "password", type: "password", autocomplete: "off" });
   const notify = h("input", { class: "field", name: "notify", placeholder: "name@example.org or https://…", autocomplete: "email" });
+  const gpu = h("select", { class: "field", name: "gpu" },
+    [["auto", "Where it pays"], ["never", "Never"], ["wait", "Wait up to an hour for one"]].map(([value, text]) => h("option", { value }, text)));
   const size = h("input", { class: "field", name: "size", type: "number", min: "128", max: "2048", step: "64", value: "512" });
   const given = () => {
     const n = Math.max(128, Math.min(2048, Number(size.value) || 512));
-    return { strategy: strategy.value, languages: languages.value, password: password.value, notify: notify.value,
+    return { strategy: strategy.value, languages: languages.value, password: password.value, notify: notify.value, gpu: gpu.value,
       chunk: { max_characters: n, new_after_n_chars: Math.floor(n * 3 / 4), combine_text_under_n_chars: Math.floor(n / 2) } };
   };
   const node = h("details", { class: "options" }, h("summary", {}, "Options", icon("down")),
@@ -91,7 +93,8 @@ const options = () => {
       field("Languages of scanned pages", languages, "ISO codes; found by itself when left empty"),
       field("Password of locked files", password, "kept only until the file is read"),
       field("Tell me when it is done", notify, "a mail address or a webhook"),
-      field("Longest chunk, characters", size)));
+      field("Longest chunk, characters", size),
+      field("Borrow a GPU", gpu, "yours on ZeroGPU; a machine's own is used in any case")));
   return { node, given };
 };
 
