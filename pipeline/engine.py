@@ -4,10 +4,12 @@ A workflow that one side does not know, or a queue without a partition, would wa
 word; so only this module enqueues from outside. Knows nothing of what a workflow does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
 from errors import Unavailable
 from settings import Settings
@@ -16,10 +18,11 @@ from storage.paths import Paths
 APPLICATION = "quire"
 APPLICATION_VERSION = "ingest-2"  # another one when a recorded workflow could not be replayed
 WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
-TRANSFER_WORKFLOW = "transfer_v1"
+TRANSFER_WORKFLOW = "transfer_v2"
 QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
 UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
+BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))  # seconds until what is away is asked again
 LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
 
 
@@ -31,9 +34,26 @@ def catalog_url(settings: Settings, paths: Paths) -> str:
     return f"sqlite:///{paths.catalog}"
 
 
+def starting(paths: Paths) -> str:
+    """Why no worker takes jobs or calls yet."""
+    waiting = paths.run / "waiting"
+    return waiting.read_text(encoding="utf-8") if waiting.exists() else "Quire is starting."
+
+
 def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
     """The workflow of that attempt; a later turn is its continuation after a wait."""
     return f"{job_id}~{attempt}.{turn}" if turn else f"{job_id}~{attempt}"
+
+
+@contextmanager
+def telling(here: set[str]) -> Iterator[None]:
+    """The workflow that runs in this thread is among those that run here."""
+    name = str(DBOS.workflow_id)
+    here.add(name)
+    try:
+        yield
+    finally:
+        here.discard(name)
 
 
 @dataclass(slots=True)
@@ -52,7 +72,7 @@ class Engine:
         if self._client is None:
             if not self.ready():  # a client made earlier would leave an empty database behind
                 raise Unavailable(
-                    "worker_starting", "Quire is starting.", "Try again in a few seconds."
+                    "worker_starting", starting(self.paths), "Try again in a few seconds."
                 )
             self._client = DBOSClient(
                 system_database_url=self.settings.database_url,

@@ -7,14 +7,13 @@ own continuation with a delay. Knows nothing of what a stage does.
 
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from pipeline.engine import (
+    BACKOFF,
     NO_BATCH,
     NOTIFY_WORKFLOW,
     QUEUE_INDEX,
@@ -24,6 +23,7 @@ from pipeline.engine import (
     STAGE_WORKFLOW,
     WORKFLOW,
     run_id,
+    telling,
 )
 from pipeline.partition import plan
 from pipeline.source import Probe
@@ -31,7 +31,6 @@ from pipeline.stages import Json, Place, Tools, answer
 
 WINDOW = 4
 _LOOK = 0.1
-BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))
 
 
 class _Failed(Exception):
@@ -56,22 +55,13 @@ def register(here: set[str], tools: Tools) -> None:
     """Define the workflows over these tools; call once, before DBOS is launched. `here` holds the
     ids of those that run in this process."""
 
-    @contextmanager
-    def told() -> Iterator[None]:
-        name = str(DBOS.workflow_id)
-        here.add(name)
-        try:
-            yield
-        finally:
-            here.discard(name)
-
     @DBOS.step(name="stage_v1")
     def stage(name: str, spec: Json, batch: Json, value: Json) -> Json:
         return answer(name, Place(tools, spec), batch, value)
 
     @DBOS.workflow(name=STAGE_WORKFLOW, max_recovery_attempts=1000)
     def child(name: str, spec: Json, batch: Json, value: Json) -> Json:
-        with told():
+        with telling(here):
             return dict(stage(name, spec, batch, value))
 
     @DBOS.step(name="event_v1")
@@ -90,7 +80,7 @@ def register(here: set[str], tools: Tools) -> None:
     @DBOS.workflow(name=NOTIFY_WORKFLOW, max_recovery_attempts=1000)
     async def notify(spec: Json, result: Json, tries: int) -> None:
         """Runs after the job's end, so that no mail server delays or fails one."""
-        with told():
+        with telling(here):
             await tell(spec, result, tries)
 
     async def tell(spec: Json, result: Json, tries: int) -> None:
@@ -108,7 +98,7 @@ def register(here: set[str], tools: Tools) -> None:
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=1000)
     async def ingest(spec: Json) -> str:
-        with told():
+        with telling(here):
             return await attempt(spec)
 
     async def attempt(spec: Json) -> str:
@@ -268,7 +258,9 @@ async def _compose(run: _Run) -> None:
     batches = [asdict(b) for b in plan(Probe(**found))]
     await _read_and_index(run, batches, pages)
     await run.settle(QUEUE_INDEX, "finish", value={"pages": pages})
-    saved = await run.settle(QUEUE_OUT, "save")
+    status = "partial" if run.failed else "succeeded"
+    outcome = {"status": status, "message": _summary(run, status, None), "pages_failed": run.failed}
+    saved = await run.settle(QUEUE_OUT, "save", value=outcome)
     run.count("save", 1, 1)
     run.event(
         "save",

@@ -31,6 +31,7 @@ from pipeline.engine import (
     Engine,
     run_id,
 )
+from pipeline.notify import sealed
 from pipeline.options import PartitionOptions
 from pipeline.source import check_upload, digest
 from pipeline.standing import Standing
@@ -73,7 +74,7 @@ class Jobs:
         self.engine = Engine(self.settings, self.paths)
         self._admission = Admission(self.settings, self.paths, self.catalog)
         self._standing = Standing(
-            catalog=self.catalog, ready=self.ready, most=self.settings.max_jobs
+            catalog=self.catalog, engine=self.engine, most=self.settings.max_jobs
         )
 
     def submit(self, user: str, request: Request) -> dict[str, Any]:
@@ -107,6 +108,7 @@ class Jobs:
             "chunk": asdict(request.chunk),
             "gpu": request.gpu,
             "locked": request.password is not None,
+            "notify": sealed(self.settings.secret, request.notify) if request.notify else None,
             "order": self.catalog.count_jobs(user),
         }
         stem = _job_id(user, spec)
@@ -119,10 +121,8 @@ class Jobs:
             }
         job_id = f"{stem}-r{len(runs) + 1}" if runs else stem
         admission.keep(request.path, self.paths.source(user, sha256))
-        work = self.paths.work(user, job_id)
-        for name, secret in (("notify", request.notify), ("password", request.password)):
-            if secret:
-                write_private(work / name, secret)
+        if request.password:
+            write_private(self.paths.work(user, job_id) / "password", request.password)
         row = JobRow(
             id=job_id,
             user=user,
@@ -174,7 +174,7 @@ class Jobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(archive, target)
         self.catalog.put_job(row)
-        self.engine.start(user, TRANSFER_WORKFLOW, QUEUE_JOBS, run_id(job_id, 1), row.spec)
+        self._enqueue(row, 1, {})
         return self._standing.shown(row)
 
     async def watch(self, user: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
@@ -248,7 +248,7 @@ class Jobs:
                 f"The job was cancelled; what was indexed {left}.",
                 "cancelled",
                 finished_at=time.time(),
-                summary={"error": None, "retry_at": None},
+                summary={"error": None, "retry_at": None, "outcome": None},
             )
             self.engine.stop(row.id)
             if not keep:
@@ -274,6 +274,8 @@ class Jobs:
         row = self.catalog.job(user, job_id)
         if row.status not in FINISHED:
             raise Refused("job_running", "The job is not finished.", "Cancel it or wait.")
+        if row.summary.get("kind", "ingest") != "ingest":
+            return self._transfer_again(row)
         if "sha256" not in row.spec:
             raise Refused("job_refused", "The file was refused and not kept.", "Submit it again.")
         total = int(row.summary.get("pages", 0))
@@ -316,6 +318,7 @@ class Jobs:
                 "error": None,
                 "retry_at": None,
                 "again": again,
+                "outcome": None,
                 "dismissed": False,
             },
         )
@@ -367,6 +370,13 @@ class Jobs:
 
     # Inside
 
+    def _transfer_again(self, row: JobRow) -> dict[str, Any]:
+        archive = self.paths.work(row.user, row.id) / "archive.zip"
+        if row.summary["kind"] == "import" and not archive.exists():
+            raise Refused("job_refused", "The archive was not kept.", "Import it again.")
+        self.again(row, "The job was put in the queue again.", {})
+        return self.job(row.user, row.id)
+
     def _stands(self, user: str, row: JobRow) -> bool:
         """Whether that job runs, or what it made is still there."""
         if row.status not in FINISHED:
@@ -377,7 +387,8 @@ class Jobs:
 
     def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
         body = self._body(row, attempt, again)
-        self.engine.start(row.user, WORKFLOW, QUEUE_JOBS, run_id(row.id, attempt), body)
+        workflow = WORKFLOW if row.summary.get("kind", "ingest") == "ingest" else TRANSFER_WORKFLOW
+        self.engine.start(row.user, workflow, QUEUE_JOBS, run_id(row.id, attempt), body)
 
     def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
         return {

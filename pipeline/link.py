@@ -19,6 +19,7 @@ from typing import Any
 
 import errors
 from errors import QuireError, Unavailable
+from pipeline.engine import starting
 from storage.paths import Paths
 
 KINDS = {
@@ -91,7 +92,7 @@ class Link:
         try:
             return Client(address(self.paths), "AF_UNIX", authkey=key(self.paths))
         except (OSError, EOFError, AuthenticationError) as problem:
-            raise _away("The worker is starting.") from problem
+            raise _away(starting(self.paths)) from problem
 
     def _drain(self) -> None:
         while not self._idle.empty():

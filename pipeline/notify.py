@@ -5,6 +5,7 @@ over without an answer is not sent again. A webhook reaches public addresses onl
 was checked, follows no redirect and reads no answer. Knows nothing of DBOS.
 """
 
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -52,6 +53,30 @@ def checked(address: str | None, *, private: bool = False) -> str | None:
         "That is neither a mail address nor an https address.",
         "Use one mail address, or a URL that begins with https://.",
     )
+
+
+def sealed(secret: bytes, address: str) -> str:
+    """Not to be read, or put in the place of another, without QUIRE_SECRET: rows leave the machine."""
+    return str(_seal(secret).encrypt(address.encode()), "ascii")
+
+
+def unsealed(secret: bytes, address: str) -> str:
+    """InputError when it was sealed with another secret."""
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return str(_seal(secret).decrypt(address.encode()), "utf-8")
+    except InvalidToken as problem:
+        raise InputError(
+            "notify_lost", "The address cannot be read: QUIRE_SECRET has changed.", "Submit again."
+        ) from problem
+
+
+def _seal(secret: bytes) -> Any:
+    from cryptography.fernet import Fernet
+
+    key = hmac.new(secret, b"address", hashlib.sha256).digest()
+    return Fernet(base64.urlsafe_b64encode(key))
 
 
 class _Unanswered(Exception):

@@ -21,7 +21,7 @@ from errors import InputError, NotFound, QuireError, Refused, Unavailable
 from pipeline.borrow import GPU_WAIT, Ask, Borrower
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
-from pipeline.notify import Notifier
+from pipeline.notify import Notifier, unsealed
 from pipeline.options import PartitionOptions
 from pipeline.partition import (
     STYLE,
@@ -89,9 +89,12 @@ class Place:
     @property
     def readable(self) -> Path:
         """The decrypted or repaired copy when there is one, else the original."""
-        copy = self.elements / "readable.pdf"
         original = self.tools.paths.source(self.spec["user"], self.spec["sha256"])
-        return copy if copy.exists() else original
+        return self.copy if self.copy.exists() else original
+
+    @property
+    def copy(self) -> Path:
+        return self.elements / "readable.pdf"
 
     @property
     def ask(self) -> Ask:
@@ -143,24 +146,24 @@ class _Seeing:
 
 def probe_source(place: Place) -> Json:
     """What is in the file; written once beside its elements, and told in the job's row."""
+    tools, spec = place.tools, place.spec
+    tools.stores.committer.touch(spec["user"])  # the job and its original are saved soon
     target = place.elements / "probe.json"
     with contextlib.suppress(NotFound):  # read before, on a disk that is gone
-        place.tools.stores.restore.elements(
-            place.spec["user"], place.spec["sha256"], place.options.version()
-        )
-    if not target.exists():
+        tools.stores.restore.elements(spec["user"], spec["sha256"], place.options.version())
+    original = tools.stores.restore.original(spec["user"], spec["sha256"])
+    told: Json = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    if not told or (told["copy"] and not place.copy.exists()):
         secret = place.work / "password"
-        if place.spec["locked"] and not secret.exists():
+        if spec["locked"] and not secret.exists():
             raise InputError(
                 "password_lost", "The password is no longer there.", "Submit the file again."
             )
         password = secret.read_text(encoding="utf-8") if secret.exists() else None
-        tools = place.tools
-        original = tools.stores.restore.original(place.spec["user"], place.spec["sha256"])
         found = look(
             tools.pool,
             original,
-            place.elements / "readable.pdf",
+            place.copy,
             password=password,
             max_pages=tools.settings.max_pages,
             cancelled=place.cancelled(),
@@ -169,13 +172,14 @@ def probe_source(place: Place) -> Json:
         if place.options.strategy != "reference":
             style_of(tools.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))
-    told: Json = json.loads(target.read_text(encoding="utf-8"))
+        told = json.loads(target.read_text(encoding="utf-8"))
     kept = ("lock", "text_share", "scan_share", "languages", "scripts")
-    place.tools.catalog.update_job(
-        place.spec["job"],
+    tools.catalog.update_job(
+        spec["job"],
         summary={
             "pages": told["pages"],
             "estimate": told["seconds"],
+            "version": place.options.version(),
             "probe": {name: told[name] for name in kept if name in told},
         },
     )
@@ -331,8 +335,11 @@ def finish_index(place: Place, pages: int) -> Json:
     return {"records": len(current)}
 
 
-def save(place: Place) -> Json:
-    """One confirmed generation of this user."""
+def save(place: Place, outcome: Json) -> Json:
+    """One confirmed generation of this user: once it stands, so does the job's outcome."""
+    place.tools.catalog.update_job(
+        place.spec["job"], summary={"outcome": {**outcome, "at": time.time()}}
+    )
     return {"generation": place.tools.stores.committer.save(place.spec["user"])}
 
 
@@ -350,10 +357,15 @@ def undo(place: Place) -> Json:
 def notify(place: Place, result: Json) -> Json:
     """Tell whoever asked. An error that may pass is raised while there are tries left; every other
     end is told in the job's row."""
-    target = place.work / "notify"
-    if not target.exists():
+    address = place.spec.get("notify")
+    if not address:
         return {}
-    told = place.tools.notifier.send(target.read_text(encoding="utf-8"), place.spec, result)
+    try:
+        told = place.tools.notifier.send(
+            unsealed(place.tools.settings.secret, address), place.spec, result
+        )
+    except InputError as problem:
+        told = {"state": "failed", "reason": str(problem)}
     place.tools.catalog.update_job(place.spec["job"], summary={"notified": told})
     return told
 
@@ -371,7 +383,7 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
     "reread": lambda place, batch, _: reread_pages(place, batch),
     "index": lambda place, batch, value: index_batch(place, batch, last=value["last"]),
     "finish": lambda place, _, value: finish_index(place, int(value["pages"])),
-    "save": lambda place, _, __: save(place),
+    "save": lambda place, _, value: save(place, value),
     "undo": lambda place, _, __: undo(place),
     "notify": lambda place, _, value: notify(place, value),
     "clean": lambda place, _, value: clean(place, value),

@@ -1,14 +1,14 @@
 """Where a job stands: what its row says in the public interface, its place in line, how long still.
 
-Computed from rows alone; what is asked over and over is remembered for a moment. Knows nothing of the
-engine.
+Computed from rows; what is asked over and over is remembered for a moment. Of the engine it knows
+whether it takes jobs.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.engine import Engine, starting
 from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 
 _TAKEN_TOGETHER = 4
@@ -19,10 +19,10 @@ _FIRST_PACE = 3.0  # chunks, vectors and the save cost about twice what reading 
 
 @dataclass(slots=True, kw_only=True)
 class Standing:
-    """`ready` says whether the worker takes jobs; `most` is how many one user may have."""
+    """`most` is how many jobs one user may have."""
 
     catalog: Catalog
-    ready: Callable[[], bool]
+    engine: Engine
     most: int
     _lines: dict[str, tuple[float, list[JobRow]]] = field(default_factory=dict)
     _paced: tuple[float, float] = (-1e9, 1.0)
@@ -79,8 +79,8 @@ class Standing:
             return str(row.summary.get("message"))
         if row.status != "queued":
             return None
-        if not self.ready():
-            return "The worker is starting."
+        if not self.engine.ready():
+            return starting(self.engine.paths)
         if len(before) >= _TAKEN_TOGETHER:
             return f"{len(before)} of your jobs are before this one."
         return "It is taken up next."

@@ -4,6 +4,7 @@ A killed worker begins such a job again: an export writes its file aside, an imp
 collection it has noted, vectors of another model are kept as they are made. Progress is numbered events, as everywhere. Knows nothing of HTTP.
 """
 
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbos import DBOS
+from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from errors import QuireError, Refused
 from pipeline.admission import write_private
 from pipeline.borrow import GPU_WAIT, Ask, Borrower
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
-from pipeline.engine import TRANSFER_WORKFLOW
+from pipeline.engine import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
 from pipeline.pool import Cancelled, PageProcessDied, Pool
@@ -32,7 +33,6 @@ from storage.stores import Stores
 from storage.workspace import Space
 
 Json = dict[str, Any]
-_WAITS = (10.0, 30.0, 120.0, 600.0)
 _NOTE_EVERY = 2000  # records
 _INTAKE_SECONDS = 900.0
 
@@ -77,7 +77,9 @@ class Job:
         catalog.append_event(job, {**body, "time": time.time()}, summary=summary, **changes)
 
     def cancelled(self) -> bool:
-        return self.tools.catalog.job(self.user, self.spec["job"]).status == "cancelled"
+        """It was cancelled, or runs again by now."""
+        row = self.tools.catalog.job(self.user, self.spec["job"])
+        return row.status == "cancelled" or row.summary.get("attempt", 1) != self.spec["attempt"]
 
     def report(self, what: str) -> Callable[[int, int], None]:
         """Counts what was moved: an event now and then, an end when it was cancelled."""
@@ -94,41 +96,66 @@ class Job:
         return count
 
 
-def register(tools: Tools) -> None:
-    """Define the workflow over these tools; call once, before DBOS is launched."""
+def register(here: set[str], tools: Tools) -> None:
+    """Define the workflow over these tools; call once, before DBOS is launched. `here` holds the
+    ids of those that run in this process."""
 
-    @DBOS.step(name="transfer_step_v1")
-    def move(spec: Json) -> str:
+    @DBOS.step(name="transfer_step_v2")
+    def move(spec: Json) -> Json:
         return run(Job(tools, spec))
 
-    @DBOS.workflow(name=TRANSFER_WORKFLOW, max_recovery_attempts=20)
+    @DBOS.step(name="transfer_pause_v2")
+    def pause(spec: Json, error: Json) -> float:
+        """Drawn and told once, however often this is replayed."""
+        seconds = BACKOFF[int(spec.get("tries", 0))] * random.uniform(0.9, 1.1)
+        Job(tools, spec).note(
+            f"{error['message']} Trying again in {seconds:.0f} s.",
+            status="waiting",
+            summary={"retry_at": time.time() + seconds},
+        )
+        return seconds
+
+    @DBOS.workflow(name=TRANSFER_WORKFLOW, max_recovery_attempts=1000)
     def transfer(spec: Json) -> str:
-        return move(spec)
+        """What has to wait ends this run: its continuation is in the queue with a delay."""
+        with telling(here):
+            found = move(spec)
+            if found["status"] != "waiting":
+                return str(found["status"])
+            turn = int(spec.get("turn", 0)) + 1
+            after = pause(spec, found["error"])
+            with (
+                SetWorkflowID(run_id(spec["job"], spec["attempt"], turn)),
+                SetEnqueueOptions(queue_partition_key=spec["user"], delay_seconds=after),
+            ):
+                DBOS.enqueue_workflow(QUEUE_JOBS, transfer, {**spec, "turn": turn, "tries": turn})
+            return "waiting"
 
 
-def run(job: Job) -> str:
-    """The final status; what may pass by itself is tried again for a quarter of an hour."""
+def run(job: Job) -> Json:
+    """The final `status`, or `waiting` and the error that may pass by itself."""
+    if job.cancelled():
+        return {"status": "cancelled"}
     work = {"export": _out, "import": _in, "reembed": _anew}[job.spec["kind"]]
-    job.note("It has begun.", status="running", started_at=time.time())
-    for wait in (*_WAITS, None):
-        try:
-            message, result = work(job)
-        except QuireError as problem:
-            if job.cancelled():
-                return "cancelled"
-            if not problem.permanent and wait is not None:
-                job.note(f"{problem.message} Trying again in {wait:.0f} s.", status="waiting")
-                time.sleep(wait)
-                job.note("Trying again.", status="running")
-                continue
-            error = problem.as_dict()
-            job.note(str(problem), status="failed", error=error, finished_at=time.time())
+    if job.spec.get("turn"):
+        job.note("Trying again.", status="running", summary={"retry_at": None})
+    else:
+        job.note("It has begun.", status="running", started_at=time.time())
+    try:
+        message, result = work(job)
+    except QuireError as problem:
+        if job.cancelled():
+            return {"status": "cancelled"}
+        error = problem.as_dict()
+        if not problem.permanent and int(job.spec.get("tries", 0)) < len(BACKOFF):
+            return {"status": "waiting", "error": error}
+        job.note(str(problem), status="failed", error=error, finished_at=time.time())
+        if problem.permanent:
             shutil.rmtree(job.work, ignore_errors=True)
-            return "failed"
-        break
+        return {"status": "failed"}
     job.note(message, status="succeeded", summary={"result": result}, finished_at=time.time())
     shutil.rmtree(job.work, ignore_errors=True)
-    return "succeeded"
+    return {"status": "succeeded"}
 
 
 # Out

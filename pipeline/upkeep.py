@@ -3,6 +3,7 @@
 * a job that is not finished and has no workflow is taken up again: after an upgrade, a broken
   workflow, a restored catalogue
 * a workflow whose thread died here (a full disk) is resumed
+* a user whose jobs came or stopped is saved soon, so that their jobs outlive the disk
 * a worker on another machine that gave no sign of life is dead, and its workflows are resumed
 * what is old is deleted
 
@@ -10,6 +11,7 @@ Each pass ends with this worker's own sign of life, so that a pass that hangs or
 Knows nothing of stages.
 """
 
+import contextlib
 import datetime
 import logging
 import shutil
@@ -19,17 +21,20 @@ from dataclasses import dataclass, field
 
 from dbos import DBOS
 
+from errors import QuireError
 from pipeline.engine import (
     APPLICATION_VERSION,
     NOTIFY_WORKFLOW,
     QUEUE_JOBS,
     STAGE_WORKFLOW,
+    TRANSFER_WORKFLOW,
     UNFINISHED,
     WORKFLOW,
     run_id,
 )
 from pipeline.jobs import Jobs
 from storage.catalog import ACTIVE, Catalog, JobRow
+from storage.stores import Stores
 
 log = logging.getLogger(__name__)
 PASS = 2.5
@@ -37,7 +42,12 @@ DEAD_AFTER = 15.0
 KEEP_WORKFLOWS = 7 * 86400.0
 KEEP_JOBS = 90 * 86400.0
 _TAKEN_UP_AT_MOST = 3
-_TELL = {WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW}  # they say in `here` that they run
+_TELL = {
+    WORKFLOW,
+    STAGE_WORKFLOW,
+    NOTIFY_WORKFLOW,
+    TRANSFER_WORKFLOW,
+}  # they say in `here` that they run
 
 
 @dataclass(slots=True)
@@ -50,8 +60,10 @@ class Upkeep:
     executor: str
     here: set[str]
     role: str
+    stores: Stores
     _suspects: set[str] = field(default_factory=set)
     _cleaned: float = 0.0
+    _told: float = field(default_factory=time.time)
 
     def run(self, stopping: threading.Event) -> None:
         """Until the worker stops. An error ends the thread: `/readyz` turns red."""
@@ -64,10 +76,22 @@ class Upkeep:
             for name in suspects & self._suspects:  # seen twice: not in the middle of something
                 self._revive(name)
             self._suspects = suspects
+            self._to_save()
             if time.time() - self._cleaned > 3600:
                 self._clean()
                 self._cleaned = time.time()
         self.catalog.workers.beat(self.executor, self.role)
+
+    def _to_save(self) -> None:
+        """Jobs that came, failed or were cancelled are in the next save, also when nothing else
+        is. Where another container has taken the lease meanwhile, this one's next save says so."""
+        since, self._told = self._told, time.time()
+        for user in self.catalog.came_or_stopped(since - PASS):
+            self.stores.committer.touch(user)
+        replication = self.stores.replication
+        if replication.lease and not replication.lease.taken:  # the stores were away at the start
+            with contextlib.suppress(QuireError):
+                replication.lease.lost = replication.take() is not None
 
     def _orphans(self) -> set[str]:
         """Unfinished jobs without a workflow that this version can run."""
@@ -75,7 +99,7 @@ class Upkeep:
         if not rows:
             return set()
         found = DBOS.list_workflows(
-            name=WORKFLOW,
+            name=[WORKFLOW, TRANSFER_WORKFLOW],
             status=list(UNFINISHED),
             app_version=APPLICATION_VERSION,
             load_input=False,
@@ -85,8 +109,7 @@ class Upkeep:
         return {
             f"job {r.user} {r.id}"
             for r in rows
-            if r.summary.get("kind", "ingest") == "ingest"
-            and run_id(r.id, int(r.summary.get("attempt", 1))) not in running
+            if run_id(r.id, int(r.summary.get("attempt", 1))) not in running
         }
 
     def _stuck(self) -> set[str]:

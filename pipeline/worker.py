@@ -5,6 +5,7 @@ running, so that the app process starts nothing after launch. May be killed at a
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -51,14 +52,16 @@ from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from pipeline.upkeep import Upkeep
 from settings import Settings
-from storage import chroma
+from storage import chroma, journal
 from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
 from storage.committer import Committer
 from storage.erase import erase_user
+from storage.lease import Lease
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote
+from storage.replication import Replication
 from storage.retrying import Proved, Retrying
 from storage.stores import open_stores
 
@@ -67,6 +70,7 @@ _HEALTHY = 5.0
 _SAVING = 20.0  # what is unsaved at the end has this long
 _PAUSE = 0.2
 _LOADED = 3  # embedding models at once
+_TERM = 2.0  # intervals between saves that a lease lasts
 _QUEUES = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 Made = TypeVar("Made")
 
@@ -174,6 +178,12 @@ def _run(
 ) -> None:
     catalog = Catalog(catalog_url(settings, paths))
     stores = open_stores(paths, catalog, *remotes(settings, paths))
+    stores.replication.lease = Lease(
+        instance=journal.instance(paths),
+        seconds=_TERM * stores.committer.pace.interval,
+        unfinished=catalog.unfinished_users,
+        kept=paths.lease,
+    )
     threads = max(1, (os.cpu_count() or 2) - 1)
 
     encoder = _Encoders(
@@ -211,6 +221,7 @@ def _run(
     )
     intake = Pool(1, memory_mb=4000, recycle_after=1)
     transfer.register(
+        here,
         transfer.Tools(
             paths=paths,
             catalog=catalog,
@@ -219,7 +230,7 @@ def _run(
             encoder=encoder,
             borrower=borrower,
             reader=intake,
-        )
+        ),
     )
     house = housekeeping.House(
         paths=paths,
@@ -228,9 +239,13 @@ def _run(
         visitor_hours=settings.visitor_hours,
     )
     role = "reader" if reader else "main"
+    if not reader:
+        _hold(stores.replication, paths, stopping)
+        if stopping.is_set():
+            return
     catalog.workers.beat(executor, role)  # before it takes anything: else nobody would miss it
     _launch(settings, executor, [QUEUE_PAGES] if reader else list(_QUEUES))
-    upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role)
+    upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role, stores)
     threading.Thread(target=upkeep.run, args=(stopping,), daemon=True).start()
     if reader:
         stopping.wait()
@@ -244,8 +259,25 @@ def _run(
     intake.close()
     DBOS.destroy(workflow_completion_timeout_sec=0)
     stores.committer.close()
+    if not reader:
+        stores.replication.release()
     stores.workspaces.close()
     catalog.close()
+
+
+def _hold(replication: Replication, paths: Paths, stopping: threading.Event) -> None:
+    """Wait while another container runs the jobs of the same store. While the stores cannot be asked
+    there is nothing to wait for: the first save asks, and upkeep asks again."""
+    told = paths.run / "waiting"
+    with contextlib.suppress(QuireError):
+        while not stopping.is_set() and (other := replication.take()) is not None:
+            until = time.strftime("%H:%M:%S", time.gmtime(other.until))
+            told.write_text(
+                f"Another container of this Space is still running; waiting for it until {until} UTC.",
+                encoding="utf-8",
+            )
+            stopping.wait(1.0)
+    told.unlink(missing_ok=True)
 
 
 def _answer_calls(

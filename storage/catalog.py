@@ -282,6 +282,21 @@ class Catalog:
         with self._engine.connect() as db:
             return [_job(r) for r in db.execute(query.order_by(schema.jobs.c.created_at))]
 
+    def unfinished_users(self) -> list[str]:
+        """Whose jobs are not done, also when their last save stands."""
+        query = select(schema.jobs).where(schema.jobs.c.status.in_(ACTIVE))
+        with self._engine.connect() as db:
+            rows = map(_job, db.execute(query))
+            return sorted({row.user for row in rows if not row.summary.get("outcome")})
+
+    def came_or_stopped(self, since: float) -> list[str]:
+        """Users whose jobs were made, failed or were cancelled after that time."""
+        jobs = schema.jobs.c
+        stopped = (jobs.finished_at > since) & jobs.status.in_(("failed", "cancelled"))
+        query = select(jobs.user).where((jobs.created_at > since) | stopped).distinct()
+        with self._engine.connect() as db:
+            return [str(row.user) for row in db.execute(query)]
+
     def count_jobs(self, user: str, statuses: Iterable[str] | None = None) -> int:
         query = select(func.count()).select_from(schema.jobs).where(schema.jobs.c.user == user)
         if statuses is not None:

@@ -141,7 +141,7 @@ class Committer:
         self.schedule = Schedule(self.pace, self.clock())
 
     def run(self) -> None:
-        """Until `close`. What an earlier process left unsaved is dirty from the start."""
+        """Until `close`, or until another instance has taken the lease. What an earlier process left unsaved is dirty from the start."""
         for user in users_here(self.replication.paths):
             base = self.replication.base(user)
             if base and base.forgetting:
@@ -151,7 +151,8 @@ class Committer:
             elif self.replication.paths.clean(user).exists():
                 with self._lock:
                     self.schedule.not_published(user, self.clock())
-        while not self._stopping:
+        lease = self.replication.lease
+        while not (self._stopping or (lease and lease.lost)):
             if not self.step():
                 self._forget()
                 self._wake.wait(1.0)

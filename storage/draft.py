@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage import generations, journal, segments
+from storage import generations, journal, ledger, segments
 from storage import manifest as manifests
-from storage.catalog import Catalog, SourceRow
+from storage.catalog import Catalog, JobRow, SourceRow
 from storage.generations import Found
 from storage.manifest import File, Manifest, Published, Retired
 from storage.paths import Paths
@@ -26,6 +26,7 @@ _INSTANCES = 8
 _KEPT = {".jsonl", ".crops", ".json"}
 Contents = Callable[[str, File], bytes]
 Files = dict[str, Path | bytes]
+Known = dict[str, File]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,9 @@ def compose(
     elif rows:
         kept.append(_segment(rows, generation, files))
     sources = [] if wish.erase_user else catalog.sources(user)
-    held = _held(paths, user, sources, old.files if old else (), files)
+    jobs = [] if wish.erase_user else ledger.saved_jobs(catalog, user)
+    known = {f.path: f for f in old.files} if old else {}
+    held = {**_held(paths, user, sources, known, files), **_jobs(paths, user, jobs, known, files)}
     if wish.copy:
         published = _published(wish.copy, generation, files)
     new = Manifest(
@@ -101,7 +104,7 @@ def compose(
         else tuple(entry_of(c) for c in catalog.collections(user)),
         sources=tuple(source_of(s) for s in sources),
         segments=tuple(kept),
-        files=held,
+        files=tuple(held[p] for p in sorted(held)),
         published=published,
         erased_at=time.time() if wish.erase_user else old.erased_at if old else None,
         shipped=_shipped(old, writer, ships),
@@ -183,11 +186,10 @@ def _published(copy: Copy, generation: int, files: Files) -> Published:
 
 
 def _held(
-    paths: Paths, user: str, sources: Sequence[SourceRow], known: Sequence[File], files: Files
-) -> tuple[File, ...]:
+    paths: Paths, user: str, sources: Sequence[SourceRow], known: Known, files: Files
+) -> Known:
     """Originals and elements of the sources, each once per content; new ones go into `files`."""
-    have = {f.path: f for f in known}
-    held: dict[str, File] = {}
+    held: Known = {}
     for source in sources:
         for path, build in (
             (source_path(source.sha256), _original),
@@ -195,15 +197,47 @@ def _held(
         ):
             if path in held:
                 continue
-            if path in have:
-                held[path] = have[path]
+            if path in known:
+                held[path] = known[path]
                 continue
             content = build(paths, user, source)
             if content is not None:
-                sha, size = generations.measure(content)
-                held[path] = File(path=path, sha256=sha, bytes=size)
-                files[path] = content
-    return tuple(held[p] for p in sorted(held))
+                held[path] = _file(path, content, files)
+    return held
+
+
+def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: Files) -> Known:
+    """The jobs, and what unfinished ones need to go on elsewhere: their original, and the batches
+    that are done, those since the last save in an archive of their own."""
+    if not rows:
+        return {}
+    told = ledger.dump(rows)
+    name = f"jobs/{generations.digest(told)[:32]}.json"
+    held = {name: known.get(name) or _file(name, told, files)}
+    fresh = 0
+    for work in ledger.works(rows):
+        path, original = source_path(work.sha256), paths.source(user, work.sha256)
+        if path in known:
+            held[path] = known[path]
+        elif original.exists() and fresh < ledger.ORIGINALS_AT_ONCE:
+            held[path] = _file(path, original, files)
+            fresh += 1
+        if work.version is None or elements_path(work.sha256, work.version) in known:
+            continue
+        top = ledger.part_folder(work.sha256, work.version)
+        held.update({p: f for p, f in known.items() if p.startswith(top)})
+        folder = paths.elements(user, work.sha256, work.version)
+        part = ledger.next_part(folder, top, held)
+        if part is not None:
+            archive = _zipped(paths, user, folder / "part.zip", part[1])
+            held[part[0]] = _file(part[0], archive, files)
+    return held
+
+
+def _file(path: str, content: Path | bytes, files: Files) -> File:
+    sha, size = generations.measure(content)
+    files[path] = content
+    return File(path=path, sha256=sha, bytes=size)
 
 
 def source_path(sha256: str) -> str:
@@ -224,10 +258,15 @@ def _archive(paths: Paths, user: str, source: SourceRow) -> Path | None:
     folder = paths.elements(user, source.sha256, source.version)
     if not folder.is_dir():
         return None
-    target = folder.with_suffix(".zip")
-    found = {f"elements/{p.name}": p for p in sorted(folder.glob("*")) if p.suffix in _KEPT}
+    members = [p for p in sorted(folder.glob("*")) if p.suffix in _KEPT]
+    return _zipped(paths, user, folder.with_suffix(".zip"), members)
+
+
+def _zipped(paths: Paths, user: str, target: Path, members: Sequence[Path]) -> Path:
+    """These files, and the crops that they list, stored: the same bytes each time."""
+    found = {f"elements/{p.name}": p for p in members}
     crops = paths.crops(user)
-    for listed in sorted(folder.glob("*.crops")):
+    for listed in (p for p in members if p.suffix == ".crops" and p.exists()):
         for name in listed.read_text(encoding="ascii").split():
             found[f"crops/{name}"] = crops / name
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

@@ -17,7 +17,7 @@ _READABLE = {1, 2}  # 1 had no published directory and kept no older generations
 _MAX_FILES = 200_000
 _MAX_BYTES = 1 << 41
 _PATH = re.compile(
-    r"(segments|sources|elements|chroma|manifests)/[A-Za-z0-9][A-Za-z0-9._/-]{0,250}"
+    r"(segments|sources|elements|jobs|chroma|manifests)/[A-Za-z0-9][A-Za-z0-9._/-]{0,250}"
 )
 _SHA = re.compile(r"[0-9a-f]{64}")
 

@@ -113,5 +113,10 @@ class Paths:
         """The name of this data directory among others that write the same stores."""
         return self.root / "instance"
 
+    @property
+    def lease(self) -> Path:
+        """This instance's last term as the one that runs the jobs of its stores."""
+        return self.root / "lease.json"
+
     def export(self, key: str, name: str) -> Path:
         return self.exports / _checked(_KEY, key) / _checked(_NAME, name)

@@ -5,6 +5,7 @@ number of users. What a generation holds is what its manifest names, each file w
 Knows nothing of PDFs, chunks or jobs; when to save is the committer's business.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from errors import Conflict, Corrupt, NotFound, QuireError
-from storage import generations, journal, segments
+from storage import generations, journal, ledger, segments
 from storage import manifest as manifests
-from storage.catalog import Catalog
+from storage.catalog import Catalog, JobRow
 from storage.draft import KEEP, Draft, Files, Wish, compose, kept_path
 from storage.generations import Found, named
+from storage.lease import Lease, Term, taken_over
 from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.rebase import rebase
@@ -49,7 +51,8 @@ class RemoteStatus:
 @dataclass(slots=True)
 class Replication:
     """One primary and perhaps a mirror, for every user of this data directory. `forgotten` are the
-    users whose erased names have left the histories; their next save says so."""
+    users whose erased names have left the histories; their next save says so. Where there is a
+    `lease`, each save renews it, and fails once another instance has taken it."""
 
     paths: Paths
     catalog: Catalog
@@ -57,6 +60,7 @@ class Replication:
     mirror: Remote | None = None
     keep: int = KEEP
     forgotten: set[str] = field(default_factory=set)
+    lease: Lease | None = None
     _locks: dict[str, threading.RLock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _errors: dict[str, QuireError] = field(default_factory=dict)
@@ -123,17 +127,26 @@ class Replication:
 
     def _commit(self, drafts: Sequence[Draft], outcomes: dict[str, int | QuireError]) -> list[str]:
         """The users whose drafts have to be made again, on top of what others saved."""
+        change = Change(
+            files={named(d.user, p): c for d in drafts for p, c in d.files.items()},
+            manifests={named(d.user, "manifest.json"): d.raw for d in drafts},
+            expected={named(d.user, "manifest.json"): d.manifest.parent for d in drafts},
+            deletes=frozenset(named(d.user, p) for d in drafts for p in d.deletes),
+        )
+        term = self.lease.next() if self.lease else None
+        if self.lease and term:
+            change = self.lease.added(change, self.primary, term)
         try:
-            self.primary.commit(
-                Change(
-                    files={named(d.user, p): c for d in drafts for p, c in d.files.items()},
-                    manifests={named(d.user, "manifest.json"): d.raw for d in drafts},
-                    expected={named(d.user, "manifest.json"): d.manifest.parent for d in drafts},
-                    deletes=frozenset(named(d.user, p) for d in drafts for p in d.deletes),
-                )
-            )
+            self.primary.commit(change)
         except QuireError as problem:
+            if self.lease and isinstance(problem, Conflict):
+                self.lease.look_again(self.primary)
+            if self.lease and self.lease.lost:
+                outcomes.update({d.user: taken_over() for d in drafts})
+                return []
             return [d.user for d in drafts if self._landed(d, problem, outcomes) is False]
+        if self.lease and term:
+            self.lease.confirmed(self.primary, term)
         for draft in drafts:
             self._confirmed(draft, outcomes)
         return []
@@ -165,6 +178,50 @@ class Replication:
             self.forgotten.discard(draft.user)
         if self.mirror is not None:
             self._at_hand[draft.user] = draft.files
+
+    # Who runs the jobs
+
+    def take(self) -> Term | None:
+        """From now on this instance runs the jobs of this store, what another one left of them
+        included; or the term of the other, which is not over yet. Raises what the remotes answer
+        when they cannot be asked."""
+        lease = self.lease
+        if lease is None or lease.taken:
+            return None
+        if not lease.goes_on(self.primary):
+            found = lease.term = lease.look(self.remotes)
+            other = found.instance not in {"", lease.instance}
+            if other and found.until > lease.clock():
+                return found
+            if other:
+                for user in sorted({*found.users, *lease.unfinished()}):
+                    self._adopt(user, self.current(user))
+            if other and found.users and not self._written(lease):
+                return lease.look(self.remotes)
+        lease.taken = True
+        return None
+
+    def _written(self, lease: Lease) -> bool:
+        """False when another instance was faster."""
+        term = lease.next()
+        try:
+            for remote in self.remotes:
+                lease.write(remote, term)
+        except QuireError:
+            if not lease.lost:
+                raise
+            lease.lost = False
+            return False
+        return True
+
+    def release(self) -> None:
+        """Another instance need not wait; when this one cannot say so, its term runs out."""
+        lease = self.lease
+        if lease and lease.taken and not lease.lost and lease.term.until > lease.clock():
+            term = lease.next(over=True)
+            for remote in self.remotes:
+                with contextlib.suppress(QuireError):
+                    lease.write(remote, term)
 
     # What this instance goes on from
 
@@ -230,7 +287,9 @@ class Replication:
             base = self.base(user)
             path.parent.mkdir(parents=True, exist_ok=True)
             if head is not None:
+                saved = self._saved_jobs(user, head.manifest)
                 rebase(self.catalog, user, base, head.manifest)
+                ledger.put_back(self.catalog, user, saved)
                 erased = head.manifest.erased_at
                 if erased and not (base and base.erased_at == erased):
                     for file in journal.pending(self.paths, user):
@@ -239,6 +298,19 @@ class Replication:
                 self.paths.stale(user).touch()
             self._go_on_from(user, raw)
             return head is not None
+
+    def _saved_jobs(self, user: str, newest: Manifest) -> list[JobRow]:
+        """None when what holds them is damaged everywhere: documents are restored all the same."""
+        try:
+            return [
+                job
+                for file in newest.files
+                if file.path.startswith("jobs/")
+                for job in ledger.load(self._contents(user, file), user=user)
+            ]
+        except (Corrupt, NotFound) as problem:
+            self.note(user, problem)
+            return []
 
     def _go_on_from(self, user: str, raw: bytes) -> None:
         path = self.paths.base(user)
@@ -257,6 +329,11 @@ class Replication:
         if file is None:
             raise NotFound("not_in_store", "That file was never saved.", "Upload it again.")
         generations.fetch(self.remotes, user, file, to)
+
+    def named(self, user: str) -> set[str]:
+        """The files that the newest generation known here names."""
+        base = self.base(user)
+        return {f.path for f in base.files} if base else set()
 
     def rows(self, user: str, files: Sequence[File]) -> Iterator[segments.Row]:
         """The rows of these segments in order, every byte verified first."""
@@ -288,6 +365,8 @@ class Replication:
             try:
                 self.catch_up(user, self.primary, self.mirror, at_hand)
                 self.note(user, None)
+                if self.lease and not self.lease.stands(self.mirror):
+                    self.lease.write(self.mirror, self.lease.term)
             except QuireError as problem:
                 self.note(user, problem)
 

@@ -16,6 +16,7 @@ from storage import generations, journal, segments, snapshot
 from storage.chroma import VectorStore
 from storage.draft import elements_path, source_path
 from storage.fulltext import Entry, Fulltext
+from storage.ledger import part_folder
 from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.replication import Replication, titles
@@ -57,28 +58,36 @@ class Restore:
         return path
 
     def elements(self, user: str, sha256: str, version: str) -> None:
-        """The elements and pictures of a source, as they were partitioned; NotFound when they were
-        never saved. What is there already stays."""
+        """The elements and pictures of a source, as they were partitioned, or the batches of it
+        that were; NotFound when none was ever saved. What is there already stays."""
         folder = self.paths.elements(user, sha256, version)
         if folder.exists():
             return
-        archive = folder.with_name(f".{folder.name}.zip")
+        whole, parts = elements_path(sha256, version), part_folder(sha256, version)
+        saved = self.replication.named(user)
+        archives = [whole] if whole in saved else sorted(p for p in saved if p.startswith(parts))
         aside = folder.with_name(f".{folder.name}.tmp")
-        self.replication.fetch(user, elements_path(sha256, version), archive)
+        for path in archives or [whole]:
+            self._unpack(user, path, aside)
+        aside.replace(folder)
+
+    def _unpack(self, user: str, path: str, folder: Path) -> None:
+        """A saved archive: elements into the folder, crops to the user's others."""
+        archive = folder.with_suffix(".zip")
+        self.replication.fetch(user, path, archive)
         try:
-            aside.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(archive) as members:
                 for name in members.namelist():
                     kind, _, plain = name.partition("/")
                     to = (
                         self.paths.crop(user, plain)
                         if kind == "crops"
-                        else aside / Path(plain).name
+                        else folder / Path(plain).name
                     )
                     to.parent.mkdir(parents=True, exist_ok=True)
                     if not to.exists():
                         to.write_bytes(members.read(name))
-            aside.replace(folder)
         except zipfile.BadZipFile as problem:
             raise Corrupt(
                 "elements_corrupt", "The saved elements cannot be read.", "Retry the job."

@@ -1,5 +1,6 @@
 """A worker under its supervisor, and the seam beside it: what the app process holds, without a page."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pikepdf
+import psutil
 
 from pipeline.engine import catalog_url
 from pipeline.jobs import Jobs, Request
@@ -62,9 +64,24 @@ class Engine:
             time.sleep(0.05)
         raise AssertionError(f"{found}\n{self.log()[-3000:]}")
 
+    def eventually(self, fits: Callable[[], object], seconds: float = 120) -> None:
+        limit = time.monotonic() + seconds
+        while not fits():
+            assert time.monotonic() < limit, self.log()[-3000:]
+            time.sleep(0.05)
+
     def kill_worker(self) -> None:
         told = [x for x in lines(self.data / "worker.log") if x["message"] == "worker started"]
         os.kill(told[-1]["worker"], signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """As a container ends that nobody asks: the supervisor, the worker, every page process."""
+        whole = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        for process in whole:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs([psutil.Process(self.process.pid), *whole], timeout=20)
 
     def log(self) -> str:
         return (self.data / "worker.log").read_text(encoding="utf-8")
@@ -80,7 +97,8 @@ class Engine:
 
 
 @contextmanager
-def engine(data: Path, **extra: str) -> Iterator[Engine]:
+def engine(data: Path, *, patience: float = 120, **extra: str) -> Iterator[Engine]:
+    """With `patience` for it to be ready; 0: it need not be."""
     data.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
@@ -101,7 +119,7 @@ def engine(data: Path, **extra: str) -> Iterator[Engine]:
     seam = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
     running = Engine(data, seam, Link(paths), process)
     try:
-        assert wait(paths, 120), running.log()
+        assert not patience or wait(paths, patience), running.log()
         yield running
     finally:
         process.terminate()

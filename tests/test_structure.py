@@ -46,6 +46,7 @@ HOMES = {
         "storage/workers.py",
         "storage/accounts.py",
     },
+    "cryptography": {"pipeline/notify.py"},
     "pypdfium2": {"pipeline/pdfium.py"},
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
     "fasttext": {"pipeline/language.py"},

@@ -366,9 +366,9 @@ def register(app: App) -> None:
 
     def status(caller: Caller) -> dict:  # type: ignore[type-arg]
         """Versions, queue, remotes and their lag, device. `restart_loses` says what a restart now would
-        take: `everything` (a Space without a dataset or bucket), else `changes` not yet in the stores
-        (None: the worker is away) and unfinished `jobs`, which no store holds; `message` says it
-        plainly. Your own machine's disk stays: all of it is none."""
+        take: `everything` (a Space without a dataset or bucket) with its unfinished `jobs`, else
+        `changes` not yet in the stores (None: the worker is away); jobs go on from there.
+        `message` says it plainly. Your own machine's disk stays: all of it is none."""
         return status_of(app, caller)
 
     for call in (
@@ -428,8 +428,8 @@ def restart_loses(settings: Settings, unsaved: int | None, jobs: int) -> dict[st
         )
     elif unsaved is None:
         message = "Not known while Quire is starting."
-    elif unsaved or jobs:
-        message = f"Changes not yet saved: {unsaved}. Jobs not finished, to be added again: {jobs}."
     else:
-        message = "Nothing: all documents are saved; the list of ended jobs starts anew."
-    return {"everything": everything, "changes": unsaved, "jobs": jobs, "message": message}
+        lost = f"Changes not yet saved: {unsaved}." if unsaved else "Nothing: all is saved."
+        message = f"{lost} Unfinished jobs go on by themselves: {jobs}." if jobs else lost
+    lost_jobs = jobs if everything else 0
+    return {"everything": everything, "changes": unsaved, "jobs": lost_jobs, "message": message}

@@ -1,0 +1,178 @@
+"""What a generation holds of its user's jobs: rows, and the finished batches of unfinished ones.
+
+A job that was saved so goes on after the disk is gone: its row comes back with a new epoch, its batches
+are there, and whoever looks after jobs takes it up. Rows say the same for as long as a job gets no
+further than its pages: a save that has nothing else to tell makes no generation. Knows nothing of
+what is in a batch.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from errors import Corrupt, NotFound, Refused
+from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
+
+Json = dict[str, Any]
+ENDED_KEPT = 200
+ORIGINALS_AT_ONCE = 40  # of unfinished jobs in one save; the others come with the next ones
+_KEPT = ("kind", "attempt", "again", "epoch", "pages", "estimate", "probe", "version", "dismissed",
+         "pages_failed", "error", "message")  # fmt: skip
+_OF_AN_END = {"pages_failed", "error", "message"}
+_OF_A_BATCH = (".jsonl", ".crops")
+_PART = re.compile(r"(\d{5})-(\d{5})\.zip")
+_LOST = Refused("import_lost", "The archive was on a disk that is gone.", "Import it again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A source that unfinished jobs need, and the version their elements are made with, once it is
+    known."""
+
+    sha256: str
+    version: str | None
+
+
+def saved_jobs(catalog: Catalog, user: str) -> list[JobRow]:
+    """Every unfinished job and the newest others, as a generation holds them. What was erased with
+    its collection or its source is not told."""
+    collections = {c.id for c in catalog.collections(user)}
+    sources = {(s.collection, s.sha256) for s in catalog.sources(user)}
+    unfinished = catalog.jobs(user, ACTIVE, 10_000)
+    ended = catalog.jobs(user, FINISHED, ENDED_KEPT)
+    rows = [_settled(row) for row in (*unfinished, *ended)]
+    return [
+        row
+        for row in rows
+        if (row.collection in collections or not row.collection)
+        and (row.status not in {"succeeded", "partial"} or (row.collection, row.sha256) in sources)
+    ]
+
+
+def _settled(row: JobRow) -> JobRow:
+    """What a save says of a job. One whose last save this may be has ended when the save stands."""
+    outcome = row.summary.get("outcome")
+    if outcome:
+        end = {k: outcome[k] for k in ("pages_failed", "message")}
+        row = replace(
+            row,
+            status=outcome["status"],
+            finished_at=outcome["at"],
+            summary={**row.summary, "error": None, **end},
+        )
+    over = row.status in FINISHED
+    summary = {
+        k: row.summary[k] for k in _KEPT if k in row.summary and (over or k not in _OF_AN_END)
+    }
+    return replace(
+        row,
+        status=row.status if over else "queued",
+        summary=summary,
+        started_at=None,
+        finished_at=row.finished_at if over else None,
+    )
+
+
+def dump(rows: Iterable[JobRow]) -> bytes:
+    told = sorted((asdict(row) for row in rows), key=lambda row: str(row["id"]))
+    return json.dumps({"format": 1, "jobs": told}, sort_keys=True, ensure_ascii=False).encode()
+
+
+def load(content: bytes, *, user: str) -> list[JobRow]:
+    """The jobs of that user, or Corrupt."""
+    try:
+        told = json.loads(content)
+        rows = [JobRow(**row) for row in told["jobs"]] if told["format"] == 1 else []
+        fine = all(
+            row.user == user
+            and row.status in {"queued", *FINISHED}
+            and isinstance(row.spec, dict)
+            and row.spec.get("user", user) == user
+            and isinstance(row.summary, dict)
+            and isinstance(row.created_at, float)
+            for row in rows
+        )
+    except (KeyError, TypeError, ValueError, RecursionError):
+        fine, rows = False, []
+    if not fine:
+        raise Corrupt("jobs_corrupt", "The saved jobs cannot be read.", "Submit the files again.")
+    return rows
+
+
+def put_back(catalog: Catalog, user: str, saved: Sequence[JobRow]) -> None:
+    """Rows that are not here come back in a new epoch, those that ended elsewhere meanwhile end
+    here; what this catalogue alone knows stays."""
+    for row in saved:
+        try:
+            here = catalog.job(user, row.id)
+        except NotFound:
+            _insert(catalog, row)
+            continue
+        if here.status in ACTIVE and row.status in FINISHED and _attempt(row) >= _attempt(here):
+            _tell(
+                catalog, row, "Another instance of Quire did this job.", finished_at=row.finished_at
+            )
+
+
+def _attempt(row: JobRow) -> int:
+    return int(row.summary.get("attempt", 1))
+
+
+def _insert(catalog: Catalog, row: JobRow) -> None:
+    epoch = int(row.summary.get("epoch", 0)) + 1
+    row = replace(row, summary={**row.summary, "epoch": epoch})
+    lost = row.status in ACTIVE and row.summary.get("kind") == "import"
+    if lost:
+        row = replace(row, status="failed", finished_at=time.time())
+        row.summary["error"] = _LOST.as_dict()
+    if catalog.put_job(row):
+        message = row.summary.get("message") if row.status in FINISHED else None
+        _tell(catalog, row, message or ("" if lost else "Restored after a restart; it goes on."))
+
+
+def _tell(catalog: Catalog, row: JobRow, message: str, **changes: Any) -> None:
+    error = row.summary.get("error")
+    message = message or (f"{error['message']} {error['advice']}" if error else "")
+    body = {
+        "stage": "end" if row.status in FINISHED else "queue",
+        "status": row.status,
+        "message": message,
+        "error": error,
+        "epoch": row.summary.get("epoch", 0),
+        "time": time.time(),
+    }
+    summary = {"message": message, "error": error}
+    if "pages_failed" in row.summary:
+        summary["pages_failed"] = row.summary["pages_failed"]
+    catalog.append_event(row.id, body, status=row.status, summary=summary, **changes)
+
+
+# Batches of unfinished jobs
+
+
+def works(rows: Iterable[JobRow]) -> list[Work]:
+    """What unfinished jobs work on, each once, the oldest job's first."""
+    unfinished = sorted((r for r in rows if r.status in ACTIVE), key=lambda r: r.created_at)
+    found = [Work(r.sha256, r.summary.get("version")) for r in unfinished if r.sha256]
+    return list(dict.fromkeys(found))
+
+
+def part_folder(sha256: str, version: str) -> str:
+    return f"elements/{sha256}-{version}/"
+
+
+def next_part(folder: Path, top: str, saved: Iterable[str]) -> tuple[str, list[Path]] | None:
+    """The name below `top` of the batches that follow the `saved` parts without a gap, and their
+    files; None when there is none."""
+    ends = [int(m[2]) for name in saved if (m := _PART.fullmatch(name.removeprefix(top)))]
+    first = last = max(ends, default=-1) + 1
+    while (folder / f"batch-{last:05d}.jsonl").exists():
+        last += 1
+    if last == first:
+        return None
+    files = [folder / f"batch-{i:05d}{kind}" for i in range(first, last) for kind in _OF_A_BATCH]
+    return f"{top}{first:05d}-{last - 1:05d}.zip", [*files, folder / "style.json"]
