@@ -5,6 +5,7 @@
 * a workflow whose thread died here (a full disk) is resumed
 * a user whose jobs came or stopped is saved soon, so that their jobs outlive the disk
 * a worker on another machine that gave no sign of life is dead, and its workflows are resumed
+* the queues are looked at often while there are jobs, and seldom while there are none
 * what is old is deleted
 
 Each pass ends with this worker's own sign of life, so that a pass that hangs or dies shows in `/readyz`.
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from dbos import DBOS
 
 from errors import QuireError
+from pipeline import queues
 from pipeline.engine import (
     APPLICATION_VERSION,
     NOTIFY_WORKFLOW,
@@ -62,6 +64,7 @@ class Upkeep:
     role: str
     stores: Stores
     _suspects: set[str] = field(default_factory=set)
+    _busy: bool | None = None
     _cleaned: float = 0.0
     _told: float = field(default_factory=time.time)
 
@@ -72,7 +75,9 @@ class Upkeep:
 
     def once(self) -> None:
         if self.role == "main":
-            suspects = self._orphans() | self._stuck()
+            unfinished = self.catalog.jobs(None, ACTIVE, 10_000)
+            self._look(busy=bool(unfinished))
+            suspects = self._orphans(unfinished) | self._stuck()
             for name in suspects & self._suspects:  # seen twice: not in the middle of something
                 self._revive(name)
             self._suspects = suspects
@@ -93,9 +98,13 @@ class Upkeep:
             with contextlib.suppress(QuireError):
                 replication.lease.lost = replication.take() is not None
 
-    def _orphans(self) -> set[str]:
+    def _look(self, *, busy: bool) -> None:
+        if busy != self._busy:
+            queues.look(busy=busy)
+            self._busy = busy
+
+    def _orphans(self, rows: list[JobRow]) -> set[str]:
         """Unfinished jobs without a workflow that this version can run."""
-        rows = self.catalog.jobs(None, ACTIVE, 10_000)
         if not rows:
             return set()
         found = DBOS.list_workflows(

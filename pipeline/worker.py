@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
@@ -31,15 +31,12 @@ from typing import IO, Any, Generic, TypeVar
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import housekeeping, ingest, logs, transfer
+from pipeline import housekeeping, ingest, logs, queues, transfer
 from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.engine import (
     APPLICATION,
     APPLICATION_VERSION,
-    QUEUE_INDEX,
-    QUEUE_JOBS,
-    QUEUE_OUT,
     QUEUE_PAGES,
     catalog_url,
 )
@@ -71,7 +68,6 @@ _SAVING = 20.0  # what is unsaved at the end has this long
 _PAUSE = 0.2
 _LOADED = 3  # embedding models at once
 _TERM = 2.0  # intervals between saves that a lease lasts
-_QUEUES = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 Made = TypeVar("Made")
 
 
@@ -96,27 +92,33 @@ def supervise(arguments: list[str]) -> int:
     """Restart the worker when it ends: soon after a run of some seconds, else with back-off to 30 s."""
     _die_with_parent()
     stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    children: list[subprocess.Popen[bytes]] = []
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+        for child in children:
+            child.terminate()
+            late = threading.Timer(_SAVING, child.kill)
+            late.daemon = True
+            late.start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     pause = _PAUSE
     while not stopping.is_set():
         began = time.monotonic()
         child = subprocess.Popen([sys.executable, "-m", "pipeline.worker", *arguments])
+        children[:] = [child]
         log.info("worker started", extra={"worker": child.pid})
-        while child.poll() is None:
-            if stopping.wait(0.05):
-                child.terminate()
-                try:
-                    child.wait(_SAVING)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
-                return 0
+        if stopping.is_set():  # it was told while the child came to be
+            child.terminate()
+        child.wait()
         pause = _PAUSE if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
-        log.warning(
-            "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
-        )
-        stopping.wait(pause)
+        if not stopping.is_set():
+            log.warning(
+                "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
+            )
+            stopping.wait(pause)
     return 0
 
 
@@ -244,7 +246,8 @@ def _run(
         if stopping.is_set():
             return
     catalog.workers.beat(executor, role)  # before it takes anything: else nobody would miss it
-    _launch(settings, executor, [QUEUE_PAGES] if reader else list(_QUEUES))
+    busy = bool(catalog.jobs(None, ACTIVE, 1))
+    _launch(settings, executor, [QUEUE_PAGES] if reader else queues.ALL, busy=busy)
     upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role, stores)
     threading.Thread(target=upkeep.run, args=(stopping,), daemon=True).start()
     if reader:
@@ -377,7 +380,7 @@ def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
     return primary, Retrying(Proved(bucket))
 
 
-def _launch(settings: Settings, executor: str, queues: list[str]) -> None:
+def _launch(settings: Settings, executor: str, names: Sequence[str], *, busy: bool) -> None:
     url = settings.database_url
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
@@ -395,27 +398,9 @@ def _launch(settings: Settings, executor: str, queues: list[str]) -> None:
             "notification_listener_polling_interval_sec": 0.5,
         }
     )
-    DBOS.listen_queues(queues)
+    DBOS.listen_queues(list(names))
     DBOS.launch()
-    pages = settings.page_processes
-    DBOS.register_queue(
-        QUEUE_JOBS, worker_concurrency=32, partition_concurrency=4, polling_interval_sec=0.25
-    )
-    DBOS.register_queue(
-        QUEUE_PAGES,
-        worker_concurrency=pages,
-        partition_worker_concurrency=pages,
-        polling_interval_sec=0.1,
-    )
-    DBOS.register_queue(  # a save waits here for its turn, with all others, for up to a minute
-        QUEUE_OUT, worker_concurrency=32, partition_worker_concurrency=4, polling_interval_sec=0.25
-    )
-    DBOS.register_queue(
-        QUEUE_INDEX,
-        worker_concurrency=1,
-        partition_worker_concurrency=1,
-        polling_interval_sec=0.1,
-    )
+    queues.register(settings.page_processes, busy=busy)
 
 
 def _serve(library: Library, connection: Connection) -> None:

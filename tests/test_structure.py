@@ -35,6 +35,7 @@ HOMES = {
     "dbos": {
         "pipeline/engine.py",
         "pipeline/ingest.py",
+        "pipeline/queues.py",
         "pipeline/transfer.py",
         "pipeline/upkeep.py",
         "pipeline/worker.py",
