@@ -38,10 +38,12 @@ class Restore:
         the right bytes of a segment.
         """
         self.paths.user(user).mkdir(parents=True, exist_ok=True)
-        found = self.replication.restored(user)
-        newest = found.manifest if found else None
-        shipped = newest.shipped_by(journal.instance(self.paths)) if newest else ""
-        own = journal.pending(self.paths, user, shipped)
+        with self.replication.locked(user):  # a save would take from the journal meanwhile
+            found = self.replication.restored(user)
+            newest = found.manifest if found else None
+            shipped = newest.shipped_by(journal.instance(self.paths)) if newest else ""
+            files = journal.pending(self.paths, user, shipped)
+            own = [row for path in files for row in segments.decode(path)]
         target = self.paths.chroma(user)
         aside = target.with_name("chroma.tmp")
         shutil.rmtree(aside, ignore_errors=True)
@@ -96,7 +98,7 @@ class Restore:
             archive.unlink(missing_ok=True)
 
     def _from_segments(
-        self, user: str, saved: Sequence[File], own: list[Path], aside: Path
+        self, user: str, saved: Sequence[File], own: list[segments.Row], aside: Path
     ) -> None:
         """Both indexes at once: Chroma builds its own in one thread, outside Python's lock."""
         state = segments.fold(self._rows(user, saved, own))
@@ -106,7 +108,7 @@ class Restore:
             snapshot.build(aside, state, titles(self.replication.catalog, user))
             words.result()
 
-    def _from_published(self, user: str, newest: Manifest, own: list[Path], aside: Path) -> bool:
+    def _from_published(self, user: str, newest: Manifest, own: list[segments.Row], aside: Path) -> bool:
         """False when there is none, or no remote has it whole."""
         published = newest.published
         if published is None:
@@ -135,10 +137,8 @@ class Restore:
             shutil.rmtree(aside, ignore_errors=True)
         return whole
 
-    def _rows(self, user: str, saved: Sequence[File], own: list[Path]) -> list[segments.Row]:
-        rows = list(self.replication.rows(user, saved))
-        rows.extend(row for path in own for row in segments.decode(path))
-        return rows
+    def _rows(self, user: str, saved: Sequence[File], own: list[segments.Row]) -> list[segments.Row]:
+        return [*self.replication.rows(user, saved), *own]
 
     def _words(self, user: str, entries: Mapping[str, Iterable[Entry]]) -> None:
         """The keyword index anew, of these entries by collection."""

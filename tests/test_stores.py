@@ -19,7 +19,7 @@ from storage.committer import Pace, Schedule
 from storage.draft import Wish
 from storage.journal import pending
 from storage.local import LocalRemote
-from storage.remote import Change
+from storage.remote import SMALL, Change
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House
 from tests.hub.server import Hub
@@ -216,6 +216,28 @@ def test_a_wiped_store_is_built_once(house: House) -> None:
     assert fresh.ids() == ["id1", "id2"]
     assert built == [USER]
     fresh.close()
+
+
+def test_what_is_saved_while_a_store_is_built_is_in_it(tmp_path: Path) -> None:
+    saves: list[str] = []
+
+    class Meanwhile(LocalRemote):
+        def read(self, name: str, at_most: int = SMALL) -> bytes:
+            if saves and "segments" in name:
+                house.replication.save(saves.pop())
+            return super().read(name, at_most)
+
+    house = House(tmp_path / "data", primary=Meanwhile(tmp_path / "remote"))
+    house.put(1)
+    house.replication.save(USER)
+    house.put(2)
+    house.workspaces.close()
+    (house.paths.user(USER) / "CLEAN").unlink()
+    saves.append(USER)
+    assert house.ids() == ["id1", "id2"]
+    assert saves == []
+    assert pending(house.paths, USER) == []
+    house.close()
 
 
 @pytest.mark.parametrize("harm", ["flip", "remove", "none"])
