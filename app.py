@@ -143,17 +143,19 @@ def main() -> None:
     )
     log.info("Quire is at %s", url)
     stop.wait()
+    worker.terminate()  # it saves what is unsaved meanwhile
     for loop in loops:
         loop.call_soon_threadsafe(app.hub.close)
     demo.close(verbose=False)
     for fork in multiprocessing.active_children():  # GPU calls outlive their caller otherwise
         fork.kill()
-    worker.terminate()
     try:
-        worker.wait(22)  # it saves what is unsaved first
+        worker.wait(22)
     except subprocess.TimeoutExpired:
         worker.kill()
 
 
 if __name__ == "__main__":
     main()
+    logging.shutdown()
+    os._exit(0)  # all is closed; Python would take what is left apart for seconds

@@ -60,7 +60,7 @@ def fill(data: Path, secret: str, chunks: int) -> None:
     catalog = Catalog(f"sqlite:///{paths.catalog}")
     made = catalog.create_collection(user, "many")
     catalog.set_model(user, made.id, MODEL)
-    spaces = Workspaces(paths, lambda _: [], lambda _: {})
+    spaces = Workspaces(paths, lambda _: None)
     chance = random.Random(1)
     space = Space(collection=made.id, title="many", model=MODEL, dimension=DIMENSION)
     with spaces.open(user) as workspace:

@@ -15,6 +15,9 @@ from settings import Settings
 from storage.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 
+_SPARE = 500 << 20  # bytes of the disk that are left alone
+_GROWTH = 3  # a file, its elements and records take about that many times its bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -24,25 +27,32 @@ class Admission:
     paths: Paths
     catalog: Catalog
 
-    def admit(self, user: str, upload: Path) -> None:
+    def admit(self, user: str, upload: Path, *, visitor: bool) -> None:
         """That user's jobs, the disk and that user's bytes have room for it."""
         most = self.settings.max_jobs
         if self.catalog.count_jobs(user, ACTIVE) >= most:
             raise Refused(
                 "too_many_jobs", f"You have {most} jobs in the queue.", "Wait until some are done."
             )
-        free = shutil.disk_usage(self.paths.root).free
-        if free < (500 << 20) + 3 * upload.stat().st_size:
+        self.room(user, upload.stat().st_size, visitor=visitor)
+
+    def room(self, user: str, size: int, *, visitor: bool = False, beside: int = 0) -> int:
+        """How many bytes that user may still bring; Refused when `size` is more. `beside` is what
+        lies uploaded and is not submitted yet."""
+        usage = self.usage(user, visitor=visitor)
+        left = usage["limit_bytes"] - usage["bytes"] - beside
+        free = (shutil.disk_usage(self.paths.root).free - _SPARE) // _GROWTH
+        if size > left:
+            raise Refused(
+                "quota_exceeded",
+                f"Your {usage['limit_bytes'] >> 20} MB are used up.",
+                "Delete sources that are not needed.",
+            )
+        if size > free:
             raise Refused(
                 "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
             )
-        usage = self.usage(user)
-        if usage["bytes"] + upload.stat().st_size > usage["limit_bytes"]:
-            raise Refused(
-                "quota_exceeded",
-                f"Your {self.settings.user_quota_mb} MB are used up.",
-                "Delete sources that are not needed.",
-            )
+        return max(0, min(left, free))
 
     def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
         """Bytes of that user's sources, and how many there may be."""

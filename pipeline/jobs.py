@@ -43,6 +43,7 @@ EXPORTS = ("parquet", "chroma", "json", "markdown")
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
 SILENT = 60.0
+LISTED = 1000  # jobs of one user that are told at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ class Jobs:
             catalog=self.catalog, engine=self.engine, most=self.settings.max_jobs
         )
 
-    def submit(self, user: str, request: Request) -> dict[str, Any]:
+    def submit(self, user: str, request: Request, *, visitor: bool = False) -> dict[str, Any]:
         """Check, store, enqueue: a job at once. A file that is refused is a failed job with its
         reason; the same file with the same options is the job there was, marked `duplicate`."""
         request = replace(
@@ -91,7 +92,7 @@ class Jobs:
             borrow.checked(request.gpu)
             check_upload(request.path, max_mb=self.settings.max_file_mb)
             self.engine.connected()
-            self._admission.admit(user, request.path)
+            self._admission.admit(user, request.path, visitor=visitor)
         except QuireError as problem:
             if not problem.permanent:
                 raise
@@ -147,7 +148,7 @@ class Jobs:
     ) -> dict[str, Any]:
         """What is done to a whole collection (see pipeline/transfer.py) as a job; the same that has
         not ended yet is that job. `archive` is the upload of an import and is moved."""
-        for row in self.catalog.jobs(user, ACTIVE, 1000):
+        for row in self.catalog.jobs(user, ACTIVE, LISTED):
             if (
                 archive is None
                 and row.summary.get("kind") == kind
@@ -226,7 +227,7 @@ class Jobs:
     ) -> list[dict[str, Any]]:
         """Newest first; of one collection when its id is given."""
         statuses = None if not status else [status]
-        rows = self.catalog.jobs(user, statuses, max(1, min(limit, 1000)), collection=collection)
+        rows = self.catalog.jobs(user, statuses, max(1, min(limit, LISTED)), collection=collection)
         return [self._standing.shown(row) for row in rows]
 
     def recent(self, users: list[str], since: float) -> dict[str, list[dict[str, Any]]]:
@@ -298,6 +299,11 @@ class Jobs:
     def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
         """Bytes of that user's sources, and how many there may be."""
         return self._admission.usage(user, visitor=visitor)
+
+    def room(self, user: str, size: int, *, visitor: bool = False, beside: int = 0) -> int:
+        """How many bytes that user may still bring, when `size` of them is no more than that;
+        Refused otherwise. `beside` is what lies uploaded and is not submitted yet."""
+        return self._admission.room(user, size, visitor=visitor, beside=beside)
 
     def active(self, user: str) -> int:
         """How many of that user's jobs are not finished."""

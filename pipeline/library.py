@@ -23,7 +23,7 @@ from pipeline.partition import read_head
 from pipeline.pool import Pool
 from pipeline.search import Query
 from settings import Settings
-from storage.catalog import Catalog, Collection, JobRow, SourceRow
+from storage.catalog import Catalog, JobRow, SourceRow
 from storage.paths import Paths
 from storage.stores import Stores
 from storage.workspace import Workspace
@@ -51,7 +51,7 @@ class Library:
         where: Any = None,
     ) -> list[Json]:
         asked = search.checked(query, collection=collection, top_k=top_k, mode=mode, where=where)
-        found = self._find(user, collection)
+        found = self.catalog.held_collection(user, collection)
         if found is None:
             return []
         asked = replace(asked, collection=found.id)
@@ -63,18 +63,16 @@ class Library:
 
     def collections(self, user: str) -> list[Json]:
         with self.stores.workspaces.open(user) as workspace:
-            return [
-                self._shown(user, c, workspace.count(c.id)) for c in self.catalog.collections(user)
-            ]
+            return [{**c, "records": workspace.count(c["id"])} for c in self.catalog.shelf(user)]
 
     def create_collection(self, user: str, title: str) -> Json:
-        return self._shown(user, self.catalog.create_collection(user, title), 0)
+        return self._shown(user, self.catalog.create_collection(user, title).id)
 
     def rename_collection(self, user: str, collection: str, title: str) -> Json:
         found = self.catalog.find_collection(user, collection)
-        renamed = self.catalog.rename_collection(user, found.id, title)
+        self.catalog.rename_collection(user, found.id, title)
         self.stores.committer.touch(user)
-        return self._shown(user, renamed, 0)
+        return self._shown(user, found.id)
 
     def delete_collection(self, user: str, collection: str) -> Json:
         found = self.catalog.find_collection(user, collection)
@@ -95,17 +93,8 @@ class Library:
         }
 
     def sources(self, user: str, collection: str = "default") -> list[Json]:
-        found = self._find(user, collection)
-        return [
-            {
-                "id": s.sha256,
-                "filename": s.filename,
-                "pages": s.pages,
-                "bytes": s.bytes,
-                "created_at": s.created_at,
-            }
-            for s in (self.catalog.sources(user, found.id) if found else ())
-        ]
+        found = self.catalog.held_collection(user, collection)
+        return [s.shown() for s in self.catalog.sources(user, found.id)] if found else []
 
     def delete_source(self, user: str, collection: str, source_id: str) -> Json:
         found = self.catalog.find_collection(user, collection)
@@ -166,7 +155,7 @@ class Library:
 
     def gallery(self, user: str, collection: str = "default", limit: int = 60) -> list[Json]:
         """Tables and figures as hits without a rank; one in several records is there once."""
-        found = self._find(user, collection)
+        found = self.catalog.held_collection(user, collection)
         if found is None:
             return []
         with self.stores.workspaces.open(user) as workspace:
@@ -199,27 +188,8 @@ class Library:
 
         return search.search(workspace, asked, encode, model)
 
-    def _find(self, user: str, reference: str) -> Collection | None:
-        """A collection; None for a `default` that nobody has filled yet."""
-        try:
-            return self.catalog.find_collection(user, reference)
-        except NotFound:
-            if reference == "default":
-                return None
-            raise
-
-    def _shown(self, user: str, c: Collection, records: int) -> Json:
-        sources = self.catalog.sources(user, c.id)
-        return {
-            "id": c.id,
-            "title": c.title,
-            "sources": len(sources),
-            "pages": sum(s.pages for s in sources),
-            "records": records,
-            "bytes": sum(s.bytes for s in sources),
-            "model": c.model,
-            "created_at": c.created_at,
-        }
+    def _shown(self, user: str, collection: str) -> Json:
+        return next(c for c in self.collections(user) if c["id"] == collection)
 
     def _source(self, user: str, source_id: str, collection: str | None = None) -> SourceRow:
         """A source; also one whose pages are still being read, unless a collection is named."""

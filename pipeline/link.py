@@ -63,14 +63,15 @@ class Link:
     paths: Paths
     _idle: "queue.LifoQueue[Connection]" = field(default_factory=queue.LifoQueue)
 
-    def call(self, name: str, user: str, /, **arguments: Any) -> Any:
-        """The worker's answer, or its error; a connection that a restart broke is made anew."""
+    def call(self, name: str, user: str, /, within: float | None = None, **arguments: Any) -> Any:
+        """The worker's answer, or its error; a connection that a restart broke is made anew. An
+        answer that takes longer than `within` seconds is not waited for."""
         body = json.dumps({"call": name, "user": user, "arguments": arguments}).encode()
         for last in (False, True):
             connection = self._take()
             try:
                 connection.send_bytes(body)
-                if not connection.poll(_TIMEOUT):
+                if not connection.poll(within or _TIMEOUT):
                     connection.close()
                     raise _away("The worker does not answer.")
                 answer = json.loads(connection.recv_bytes())

@@ -432,4 +432,6 @@ def _serve(library: Library, connection: Connection) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)  # all is closed; Python would take torch and Chroma apart for seconds

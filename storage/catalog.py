@@ -41,6 +41,16 @@ class SourceRow:
     version: str
     created_at: float
 
+    def shown(self) -> dict[str, Any]:
+        """As the public interface has it."""
+        return {
+            "id": self.sha256,
+            "filename": self.filename,
+            "pages": self.pages,
+            "bytes": self.bytes,
+            "created_at": self.created_at,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
@@ -91,6 +101,33 @@ class Catalog:
                 "collection_not_found", "There is no such collection.", "See /collections."
             )
         return _collection(row)
+
+    def held_collection(self, user: str, reference: str) -> Collection | None:
+        """As `find_collection`; None for a `default` that nobody has filled yet."""
+        try:
+            return self.find_collection(user, reference)
+        except NotFound:
+            if reference == "default":
+                return None
+            raise
+
+    def shelf(self, user: str) -> list[dict[str, Any]]:
+        """The collections as the public interface has them, but for their number of records."""
+        held: dict[str, list[SourceRow]] = {}
+        for source in self.sources(user):
+            held.setdefault(source.collection, []).append(source)
+        return [
+            {
+                "id": c.id,
+                "title": c.title,
+                "sources": len(held.get(c.id, ())),
+                "pages": sum(s.pages for s in held.get(c.id, ())),
+                "bytes": sum(s.bytes for s in held.get(c.id, ())),
+                "model": c.model,
+                "created_at": c.created_at,
+            }
+            for c in self.collections(user)
+        ]
 
     def create_collection(self, user: str, title: str) -> Collection:
         """The collection of that title, made when it is not there yet."""

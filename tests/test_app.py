@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 import zipfile
@@ -209,6 +211,22 @@ def test_a_foreign_site_gets_nothing(app: Running) -> None:
     assert get(app, "/healthz")[0] == 200
     for path in ("/figures/..%2F..%2Fsecret", "/exports/..%2Fsecret", "/figures/none.jpg"):
         assert get(app, path)[0] in {400, 404}
+
+
+def test_the_sidebar_needs_no_worker(quire: Quire, app: Running) -> None:
+    finish(quire, quire.submit(SAMPLES / "greek.pdf", collection="aside")[0])
+    worker = app.worker_pid()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        told = json.loads(get(app, "/collections")[1])
+        (held,) = (c for c in told["collections"] if c["title"] == "aside")
+        assert (held["sources"], held["pages"], held["records"]) == (1, 1, None)
+        rows = json.loads(get(app, f"/collections/{held['id']}/documents")[1])
+        assert [r["source"]["filename"] for r in rows] == ["greek.pdf"]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    (held,) = (c for c in quire.collections() if c["title"] == "aside")
+    assert held["records"] > 0
 
 
 def test_a_submit_answers_while_jobs_run(quire: Quire, make_pdf: Callable[..., Path]) -> None:

@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from aiosmtpd.controller import Controller
 
-from errors import NotFound, QuireError
-from pipeline.jobs import Request
+from errors import NotFound, QuireError, Refused
+from pipeline.jobs import Jobs, Request
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub
 from tests.test_notify import Inbox, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+VISITOR = "2" * 32
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,20 @@ def test_a_job_that_waits_in_line_says_why_and_can_be_cancelled(running: Engine)
         running.jobs.cancel(OTHER, job)
     running.finished(running.submit(running.pdf(2, "free again"), OTHER), OTHER)
     assert not running.started(job=made[5], stage="partition")
+
+
+def test_a_visitor_s_quota_counts_for_what_is_submitted_too(running: Engine) -> None:
+    small = replace(running.jobs.settings, user_quota_mb=1, visitor_quota_mb=0)
+    jobs = Jobs(small, running.jobs.paths, running.jobs.catalog)
+    request = Request(path=running.pdf(1, "guest"), filename="guest.pdf", collection="guests")
+    refused = jobs.submit(VISITOR, request, visitor=True)
+    assert refused["error"]["code"] == "quota_exceeded"
+    assert "0 MB" in refused["error"]["message"]
+    assert jobs.room(VISITOR, 1 << 19, beside=1 << 18) == (1 << 20) - (1 << 18)
+    with pytest.raises(Refused) as caught:
+        jobs.room(VISITOR, 1 << 19, beside=1 << 20)
+    assert caught.value.code == "quota_exceeded"
+    assert jobs.submit(VISITOR, request)["status"] == "queued"
 
 
 def test_what_cannot_be_is_refused_with_a_code(running: Engine) -> None:

@@ -122,11 +122,8 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def submit_files(
-    app: App, user: str, files: list[Any], options: dict[str, Any], *, uploader: str | None = None
-) -> list[Any]:
-    """One job per file, in order; a refused file is a failed job and harms no other. `uploader` is
-    under whose key the files came, where that is another one than the user's."""
+def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, Any]) -> list[Any]:
+    """One job per file, in order; a refused file is a failed job and harms no other."""
     if not isinstance(files, list) or not files:
         raise InputError("no_files", "There is no file.", "Give at least one PDF.")
     if len(files) > MAX_FILES:
@@ -137,7 +134,7 @@ def submit_files(
     address = notify_address(options.get("notify"), private=app.settings.webhook_private)
     made = []
     for file in files:
-        path, name = uploaded(file, (user, uploader or user))
+        path, name = uploaded(file, caller)
         request = Request(
             path=path,
             filename=name,
@@ -150,7 +147,7 @@ def submit_files(
             notify=address,
             password=options.get("password") or None,
         )
-        made.append(app.jobs.submit(user, request))
+        made.append(app.jobs.submit(caller.key, request, visitor=caller.kind == "visitor"))
     return made
 
 
@@ -233,7 +230,7 @@ def register(app: App) -> None:
             "password": password,
             "gpu": gpu,
         }
-        return submit_files(app, caller.key, files, options, uploader=caller.uploader)
+        return submit_files(app, caller, files, options)
 
     async def watch(caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[dict]:  # type: ignore[type-arg]
         """Follow a job: every event after number `after`, then those to come. The last one has
@@ -341,13 +338,9 @@ def register(app: App) -> None:
             file: the zip, uploaded.
             title: the new collection's name; default: the one it had.
         """
-        path, name = uploaded(file, (caller.key, caller.uploader or caller.key))
-        usage = app.jobs.usage(caller.key, visitor=caller.kind == "visitor")
-        spec = {
-            "title": str(title or "")[:200],
-            "filename": name,
-            "most_bytes": max(0, usage["limit_bytes"] - usage["bytes"]),
-        }
+        path, name = uploaded(file, caller)
+        most = app.jobs.room(caller.key, 0, visitor=caller.kind == "visitor")
+        spec = {"title": str(title or "")[:200], "filename": name, "most_bytes": most}
         return app.jobs.transfer(caller.key, "import", spec, archive=path)
 
     def reembed(

@@ -238,12 +238,12 @@ def foreign(headers: Mapping[str, str], method: str) -> bool:
 
 _STATUS: dict[type[QuireError], int] = {InputError: 400, NotFound: 404, Refused: 403}
 _STATUS_OF = {
-    "too_many_requests": 429, "body_too_large": 413, "sign_in": 401, "token_refused": 401,
+    "too_many_requests": 429, "body_too_large": 413, "file_too_large": 413, "sign_in": 401,
+    "token_refused": 401,
 }  # fmt: skip
 
 
-def status(problem: QuireError) -> int:
-    """The HTTP status of an error of ours."""
+def _status(problem: QuireError) -> int:
     by_kind = next((s for kind, s in _STATUS.items() if isinstance(problem, kind)), None)
     return _STATUS_OF.get(problem.code) or by_kind or (500 if problem.permanent else 503)
 
@@ -253,7 +253,7 @@ def refusal(problem: QuireError) -> Response:
     headers = {"Cache-Control": "no-store"}
     if "wait" in problem.details:
         headers["Retry-After"] = str(int(problem.details["wait"]) + 1)
-    return JSONResponse({"error": problem.as_dict()}, status(problem), headers)
+    return JSONResponse({"error": problem.as_dict()}, _status(problem), headers)
 
 
 def _open(path: str) -> None:

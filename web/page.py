@@ -4,18 +4,15 @@ What people see is in `static/`: small scripts without a build step that ask the
 (`web/views`). The server keeps no page state; a reloaded page asks again.
 """
 
-from pathlib import Path
+import html
+import json
 from typing import Any
 
 import gradio as gr
-from jinja2 import Environment, FileSystemLoader
 
 from web import api, assets
 from web.api import App
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
-)
 HEAD = (
     f'<link rel="stylesheet" href="{assets.url("page.css")}">'
     f'<script type="module" src="{assets.url("app.js")}"></script>'
@@ -36,7 +33,8 @@ def build(app: App) -> Any:
             "max_pages": settings.max_pages,
             "version": api.VERSION,
         }
-        gr.HTML(_templates.get_template("shell.html").render(told=told), padding=False)
+        place = f'<div id="quire" data-told="{html.escape(json.dumps(told))}">'
+        gr.HTML(f"{place}<noscript>Quire needs JavaScript.</noscript></div>", padding=False)
         if settings.space_id:
             gr.LoginButton(elem_id="sign-in")
         if settings.zero_gpu:  # an open page keeps its owner's GPU token fresh

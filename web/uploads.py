@@ -7,7 +7,7 @@ after two hours (see pipeline/housekeeping.py).
 
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from gradio_client.utils import strip_invalid_filename_characters
 from starlette.concurrency import run_in_threadpool
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from errors import InputError, QuireError, Refused
 from pipeline.jobs import Jobs
-from web.guard import status
+from web.guard import refusal
 from web.identity import Caller, Identity
 
 MAX_FILES = 500
@@ -33,10 +33,11 @@ def folder(user: str) -> Path:
     return Path(get_upload_folder()) / user
 
 
-def uploaded(file: Any, users: Iterable[str]) -> tuple[Path, str]:
-    """The path and the shown name of a file that one of these users has uploaded."""
+def uploaded(file: Any, caller: Caller) -> tuple[Path, str]:
+    """The path and the shown name of a file that the caller has uploaded."""
     data = file if isinstance(file, Mapping) else getattr(file, "__dict__", {"path": str(file)})
     path = Path(str(data.get("path") or "")).resolve()
+    users = {caller.key, caller.uploader or caller.key}
     theirs = any(path.is_relative_to(folder(user).resolve()) for user in users)
     if not theirs or not path.is_file():
         raise InputError(
@@ -48,9 +49,9 @@ def uploaded(file: Any, users: Iterable[str]) -> tuple[Path, str]:
 async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
     """The paths of the files of a multipart form, as Gradio's clients expect them."""
     made: Path | None = None
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return PlainTextResponse("Send a multipart form.", 400)
     try:
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise _no_form()
         caller = await run_in_threadpool(identity.of, request)
         most = await run_in_threadpool(_room, caller, jobs, request)
         made = folder(caller.key) / secrets.token_hex(8)
@@ -59,10 +60,10 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
         made = None
         return JSONResponse(paths)
     except QuireError as problem:
-        return PlainTextResponse(f"{problem} ({problem.code})", status(problem))
+        return refusal(problem)
     except MultiPartException as problem:
-        code = 413 if "maximum allowed size" in problem.message else 400
-        return PlainTextResponse(problem.message, code)
+        large = "maximum allowed size" in problem.message
+        return refusal(_too_large(jobs.settings.max_file_mb) if large else _no_form())
     except ClientDisconnect:
         return Response(status_code=499)
     finally:
@@ -73,21 +74,9 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
 def _room(caller: Caller, jobs: Jobs, request: Request) -> int:
     """Bytes that this request may bring; what lies uploaded counts as stored."""
     lying = sum(f.stat().st_size for f in folder(caller.key).rglob("*") if f.is_file())
-    usage = jobs.usage(caller.key, visitor=caller.kind == "visitor")
-    left = usage["limit_bytes"] - usage["bytes"] - lying
-    free = shutil.disk_usage(get_upload_folder()).free - (500 << 20)
     wanted = int(request.headers.get("content-length") or 0) - _ENVELOPE
-    if wanted > left:
-        raise Refused(
-            "quota_exceeded",
-            f"Your {usage['limit_bytes'] >> 20} MB are used up.",
-            "Delete sources that are not needed.",
-        )
-    if wanted > free:
-        raise Refused(
-            "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
-        )
-    return max(0, min(left, free)) + _ENVELOPE
+    visitor = caller.kind == "visitor"
+    return jobs.room(caller.key, wanted, visitor=visitor, beside=lying) + _ENVELOPE
 
 
 async def _received(request: Request, made: Path, most: int, largest: int) -> list[str]:
@@ -111,7 +100,7 @@ async def _received(request: Request, made: Path, most: int, largest: int) -> li
     paths = []
     for number, file in enumerate(form.getlist("files")):
         if isinstance(file, str):
-            raise InputError("no_files", "There is no file.", "Give at least one PDF.")
+            raise _no_files()
         await file.close()
         name = strip_invalid_filename_characters(Path(file.filename or "").name)
         name = "document.pdf" if name in {"", ".", ".."} else name
@@ -120,8 +109,24 @@ async def _received(request: Request, made: Path, most: int, largest: int) -> li
         Path(file.file.name).replace(target)
         paths.append(str(target))
     if not paths:
-        raise InputError("no_files", "There is no file.", "Give at least one PDF.")
+        raise _no_files()
     return paths
+
+
+def _no_form() -> InputError:
+    return InputError("bad_body", "That is not a multipart form.", "Send one.")
+
+
+def _too_large(most_mb: int) -> InputError:
+    return InputError(
+        "file_too_large",
+        f"A file is larger than {most_mb} MB.",
+        "Split it, or raise QUIRE_MAX_FILE_MB in your own Space.",
+    )
+
+
+def _no_files() -> InputError:
+    return InputError("no_files", "There is no file.", "Give at least one PDF.")
 
 
 async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:

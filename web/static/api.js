@@ -32,7 +32,15 @@ export const at = (...parts) => `/${parts.map(encodeURIComponent).join("/")}`;
 export const told = problem => `${problem.message || problem} ${problem.advice || ""}`.trim();
 export const page = (source, number, width) => url(`${at("pages", source, number)}?w=${width}`);
 
-// One file to Gradio's upload route; `progress` gets shares from 0 to 1. Gives what submit wants.
+// Why an upload was refused: in Quire's words, or what a proxy in between is known to mean.
+const refusal = request => {
+  try { return JSON.parse(request.responseText).error; } catch { /* not Quire's */ }
+  return request.status === 413
+    ? { code: "file_too_large", message: "The file is larger than this Space takes.", advice: "Split it." }
+    : { code: `http_${request.status}`, message: "The upload was refused.", advice: "Try again." };
+};
+
+// One file to the upload route; `progress` gets shares from 0 to 1. Gives what submit wants.
 export const upload = (file, progress, signal) => new Promise((done, failed) => {
   const request = new XMLHttpRequest();
   const form = new FormData();
@@ -41,9 +49,7 @@ export const upload = (file, progress, signal) => new Promise((done, failed) => 
   request.upload.onprogress = e => e.lengthComputable && progress(e.loaded / e.total);
   request.onload = () => request.status === 200
     ? done({ path: JSON.parse(request.responseText)[0], orig_name: file.name })
-    : failed(request.status === 413
-      ? { code: "file_too_large", message: "The file is larger than this Space takes.", advice: "Split it." }
-      : { code: `http_${request.status}`, message: "The upload was refused.", advice: "Try again." });
+    : failed(refusal(request));
   request.onerror = () => failed({ code: "connection", message: "The connection broke during the upload.", advice: "Try again; nothing was kept of it." });
   request.onabort = () => failed({ code: "cancelled", message: "The upload was stopped.", advice: "" });
   signal.addEventListener("abort", () => request.abort());

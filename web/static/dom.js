@@ -128,32 +128,33 @@ export const say = (text, kind = "") => {
   setTimeout(() => note.remove(), kind === "bad" ? 15_000 : 9_000);
 };
 
+// A dialog over the page, gone when it is left; `closed` is told what it was closed with, "" for nothing.
+export const dialog = (title, kids, { kind = "ask", closed = () => {} } = {}) => {
+  const node = h("dialog", { class: kind, "aria-labelledby": "dialog-title" },
+    h("div", { class: "dialog-head" }, h("h2", { id: "dialog-title", dir: "auto" }, title), iconButton("close", "Close", () => node.close(""))), kids);
+  node.addEventListener("close", () => { node.remove(); closed(node.returnValue); });
+  document.querySelector("#quire").append(node);
+  node.showModal();
+  return node;
+};
+
 // A question before something that cannot be undone: the value of what was chosen, "" for none.
-export const chosen = (title, lines, choices, none) => new Promise(answer => {
-  const dialog = h("dialog", { class: "ask", "aria-labelledby": "ask-title" },
-    h("h2", { id: "ask-title" }, title), lines.map(line => h("p", { dir: "auto" }, line)),
-    h("div", { class: "actions" },
-      button(none, () => dialog.close(""), { autofocus: true }),
-      choices.map(([value, label], i) => button(label, () => dialog.close(value), { class: i === choices.length - 1 ? "button danger" : "button" }))));
-  dialog.addEventListener("close", () => { answer(dialog.returnValue); dialog.remove(); });
-  document.querySelector("#quire").append(dialog);
-  dialog.showModal();
+export const chosen = (title, lines, choices, none) => new Promise(closed => {
+  const close = value => () => node.close(value);
+  const node = dialog(title, [lines.map(line => h("p", { dir: "auto" }, line)),
+    h("div", { class: "actions" }, button(none, close(""), { autofocus: true }),
+      choices.map(([value, label], i) => button(label, close(value), { class: i === choices.length - 1 ? "button danger" : "button" })))], { closed });
 });
 
 export const confirmed = async (title, lines, act) => await chosen(title, lines, [["yes", act]], "Keep") === "yes";
 
 // One line of text, asked for in a dialog; null when it was left.
-export const asked = (title, label, value, act) => new Promise(answer => {
-  const field = h("input", { type: "text", class: "field", id: "ask-field", value, maxlength: "200", dir: "auto", required: true });
-  const form = h("form", { method: "dialog" },
-    h("h2", { id: "ask-title" }, title), h("label", { for: "ask-field" }, label), field,
-    h("div", { class: "actions" },
-      button("Leave", () => dialog.close("")),
-      h("button", { class: "button primary", value: "yes" }, act)));
-  const dialog = h("dialog", { class: "ask", "aria-labelledby": "ask-title" }, form);
-  dialog.addEventListener("close", () => { answer(dialog.returnValue === "yes" ? field.value : null); dialog.remove(); });
-  document.querySelector("#quire").append(dialog);
-  dialog.showModal();
+export const asked = (title, label, value, act, lines = []) => new Promise(answer => {
+  const field = h("input", { type: "text", class: "field", id: "ask-field", value, maxlength: "200", dir: "auto", required: true, autofocus: true });
+  const node = dialog(title, [lines.map(line => h("p", { dir: "auto" }, line)), h("form", { method: "dialog" },
+    h("label", { for: "ask-field" }, label), field,
+    h("div", { class: "actions" }, button("Leave", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
+  { closed: how => answer(how === "yes" ? field.value : null) });
   field.select();
 });
 

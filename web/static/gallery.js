@@ -1,7 +1,7 @@
 // Tables and figures of a collection: to look through, to copy, to take away.
 
 import { at, get, told, url } from "./api.js";
-import { button, csv, download, empty, grid, h, iconButton, number, put, say, table } from "./dom.js";
+import { button, csv, dialog, download, empty, grid, h, number, put, say, table } from "./dom.js";
 import { collectionId, go, on, state } from "./state.js";
 
 const stem = item => `${item.filename.replace(/\.pdf$/i, "")}-page-${item.page}`;
@@ -34,19 +34,15 @@ const whole = async item => {
 
 const open = async some => {
   const item = await whole(some);
-  const dialog = h("dialog", { class: "wide", "aria-labelledby": "item-title" },
-    h("div", { class: "dialog-head" }, h("h2", { id: "item-title", dir: "auto" }, item.caption || `${item.element_type === "Table" ? "Table" : "Figure"} on page ${item.page}`), iconButton("close", "Close", () => dialog.close())),
+  const node = dialog(item.caption || `${item.element_type === "Table" ? "Table" : "Figure"} on page ${item.page}`, [
     h("p", { class: "quiet", dir: "auto" }, `${item.filename}, page ${item.page}`),
     h("div", { class: "item" }, h("img", { src: url(item.image_url), alt: item.caption || item.element_type }), item.table_html ? table(item.table_html) : item.text ? h("p", { dir: "auto" }, item.text.slice(0, 2000)) : null),
     h("div", { class: "actions" },
       button("Copy", () => copy(item)),
       item.table_html ? button("CSV", () => download(`${stem(item)}.csv`, new Blob([csv(item.table_html)], { type: "text/csv" }))) : null,
       button("PNG", async () => { try { download(`${stem(item)}.png`, await png(item)); } catch (problem) { say(told(problem), "bad"); } }),
-      button("Open at the page", () => { dialog.close(); go({ view: "documents", document: item.source_id, job: "", page: String(item.page) }); }, { class: "button primary" })));
-  dialog.addEventListener("close", () => dialog.remove());
-  dialog.addEventListener("click", e => e.target === dialog && dialog.close());
-  document.querySelector("#quire").append(dialog);
-  dialog.showModal();
+      button("Open at the page", () => { node.close(); go({ view: "documents", document: item.source_id, job: "", page: String(item.page) }); }, { class: "button primary" }))], { kind: "wide" });
+  node.addEventListener("click", e => e.target === node && node.close());
 };
 
 export const galleryView = () => {

@@ -21,7 +21,7 @@ const entry = c => h("li", {}, h("a", {
   onclick: e => { if (e.metaKey || e.ctrlKey) return; e.preventDefault(); go({ collection: c.id, view: "documents", job: "", document: "", q: "", source: "", page: "" }); close(); },
 }, h("span", { class: "name", dir: "auto" }, c.title),
   c.active ? h("span", { class: "busy", title: `${c.active} in progress` }, h("span", { class: "hidden" }, `${c.active} in progress, `)) : null,
-  h("span", { class: "count", title: c.sources === null ? "" : plural(c.sources, "document") }, c.sources === null ? "…" : number(c.sources))));
+  h("span", { class: "count", title: plural(c.sources, "document") }, number(c.sources))));
 
 const close = () => document.querySelector("#side")?.classList.remove("open");
 

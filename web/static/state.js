@@ -41,11 +41,17 @@ export const collection = () => (state.collections || []).find(c => c.id === whe
 export const collectionId = () => collection()?.id || (state.collections === null && where.collection) || "default";
 
 let turn = 0;
+let recount = 0;
 export const loadCollections = async () => {
   const found = await get("/collections");
-  Object.assign(state, { collections: found.collections, worker: found.worker });
+  const missing = found.worker || found.collections.some(c => c.records === null);
+  const known = new Map((state.collections || []).map(c => [c.id, c.records]));
+  for (const c of found.collections) c.records ??= known.get(c.id) ?? null; // as last known
+  if (found.collections.length || !found.worker) state.collections = found.collections; // else not known yet
+  state.worker = found.worker;
   emit("collections");
-  if (found.worker) setTimeout(() => loadCollections().catch(() => {}), 1500); // it starts: counts come when it is there
+  clearTimeout(recount);
+  if (missing) recount = setTimeout(() => loadCollections().catch(() => {}), 1500);
 };
 
 export const loadDocuments = async () => {

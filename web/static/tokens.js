@@ -1,11 +1,11 @@
 // Tokens for scripts and tools: made here, told once, revoked here.
 
 import { get, post, told } from "./api.js";
-import { h, iconButton, put, say, until } from "./dom.js";
+import { dialog, h, iconButton, put, say, until } from "./dom.js";
 
 export const tokens = async () => {
   const list = h("ul", { class: "tokens" }), fresh = h("div", {});
-  const label = h("input", { type: "text", class: "field", id: "token-label", maxlength: "60", placeholder: "laptop" });
+  const label = h("input", { type: "text", class: "field", id: "token-label", maxlength: "60", placeholder: "laptop", autofocus: true });
   const paint = async () => {
     const found = (await get("/account")).tokens;
     put(list, found.map(t => h("li", {}, h("span", { dir: "auto" }, t.label || "without a name"), h("span", { class: "quiet" }, `ends ${until(t.expires_at)}`),
@@ -17,13 +17,9 @@ export const tokens = async () => {
     label.value = "";
     put(fresh, h("p", {}, "Copy it now; it is not shown again."), h("code", { class: "secret", tabindex: "0" }, made.token));
   });
-  const dialog = h("dialog", { class: "ask", "aria-labelledby": "ask-title" },
-    h("div", { class: "dialog-head" }, h("h2", { id: "ask-title" }, "Tokens for scripts and tools"), iconButton("close", "Close", () => dialog.close())),
+  try { await paint(); } catch (problem) { return say(told(problem), "bad"); }
+  dialog("Tokens for scripts and tools", [
     h("p", {}, "A script that sends one as “Authorization: Bearer …” acts as you, on your documents only."),
     list, h("form", { onsubmit: e => { e.preventDefault(); make(); } }, h("label", { for: "token-label" }, "Name of a new token"), label,
-      h("div", { class: "actions" }, h("button", { class: "button primary" }, "Make a token"))), fresh);
-  dialog.addEventListener("close", () => dialog.remove());
-  try { await paint(); } catch (problem) { return say(told(problem), "bad"); }
-  document.querySelector("#quire").append(dialog);
-  dialog.showModal();
+      h("div", { class: "actions" }, h("button", { class: "button primary" }, "Make a token"))), fresh]);
 };

@@ -6,23 +6,26 @@ from typing import Any
 from starlette.routing import Route
 
 from errors import Unavailable
+from pipeline.jobs import LISTED
 from storage.catalog import ACTIVE
 from web.answers import Asked, route
 from web.api import App, start_export, start_reembed, status_of
 
-_MISSING = {"records": None, "bytes": None, "pages": None, "sources": None}
+_SOON = 0.5  # seconds; rows need no worker, the number of their records does
 
 
 def routes(app: App) -> list[Route]:
     def listed(asked: Asked) -> dict[str, Any]:
-        """Also while the worker starts: then without counts."""
-        active = Counter(row.collection for row in app.jobs.catalog.jobs(asked.user, ACTIVE, 1000))
+        """Also while the worker is away or busy: then without the numbers of records."""
+        user, catalog = asked.user, app.jobs.catalog
+        active = Counter(row.collection for row in catalog.jobs(user, ACTIVE, LISTED))
+        here = app.jobs.paths.base(user).exists()  # else the worker gets the rows from the stores
+        worker = None
         try:
-            held, worker = app.link.call("collections", asked.user), None
+            held = app.link.call("collections", user, within=_SOON if here else None)
         except Unavailable as problem:
-            rows = app.jobs.catalog.collections(asked.user)
-            held = [{"id": c.id, "title": c.title, "model": c.model, **_MISSING} for c in rows]
-            worker = problem.as_dict()
+            held = [{**c, "records": None} for c in catalog.shelf(user)]
+            worker = None if here and app.jobs.ready() else problem.as_dict()
         return {"collections": [{**c, "active": active[c["id"]]} for c in held], "worker": worker}
 
     def create(asked: Asked) -> Any:

@@ -5,24 +5,19 @@ from typing import Any
 
 from starlette.routing import Route
 
-from errors import NotFound
-from storage.catalog import SourceRow
+from pipeline.jobs import LISTED
 from web.answers import Asked, route
 from web.api import App, submit_files
-
-_MOST = 2000
 
 
 def routes(app: App) -> list[Route]:
     def listed(asked: Asked) -> list[dict[str, Any]]:
-        found = _find(app, asked)
-        if found is None:
-            return []
-        return _rows(app, asked.user, found)
+        found = app.jobs.catalog.held_collection(asked.user, asked.path["collection"])
+        return _rows(app, asked.user, found.id) if found else []
 
     def add(asked: Asked) -> list[Any]:
         options = {**asked.body, "collection": asked.path["collection"]}
-        return submit_files(app, asked.user, options.pop("files", []), options)
+        return submit_files(app, asked.caller, options.pop("files", []), options)
 
     def delete(asked: Asked) -> Any:
         return app.link.call(
@@ -79,23 +74,13 @@ def routes(app: App) -> list[Route]:
     ]
 
 
-def _find(app: App, asked: Asked) -> str | None:
-    """The collection's id; None for a `default` that nobody has filled yet."""
-    try:
-        return app.jobs.catalog.find_collection(asked.user, asked.path["collection"]).id
-    except NotFound:
-        if asked.path["collection"] == "default":
-            return None
-        raise
-
-
 def _rows(app: App, user: str, collection: str) -> list[dict[str, Any]]:
     """The newest job of each file, and the sources that no job is known of."""
     sources = {s.sha256: s for s in app.jobs.catalog.sources(user, collection)}
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     dismissed: set[str] = set()
-    for job in app.jobs.list_jobs(user, None, _MOST, collection=collection):
+    for job in app.jobs.list_jobs(user, None, LISTED, collection=collection):
         if job["kind"] != "ingest":
             continue  # an export or import is no document
         sha256 = job["source"]["sha256"]
@@ -107,18 +92,7 @@ def _rows(app: App, user: str, collection: str) -> list[dict[str, Any]]:
             dismissed.add(sha256)
             continue
         seen.add(sha256 or job["id"])
-        rows.append({"job": job, "source": _shown(sources.get(sha256))})
-    rows += [{"job": None, "source": _shown(s)} for i, s in sources.items() if i not in seen]
+        held = sources.get(sha256)
+        rows.append({"job": job, "source": held.shown() if held else None})
+    rows += [{"job": None, "source": s.shown()} for i, s in sources.items() if i not in seen]
     return rows
-
-
-def _shown(source: SourceRow | None) -> dict[str, Any] | None:
-    if source is None:
-        return None
-    return {
-        "id": source.sha256,
-        "filename": source.filename,
-        "pages": source.pages,
-        "bytes": source.bytes,
-        "created_at": source.created_at,
-    }
