@@ -125,6 +125,11 @@ class Quire:
                     file.write(part)
         return target
 
+    def push(self, collection: str = "default", dataset: str = "") -> Json:
+        """A job that pushes it to a private dataset of yours on the Hub; needs a Hugging Face token
+        that may make repositories, as `token` or `oauth_token`."""
+        return dict(self.call("push", collection=collection, dataset=dataset))
+
     def import_collection(self, file: str | Path, title: str = "") -> Json:
         """A job that makes a new collection of a zip that `/export` wrote (parquet or chroma)."""
         return dict(self.call("import_collection", file=self.upload(file), title=title))

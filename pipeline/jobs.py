@@ -258,8 +258,11 @@ class Jobs:
         return self.job(user, job_id)
 
     def dismiss(self, user: str, job_id: str) -> dict[str, Any]:
-        """Take a job that failed or was cancelled out of the list; a retry brings it back."""
-        if self.catalog.job(user, job_id).status not in {"failed", "cancelled"}:
+        """Take a job that failed or was cancelled out of the list; a retry brings it back. An export,
+        push or import may go once it has ended; a document stays."""
+        row = self.catalog.job(user, job_id)
+        documents = row.summary.get("kind", "ingest") == "ingest"
+        if row.status not in ({"failed", "cancelled"} if documents else FINISHED):
             raise Refused("job_not_over", "Only what failed can be taken off.", "Cancel it first.")
         self.catalog.update_job(job_id, summary={"dismissed": True})
         return self.job(user, job_id)
@@ -295,6 +298,11 @@ class Jobs:
             again = {"pages": row.summary["pages_failed"], "strategy": row.spec["strategy"]}
         self.again(row, "The job was put in the queue again.", again)
         return self.job(user, job_id)
+
+    def hurry(self, user: str, job_id: str) -> dict[str, Any]:
+        """What it waited for is there: an export, push or import goes on now."""
+        row = self.catalog.job(user, job_id)
+        return self._transfer_again(row) if row.status == "waiting" else self._standing.shown(row)
 
     def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
         """Bytes of that user's sources, and how many there may be."""

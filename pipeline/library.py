@@ -21,9 +21,10 @@ from pipeline.embed import Encoder
 from pipeline.options import PartitionOptions
 from pipeline.partition import read_head
 from pipeline.pool import Pool
+from pipeline.pushing import Lent
 from pipeline.search import Query
 from settings import Settings
-from storage.catalog import Catalog, JobRow, SourceRow
+from storage.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.paths import Paths
 from storage.stores import Stores
 from storage.workspace import Workspace
@@ -40,6 +41,7 @@ class Library:
     viewer: Pool
     encoder: Callable[[str | None], Encoder]
     loaded: Callable[[], Encoder | None]
+    lent: Lent
 
     def search(
         self,
@@ -164,6 +166,11 @@ class Library:
         hits.sort(key=lambda h: (h["filename"] or "", h["page"] or 0))
         pictured = {h["image_url"]: h for h in reversed(hits) if h["image_url"]}
         return list(reversed(pictured.values()))[: max(1, min(limit, 500))]
+
+    def lend(self, user: str, job: str, token: str) -> None:
+        """The owner's Hub token, for that push only."""
+        if self.catalog.job(user, job).status not in FINISHED:
+            self.lent.lend(job, token)
 
     def status(self, user: str) -> Json:
         encoder = self.loaded()

@@ -60,6 +60,9 @@ class Standing:
             "pages_failed": summary.get("pages_failed", []),
             "notified": summary.get("notified"),
             "result": summary.get("result"),
+            "target": next(
+                (row.spec[n] for n in ("dataset", "format", "model") if n in row.spec), None
+            ),
             "strategy": row.spec.get("strategy"),
             "dismissed": bool(summary.get("dismissed")),
         }

@@ -1,12 +1,15 @@
-"""What is done to whole collections, as durable jobs: an export, an import, another model.
+"""What is done to whole collections, as durable jobs: an export, a push, an import, another model.
 
-A killed worker begins such a job again: an export writes its file aside, an import upserts into the
-collection it has noted, vectors of another model are kept as they are made. Progress is numbered events, as everywhere. Knows nothing of HTTP.
+A killed worker begins such a job again: an export writes its file aside, a push sends what the Hub
+lacks, an import upserts into the collection it has noted, vectors of another model are kept as they are
+made. Progress is numbered events, as everywhere. Knows nothing of HTTP.
 """
 
+import logging
 import random
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +26,21 @@ from pipeline.engine import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, tell
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
 from pipeline.pool import Cancelled, PageProcessDied, Pool
+from pipeline.pushing import Lent
 from pipeline.reembed import reembed
 from settings import Settings
 from storage import dataset
-from storage.catalog import Catalog, SourceRow, free_title
+from storage.catalog import FINISHED, Catalog, SourceRow, free_title
 from storage.chroma import BATCH, Record
 from storage.paths import Paths
 from storage.stores import Stores
 from storage.workspace import Space
 
+log = logging.getLogger(__name__)
 Json = dict[str, Any]
 _NOTE_EVERY = 2000  # records
 _INTAKE_SECONDS = 900.0
+_LENDING = 10.0  # seconds in which the owner's token follows the job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,7 @@ class Tools:
     encoder: Callable[[str | None], Encoder]
     borrower: Borrower
     reader: Pool
+    lent: Lent
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +69,20 @@ class Job:
         return str(self.spec["user"])
 
     @property
+    def id(self) -> str:
+        return str(self.spec["job"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.spec["kind"])
+
+    @property
     def work(self) -> Path:
-        return self.tools.paths.work(self.user, self.spec["job"])
+        return self.tools.paths.work(self.user, self.id)
 
     def note(self, message: str, done: int = 0, total: int = 0, **changes: Any) -> None:
         """A numbered event, and the same in the job's row."""
-        catalog, job, stage = self.tools.catalog, self.spec["job"], self.spec["kind"]
+        catalog, job, stage = self.tools.catalog, self.id, self.kind
         stages = {stage: {"done": done, "total": total}} if total else {}
         body = {"stage": stage, "done": done, "total": total, "message": message}
         body |= {k: v for k, v in changes.items() if k in {"status", "error"}}
@@ -78,7 +93,7 @@ class Job:
 
     def cancelled(self) -> bool:
         """It was cancelled, or runs again by now."""
-        row = self.tools.catalog.job(self.user, self.spec["job"])
+        row = self.tools.catalog.job(self.user, self.id)
         return row.status == "cancelled" or row.summary.get("attempt", 1) != self.spec["attempt"]
 
     def report(self, what: str) -> Callable[[int, int], None]:
@@ -135,35 +150,82 @@ def register(here: set[str], tools: Tools) -> None:
 def run(job: Job) -> Json:
     """The final `status`, or `waiting` and the error that may pass by itself."""
     if job.cancelled():
-        return {"status": "cancelled"}
-    work = {"export": _out, "import": _in, "reembed": _anew}[job.spec["kind"]]
+        return _over(job, "cancelled")
+    work = {"export": _out, "push": _push, "import": _in, "reembed": _anew}[job.kind]
     if job.spec.get("turn"):
         job.note("Trying again.", status="running", summary={"retry_at": None})
     else:
         job.note("It has begun.", status="running", started_at=time.time())
     try:
         message, result = work(job)
-    except QuireError as problem:
+    except Exception as problem:
         if job.cancelled():
-            return {"status": "cancelled"}
+            return _over(job, "cancelled")
+        if not isinstance(problem, QuireError):
+            log.exception("a transfer failed", extra={"job": job.id})
+            problem = _unexpected(problem)
         error = problem.as_dict()
         if not problem.permanent and int(job.spec.get("tries", 0)) < len(BACKOFF):
             return {"status": "waiting", "error": error}
         job.note(str(problem), status="failed", error=error, finished_at=time.time())
         if problem.permanent:
             shutil.rmtree(job.work, ignore_errors=True)
-        return {"status": "failed"}
+        return _over(job, "failed")
     job.note(message, status="succeeded", summary={"result": result}, finished_at=time.time())
     shutil.rmtree(job.work, ignore_errors=True)
-    return {"status": "succeeded"}
+    return _over(job, "succeeded")
+
+
+def _over(job: Job, status: str) -> Json:
+    if job.tools.catalog.job(job.user, job.id).status in FINISHED:  # else it runs again by now
+        job.tools.lent.forget(job.id)
+    return {"status": status}
+
+
+def _unexpected(problem: Exception) -> QuireError:
+    return QuireError(
+        "internal",
+        f"Something unexpected happened ({type(problem).__name__}).",
+        "Start it again; if it stays, report the time and the version.",
+    )
 
 
 # Out
 
 
 def _out(job: Job) -> tuple[str, Json]:
-    tools, user, spec = job.tools, job.user, job.spec
-    found = tools.catalog.find_collection(user, spec["collection"])
+    kind, collection = job.spec["format"], job.spec["collection"]
+    name = f"{collection}-{kind}.zip"
+    target = job.tools.paths.export(job.user, name)
+    what = "records are written" if kind in {"parquet", "chroma"} else "documents"
+    export(_shelf(job), kind, target, job.report(what))
+    size = target.stat().st_size
+    result = {"name": name, "url": f"/exports/{name}", "bytes": size}
+    return f"{name} is ready: {size / 1048576:.1f} MB.", result
+
+
+def _push(job: Job) -> tuple[str, Json]:
+    """The Parquet export, unpacked, as a dataset of the owner's; what is written is written once."""
+    folder, dataset_name = job.work / "push", str(job.spec["dataset"])
+    if not folder.exists():
+        archive, aside = job.work / "push.zip", job.work / "unpacked"
+        export(_shelf(job), "parquet", archive, job.report("records are written"))
+        shutil.rmtree(aside, ignore_errors=True)
+        with zipfile.ZipFile(archive) as written:
+            written.extractall(aside)
+        archive.unlink()
+        aside.replace(folder)
+    from storage.push import push  # the Hub's client: a quarter of a second
+
+    token = job.tools.lent.take(job.id, _LENDING)
+    made = push(folder, dataset_name, token, job.report("files are sent"))
+    result = {"dataset": dataset_name, "url": made.url, "commit": made.commit}
+    return f"It is in the private dataset {dataset_name}.", result
+
+
+def _shelf(job: Job) -> Shelf:
+    tools, user = job.tools, job.user
+    found = tools.catalog.find_collection(user, job.spec["collection"])
     with tools.stores.workspaces.open(user) as workspace:
         ids = [r.id for r in workspace.get(found.id)]
 
@@ -180,7 +242,7 @@ def _out(job: Job) -> tuple[str, Json]:
         path = tools.paths.source(user, source.sha256)
         return path if path.is_file() else None
 
-    shelf = Shelf(
+    return Shelf(
         collection=found,
         count=len(ids),
         records=records,
@@ -189,13 +251,6 @@ def _out(job: Job) -> tuple[str, Json]:
         original=original,
         crops=tools.paths.crops(user),
     )
-    name = f"{found.id}-{spec['format']}.zip"
-    target = tools.paths.export(user, name)
-    what = "records are written" if spec["format"] in {"parquet", "chroma"} else "documents"
-    export(shelf, spec["format"], target, job.report(what))
-    size = target.stat().st_size
-    result = {"name": name, "url": f"/exports/{name}", "bytes": size}
-    return f"{name} is ready: {size / 1048576:.1f} MB.", result
 
 
 # In

@@ -45,6 +45,7 @@ from pipeline.library import Library, dispatch
 from pipeline.link import accept, address, key
 from pipeline.notify import Notifier
 from pipeline.pool import Pool
+from pipeline.pushing import Lent
 from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from pipeline.upkeep import Upkeep
@@ -197,6 +198,7 @@ def _run(
     )
     pool = Pool(settings.page_processes)
     viewer = Pool(1)
+    lent = Lent()
     library = Library(
         settings=settings,
         paths=paths,
@@ -205,6 +207,7 @@ def _run(
         viewer=viewer,
         encoder=encoder,
         loaded=lambda: encoder.made,
+        lent=lent,
     )
     here: set[str] = set()
     ingest.register(
@@ -232,6 +235,7 @@ def _run(
             encoder=encoder,
             borrower=borrower,
             reader=intake,
+            lent=lent,
         ),
     )
     house = housekeeping.House(

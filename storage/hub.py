@@ -72,7 +72,7 @@ class HubRemote:
 
     def check(self) -> None:
         """The dataset is there, private and ours to write; made when it is not there."""
-        with _translated(self.repo):
+        with translated(self.repo):
             if not self.api.repo_exists(self.repo, repo_type="dataset"):
                 self.api.create_repo(self.repo, repo_type="dataset", private=True, exist_ok=True)
             head = self._private_head()
@@ -119,7 +119,7 @@ class HubRemote:
 
     def forget(self, names: frozenset[str]) -> float:
         """The whole history goes: the Hub cannot forget one file of it."""
-        with _translated(self.repo):
+        with translated(self.repo):
             self.api.super_squash_history(self.repo, repo_type="dataset", branch="main")
             self._heads.newest = None
             self._heads.behind.clear()
@@ -178,7 +178,7 @@ class HubRemote:
 
     def _tree(self, prefix: str) -> dict[str, Any]:
         try:
-            with _translated(prefix):
+            with translated(prefix):
                 entries = self.api.list_repo_tree(
                     self.repo, prefix.rstrip("/") or None, recursive=True, repo_type="dataset"
                 )
@@ -187,12 +187,12 @@ class HubRemote:
             return {}
 
     def _head(self) -> str:
-        with _translated(self.repo):
+        with translated(self.repo):
             return self._heads.told(str(self.api.dataset_info(self.repo).sha))
 
     def _private_head(self) -> str:
         """The head to write on; it may have been made public since the last look."""
-        with _translated(self.repo):
+        with translated(self.repo):
             found = self.api.dataset_info(self.repo)
         if not found.private:
             raise Refused(
@@ -223,7 +223,7 @@ class HubRemote:
         headers = build_hf_headers(token=self.api.token)
         size = 0
         with (
-            _translated(name),
+            translated(name),
             get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer,
         ):
             if answer.status_code >= 400 and answer.history:
@@ -274,7 +274,8 @@ def _limited() -> Any:
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
+def translated(name: str) -> Iterator[None]:
+    """What the client raises, as errors of ours."""
     try:
         yield
     except HfHubHTTPError as problem:

@@ -144,7 +144,7 @@ def test_every_endpoint_is_described_to_a_stranger(app: Running) -> None:
     found = json.loads(get(app, "/gradio_api/info")[1])["named_endpoints"]
     public = {
         "submit", "watch", "job", "jobs", "cancel", "retry", "collections", "create_collection",
-        "delete_collection", "sources", "delete_source", "search", "export",
+        "delete_collection", "sources", "delete_source", "search", "export", "push",
         "import_collection", "status",
     }  # fmt: skip
     assert {name.strip("/") for name in found} == public

@@ -23,12 +23,14 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request of a known caller; `body` is the JSON that came with it."""
+    """A request of a known caller; `body` is the JSON that came with it, `hub_token` gives the Hub
+    token that did, or Refused."""
 
     caller: Caller
     path: Mapping[str, Any]
     query: Mapping[str, str]
     body: Mapping[str, Any]
+    hub_token: Callable[[], str]
 
     @property
     def user(self) -> str:
@@ -51,6 +53,7 @@ def route(
                 path=request.path_params,
                 query=request.query_params,
                 body=body,
+                hub_token=lambda: app.identity.hub_token(request),
             )
         )
 

@@ -23,6 +23,7 @@ from pipeline.jobs import EXPORTS, Jobs, Request
 from pipeline.link import Link
 from pipeline.notify import checked as notify_address
 from pipeline.options import PartitionOptions
+from pipeline.pushing import dataset_name
 from settings import Settings
 from storage.catalog import ACTIVE, FINISHED
 from web.identity import Caller, Identity
@@ -55,10 +56,12 @@ def shown(problem: QuireError) -> gr.Error:
 
 
 def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(caller, …)` as Gradio calls it: the caller is found from the request, errors get
-    their code as title, and a tool call gets JSON text, of which Gradio would show the `repr`."""
+    """`function(caller, …)` as Gradio calls it: the caller is found from the request, and their Hub
+    token where it is a parameter; errors get their code as title, and a tool call gets JSON text, of
+    which Gradio would show the `repr`."""
     own = inspect.signature(function)
-    given = list(own.parameters.values())[1:]
+    given = [p for p in list(own.parameters.values())[1:] if p.name != "hub_token"]
+    lends = "hub_token" in own.parameters
     special = [
         inspect.Parameter(
             "request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request
@@ -78,6 +81,8 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
     def taken(args: Any, kwargs: Any) -> tuple[dict[str, Any], Any, Any, bool]:
         arguments = dict(seen.bind(*args, **kwargs).arguments)
         request, token = arguments.pop("request"), arguments.pop("oauth_token", None)
+        if lends:
+            arguments["hub_token"] = lambda: app.identity.hub_token(request, token and token.token)
         return arguments, request, token, request.headers.get("x-gradio-user") == "mcp"
 
     def found(request: Any, token: Any) -> Caller:
@@ -196,6 +201,27 @@ def export_of(app: App, user: str, collection: str, format: str) -> dict[str, An
         problem = job["error"] or {"code": "cancelled", "message": "The job was cancelled."}
         raise Refused(problem["code"], problem["message"], problem.get("advice", ""))
     return {"job": job["id"], **job["result"]}
+
+
+def start_push(
+    app: App, caller: Caller, collection: str, dataset: str, hub_token: Callable[[], str]
+) -> dict[str, Any]:
+    """The job that pushes there; the same one when it waits for its owner, and then goes on."""
+    token = hub_token()
+    found = app.jobs.catalog.find_collection(caller.key, collection)
+    whole = dataset_name(caller.name, found.title, str(dataset or ""))
+    spec = {"collection": found.id, "title": found.title, "dataset": whole}
+    job = app.jobs.transfer(caller.key, "push", spec)
+    app.link.call("lend", caller.key, job=job["id"], token=token)
+    return app.jobs.hurry(caller.key, job["id"])
+
+
+def start_import(app: App, caller: Caller, file: Any, title: str) -> dict[str, Any]:
+    """The job that makes a collection of an uploaded zip."""
+    path, name = uploaded(file, caller)
+    most = app.jobs.room(caller.key, 0, visitor=caller.kind == "visitor")
+    spec = {"title": title[:200], "filename": name, "most_bytes": most}
+    return app.jobs.transfer(caller.key, "import", spec, archive=path)
 
 
 def register(app: App) -> None:
@@ -330,6 +356,24 @@ def register(app: App) -> None:
         """
         return export_of(app, caller.key, collection, format)
 
+    def push(
+        caller: Caller,
+        collection: str,
+        dataset: str = "",
+        *,
+        hub_token: Callable[[], str],
+    ) -> dict:  # type: ignore[type-arg]
+        """Push a collection, as its Parquet export, to a private dataset of yours on the Hub. Needs a
+        Hugging Face token that may make repositories, or a sign-in that may; it is used for this and
+        kept nowhere. Returns a job at once; its `result` has the dataset's address. When the job
+        waits for you after a restart, the same call lets it go on.
+
+        Args:
+            collection: name or id.
+            dataset: name or owner/name; default: yours, named like the collection.
+        """
+        return start_push(app, caller, collection, dataset, hub_token)
+
     def import_collection(caller: Caller, file: gr.FileData, title: str = "") -> dict:  # type: ignore[type-arg]
         """Make a new collection from a zip that /export wrote as parquet or chroma. Returns a job at
         once; follow it with /watch, its `result` names the collection.
@@ -338,10 +382,7 @@ def register(app: App) -> None:
             file: the zip, uploaded.
             title: the new collection's name; default: the one it had.
         """
-        path, name = uploaded(file, caller)
-        most = app.jobs.room(caller.key, 0, visitor=caller.kind == "visitor")
-        spec = {"title": str(title or "")[:200], "filename": name, "most_bytes": most}
-        return app.jobs.transfer(caller.key, "import", spec, archive=path)
+        return start_import(app, caller, file, str(title or ""))
 
     def reembed(
         caller: Caller, collection: str, model: str | None = None, gpu: str = "auto"
@@ -369,7 +410,7 @@ def register(app: App) -> None:
         sources, delete_source, search, reembed, status,
     ):  # fmt: skip
         gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=16)
-    for slow in (export, import_collection):
+    for slow in (export, push, import_collection):
         gradio_api(endpoint(app, slow), api_name=slow.__name__, concurrency_limit=32)
     gradio_api(endpoint(app, watch), api_name="watch", concurrency_limit=None)
 
@@ -387,6 +428,7 @@ def about(app: App, caller: Caller) -> dict[str, Any]:
     return {
         "name": caller.name,
         "kind": caller.kind,
+        "may_push": caller.may_push,
         "expires_at": caller.expires_at,
         "storage": usage,
         "jobs": {"active": app.jobs.active(caller.key), "limit": app.settings.max_jobs},

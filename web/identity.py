@@ -29,6 +29,7 @@ COOKIES = (
 )  # the second is partitioned: for a Hub page's frame
 _KNOWN_FOR, _REFUSED_FOR, _VISIT_EVERY = 300.0, 60.0, 300.0
 _REMEMBERED = 4096
+_PUSH = {"contribute-repos", "write-repos", "manage-repos"}  # scopes of a sign-in
 Kept = TypeVar("Kept")
 
 
@@ -43,6 +44,7 @@ class Caller:
     orgs: tuple[str, ...] = ()
     expires_at: float | None = None
     uploader: UserKey | None = None  # under whose key the files of a token in the body came
+    may_push: bool = False  # came with a Hub token that may make repositories
 
     @property
     def in_person(self) -> bool:
@@ -96,13 +98,31 @@ class Identity:
         scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and bearer.strip():
             return self._admitted(self._by_token(bearer.strip()))
-        person = _signed_in(inner.scope.get("session") or {})
+        session = inner.scope.get("session") or {}
+        person = _signed_in(session)
         if person:
-            return self._admitted(self._person(person))
+            return self._admitted(self._person(person, _may_push(session)))
         if oauth_token:
             found = self._admitted(self._by_token(oauth_token))
             return replace(found, uploader=seen.key) if seen else found
         return self._visitor(inner)
+
+    def hub_token(self, request: Any, oauth_token: str | None = None) -> str:
+        """The caller's Hub token that came with this very request, to write a dataset of theirs."""
+        inner = getattr(request, "request", None) or request
+        scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and not bearer.startswith(PREFIX):
+            return str(bearer.strip())
+        session = inner.scope.get("session") or {}
+        if _signed_in(session):
+            oauth_token = session["oauth_info"]["access_token"] if _may_push(session) else None
+        if not oauth_token:
+            raise Refused(
+                "push_sign_in",
+                "That needs a sign-in that may make repositories.",
+                "Sign in with Hugging Face and allow it, or send a Hugging Face token that may.",
+            )
+        return str(oauth_token)
 
     def new_visitor(self) -> str:
         """A cookie's value that only this Space can have made."""
@@ -118,12 +138,13 @@ class Identity:
         seen = hmac.new(self.settings.secret, b"visitor cookie " + made.encode(), hashlib.sha256)
         return seen.hexdigest()[:32]
 
-    def _person(self, info: dict[str, Any]) -> Caller:
+    def _person(self, info: dict[str, Any], may_push: bool) -> Caller:
         return Caller(
             key=self._key(f"hf:{info['sub']}"),
             name=str(info.get("preferred_username", "")),
             kind="person",
             orgs=_names(info.get("orgs"), "preferred_username"),
+            may_push=may_push,
         )
 
     def _by_token(self, token: str) -> Caller:
@@ -169,6 +190,7 @@ class Identity:
             name=str(found.get("name", "")),
             kind="hub_token",
             orgs=_names(found.get("orgs"), "name"),
+            may_push=True,
         )
 
     def _admitted(self, caller: Caller) -> Caller:
@@ -218,6 +240,11 @@ def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:
     if not person.get("sub") or (ends is not None and ends < time.time()):
         return None
     return dict(person)
+
+
+def _may_push(session: dict[str, Any]) -> bool:
+    """Whether they allowed the Space to make repositories."""
+    return bool(_PUSH & set(str((session.get("oauth_info") or {}).get("scope", "")).split()))
 
 
 def _names(orgs: Any, field_name: str) -> tuple[str, ...]:

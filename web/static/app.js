@@ -5,25 +5,11 @@ import { documentsView } from "./documents.js";
 import { button, confirmed, asked, h, iconButton, megabytes, menu, number, plural, put, say } from "./dom.js";
 import { galleryView } from "./gallery.js";
 import { follow } from "./live.js";
-import { at, get, patch, post, remove, told, url } from "./api.js";
+import { at, patch, remove, told } from "./api.js";
 import { questionBox, searchView } from "./search.js";
 import { sidebar } from "./sidebar.js";
+import { FORMATS, pushAway, takeAway, transfers } from "./transfers.js";
 import { collection, collectionId, go, loadCollections, loadDocuments, loadStatus, on, settings, state, where } from "./state.js";
-
-const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
-
-const takeAway = async format => {
-  say("Making the file; the download starts when it is ready.");
-  try {
-    let job = await post(`${at("collections", collectionId())}/export`, { format });
-    while (["queued", "running", "waiting"].includes(job.status)) {
-      await new Promise(done => setTimeout(done, 700));
-      job = await get(at("jobs", job.id));
-    }
-    if (job.status !== "succeeded") throw job.error || { message: "The export was cancelled." };
-    h("a", { href: url(job.result.url), download: job.result.name }).click();
-  } catch (problem) { say(told(problem), "bad"); }
-};
 
 const rename = async () => {
   const c = collection();
@@ -67,6 +53,7 @@ const header = () => {
     put(actions, c ? menu(`More for ${c.title}`, [
       ["Rename…", rename],
       ...(c.records ? FORMATS.map(([format, label]) => [`Take away as ${label}`, () => takeAway(format)]) : []),
+      ...(c.records && state.status?.you?.may_push ? [["Push to Hugging Face…", pushAway]] : []),
       ["Delete…", drop, "danger"],
     ]) : null);
     for (const tab of tabs.children) {
@@ -74,7 +61,7 @@ const header = () => {
       if (tab.dataset.view === "documents") tab.querySelector(".count").textContent = state.documents.size ? number(state.documents.size) : "";
     }
   };
-  ["collections", "where", "documents", "row"].forEach(what => on(what, paint));
+  ["collections", "where", "documents", "row", "status"].forEach(what => on(what, paint));
   paint();
   return h("header", { class: "head" }, h("div", { class: "title" }, title, facts), actions, tabs);
 };
@@ -123,7 +110,7 @@ const begin = place => {
     side.node,
     h("main", { id: "main", tabindex: "-1" },
       h("div", { class: "top" }, iconButton("menu", "Collections", side.toggle, { class: "icon-button only-phone", "aria-controls": "side" }), questionBox()),
-      banner(), header(), shown.node));
+      banner(), header(), transfers(), shown.node));
   document.addEventListener("keydown", keys);
   shown.paint();
   follow();

@@ -3,6 +3,7 @@
 import { post, told } from "./api.js";
 import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until } from "./dom.js";
 import { tokens } from "./tokens.js";
+import { importer } from "./transfers.js";
 import { collection, go, link, loadCollections, on, state } from "./state.js";
 
 const create = async () => {
@@ -59,7 +60,7 @@ export const sidebar = () => {
   const foot = h("div", { class: "side-foot" });
   const node = h("aside", { id: "side", "aria-label": "Collections" },
     h("div", { class: "brand" }, h("span", { class: "mark-q", "aria-hidden": "true" }), h("span", {}, "Quire"), iconButton("close", "Close", close, { class: "icon-button only-phone" })),
-    h("div", { class: "side-head" }, h("h2", {}, "Collections"), iconButton("plus", "New collection", create)),
+    h("div", { class: "side-head" }, h("h2", {}, "Collections"), h("span", { class: "grow" }), importer(), iconButton("plus", "New collection", create)),
     list, foot);
   let open = false;
   const paintList = () => {

@@ -4,7 +4,7 @@
 import { at, get } from "./api.js";
 
 export const settings = {};
-export const state = { collections: null, worker: null, documents: new Map(), loaded: "", status: null, connected: false };
+export const state = { collections: null, worker: null, documents: new Map(), transfers: new Map(), loaded: "", status: null, connected: false };
 const listeners = new Map();
 export const on = (what, act) => listeners.set(what, [...(listeners.get(what) || []), act]);
 export const emit = (what, detail) => (listeners.get(what) || []).forEach(act => act(detail));
@@ -80,11 +80,16 @@ export const tell = jobs => {
     const before = seen.get(job.id);
     seen.set(job.id, job.status);
     if (before !== job.status) counts = true;
+    if (job.kind !== "ingest") {
+      if (job.dismissed) state.transfers.delete(job.id); else state.transfers.set(job.id, job);
+      emit("transfers");
+      continue;
+    }
     if (job.collection !== state.loaded) continue;
     const key = job.source.sha256 || job.id;
     const row = state.documents.get(key);
     if (row?.job && row.job.id !== job.id && row.job.created_at > job.created_at) continue;
-    if (job.dismissed || job.kind !== "ingest") continue;
+    if (job.dismissed) continue;
     const next = { job, source: row?.source || null };
     if (row) state.documents.set(key, next);
     else state.documents = new Map([[key, next], ...state.documents]);

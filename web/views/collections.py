@@ -1,5 +1,6 @@
 """The sidebar's part: collections with their counts, and what is saved where."""
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,8 +10,16 @@ from errors import Unavailable
 from pipeline.jobs import LISTED
 from storage.catalog import ACTIVE
 from web.answers import Asked, route
-from web.api import App, start_export, start_reembed, status_of
+from web.api import (
+    App,
+    start_export,
+    start_import,
+    start_push,
+    start_reembed,
+    status_of,
+)
 
+_SHOWN = 86_000.0  # seconds; an export's file is kept for a day
 _SOON = 0.5  # seconds; rows need no worker, the number of their records does
 
 
@@ -51,6 +60,25 @@ def routes(app: App) -> list[Route]:
         model = asked.body.get("model")
         return start_reembed(app, asked.user, asked.path["collection"], model, None)
 
+    def push(asked: Asked) -> Any:
+        """The job that pushes it to a dataset of the caller's."""
+        dataset = str(asked.body.get("dataset", ""))
+        return start_push(app, asked.caller, asked.path["collection"], dataset, asked.hub_token)
+
+    def take_in(asked: Asked) -> Any:
+        """The job that makes a collection of an exported zip."""
+        title = str(asked.body.get("title", ""))
+        return start_import(app, asked.caller, asked.body.get("file"), title)
+
+    def transfers(asked: Asked) -> list[Any]:
+        """Exports, pushes and imports of the last day that are on the list."""
+        since = time.time() - _SHOWN
+        return [
+            job
+            for job in app.jobs.list_jobs(asked.user, None, LISTED)
+            if job["kind"] != "ingest" and not job["dismissed"] and job["created_at"] > since
+        ]
+
     def status(asked: Asked) -> dict[str, Any]:
         return status_of(app, asked.caller)
 
@@ -62,5 +90,8 @@ def routes(app: App) -> list[Route]:
         route(app, one, delete, ("DELETE",)),
         route(app, f"{one}/export", export, ("POST",)),
         route(app, f"{one}/reembed", reembed, ("POST",)),
+        route(app, f"{one}/push", push, ("POST",)),
+        route(app, "/import", take_in, ("POST",)),
+        route(app, "/transfers", transfers),
         route(app, "/status", status),
     ]

@@ -1,0 +1,89 @@
+// Exports, pushes, imports, changes of model: what is on its way out or in, and what came of it.
+
+import { at, get, post, told, upload, url } from "./api.js";
+import { asked, button, h, iconButton, plural, put, say } from "./dom.js";
+import { collection, FINISHED, go, loadCollections, on, state, tell } from "./state.js";
+
+export const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
+const begun = new Set(); // from this page: its file is fetched, its collection opened by itself
+
+const begin = async (path, body) => {
+  try {
+    const job = await post(path, body);
+    begun.add(job.id);
+    tell([job]);
+  } catch (problem) { say(told(problem), "bad"); }
+};
+
+export const takeAway = format => begin(`${at("collections", collection().id)}/export`, { format });
+
+const push = (id, dataset) => begin(`${at("collections", id)}/push`, { dataset });
+
+export const pushAway = async () => {
+  const c = collection(), like = c.title.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
+  const dataset = await asked(`Push “${c.title}” to Hugging Face`, "Dataset", `${state.status.you.name}/${like || "collection"}`, "Push", [
+    "A private dataset of yours gets the records with their vectors, the figures and the PDFs; one that was pushed before is renewed.",
+    "Your sign-in is used for this and kept nowhere.",
+  ]);
+  if (dataset !== null) push(c.id, dataset);
+};
+
+// The button that takes in an exported zip.
+export const importer = () => {
+  const input = h("input", { type: "file", hidden: true, accept: ".zip,application/zip", id: "import", onchange: async () => {
+    const [file] = input.files;
+    input.value = "";
+    say(`Uploading ${file.name}.`);
+    try { begin("/import", { file: await upload(file, () => {}, new AbortController().signal) }); } catch (problem) { say(told(problem), "bad"); }
+  } });
+  return [input, iconButton("upload", "Import an exported collection", () => input.click())];
+};
+
+const title = job => {
+  const name = job.source.filename;
+  if (job.kind === "export") return `“${name}” as ${FORMATS.find(([f]) => f === job.target)?.[1] || job.target}`;
+  if (job.kind === "push") return `“${name}” to ${job.target}`;
+  if (job.kind === "reembed") return `“${name}” for ${job.target}`;
+  return job.result ? "A collection was imported" : "An import";
+};
+
+const fetched = job => h("a", { class: "button", href: url(job.result.url), download: job.result.name }, "Download");
+const opened = job => go({ collection: job.result.collection, view: "documents", job: "", document: "", q: "" });
+
+const acts = job => {
+  if (job.kind === "push" && (job.status === "waiting" || job.error?.code === "push_needs_owner")) return button("Push once more", () => push(job.collection, job.target), { class: "button primary" });
+  if (job.status !== "succeeded" || job.kind === "reembed") return null;
+  if (job.kind === "export") return fetched(job);
+  if (job.kind === "push") return h("a", { class: "button", href: job.result.url, target: "_blank", rel: "noopener" }, "Open the dataset");
+  return button("Open it", () => opened(job));
+};
+
+const line = job => {
+  const part = Object.values(job.stages || {})[0], over = FINISHED.has(job.status);
+  const share = part?.total ? Math.floor(100 * part.done / part.total) : 0;
+  return h("li", { "data-job": job.id, "data-status": job.status },
+    h("div", { class: "grow" }, h("b", { dir: "auto" }, title(job)),
+      h("p", { class: `says ${job.error ? "bad" : ""}`, dir: "auto" }, job.error ? told(job.error) : job.message || "It waits for its turn."),
+      over ? null : h("span", { class: "bar", role: "progressbar", "aria-label": title(job), "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": String(share) }, h("i", { style: { width: `${share}%` } }))),
+    acts(job),
+    iconButton("close", over ? "Take it off the list" : "Cancel it", () => begin(at("jobs", job.id, over ? "dismiss" : "cancel"))));
+};
+
+// What was begun here goes on by itself when it is there.
+const arrived = job => {
+  if (job.status !== "succeeded" || !begun.delete(job.id)) return;
+  if (job.kind === "export") fetched(job).click();
+  if (job.kind === "import") { say(`${plural(job.result.records, "record")} imported.`, "good"); loadCollections().then(() => opened(job)).catch(() => {}); }
+};
+
+export const transfers = () => {
+  const list = h("ul", { class: "transfers", "aria-label": "Exports and imports" });
+  on("transfers", () => {
+    const shown = [...state.transfers.values()].sort((a, b) => b.created_at - a.created_at);
+    put(list, shown.map(line));
+    shown.forEach(arrived);
+  });
+  const load = () => get("/transfers").then(tell).catch(() => {}); // the stream tells of those that go on
+  load();
+  return list;
+};
