@@ -2,10 +2,14 @@
 
 Works with any Quire, local or a Space; needs `gradio_client` only. Copy this file where you need it.
 What Quire refuses is a `gradio_client.exceptions.AppError` whose `title` is a code of docs/errors.md.
+As a program: `python quire_client.py submit FILE…` with a bar of pages, `search QUESTION`, `export`.
 """
 
+import argparse
 import contextlib
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 import httpx
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from tqdm import tqdm
 
 Json = dict[str, Any]
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -200,3 +205,74 @@ def _checked(answer: httpx.Response) -> None:
 def _refused(problem: Any) -> AppError:
     told = problem if isinstance(problem, dict) else {"error": str(problem)}
     return AppError(str(told.get("error")), title=str(told.get("title") or "Error"))
+
+
+# As a program
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when all that was asked for was done, 1 when a file was not, 2 when Quire refused."""
+    parser = argparse.ArgumentParser(prog="quire_client.py", description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:7860", help="or owner/space")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("submit", help="add PDFs, and follow them to their end")
+    command.add_argument("files", nargs="+", type=Path)
+    command.add_argument("--strategy", default="auto")
+    command.add_argument("--notify", help="a mail address or https URL")
+    command.set_defaults(run=_submit)
+    command = commands.add_parser("search", help="ask a collection")
+    command.add_argument("question")
+    command.add_argument("--mode", default="hybrid")
+    command.set_defaults(run=_search)
+    command = commands.add_parser("export", help="a collection as a zip in this folder")
+    command.add_argument("--format", default="parquet")
+    command.set_defaults(run=_export)
+    for one in commands.choices.values():
+        one.add_argument("--collection", default="default", help="name or id")
+    asked = parser.parse_args(arguments)
+    try:
+        return int(asked.run(Quire(asked.url, token=os.environ.get("QUIRE_TOKEN")), asked))
+    except AppError as problem:
+        print(f"{problem.title}: {problem}", file=sys.stderr)
+        return 2
+
+
+def _submit(quire: Quire, asked: argparse.Namespace) -> int:
+    jobs = quire.submit(
+        *asked.files, collection=asked.collection, strategy=asked.strategy, notify=asked.notify
+    )
+    done = [_followed(quire, job) for job in jobs]
+    return int(any(job["status"] != "succeeded" for job in done))
+
+
+def _followed(quire: Quire, job: Json) -> Json:
+    """A bar of the pages that can be searched already, then a line that stays."""
+    name = job["source"]["filename"]
+    with tqdm(total=None, unit="page", desc=name[-40:], disable=None, dynamic_ncols=True) as bar:
+        for event in quire.watch(job["id"]):
+            if event["stage"] == "index" and event.get("total"):
+                bar.total = event["total"]
+                bar.update(event["done"] - bar.n)
+            bar.set_postfix_str(event.get("message", "")[:60])
+    job = quire.job(job["id"])
+    problem = job["error"]
+    told = f"{problem['code']}: {problem['message']} {problem['advice']}" if problem else ""
+    unread = f"pages not read: {job['pages_failed']}" if job["pages_failed"] else ""
+    line = f"{name}: {job['status']} {told or unread}".rstrip()
+    print(line, file=sys.stderr if told or unread else sys.stdout, flush=True)
+    return job
+
+
+def _search(quire: Quire, asked: argparse.Namespace) -> int:
+    for hit in quire.search(asked.question, collection=asked.collection, mode=asked.mode):
+        print(f"{hit['filename']} page {hit['page']}: {' '.join(hit['text'].split())[:200]}")
+    return 0
+
+
+def _export(quire: Quire, asked: argparse.Namespace) -> int:
+    print(quire.download(".", collection=asked.collection, format=asked.format))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

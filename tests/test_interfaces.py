@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
+import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -77,6 +80,32 @@ def test_the_curl_example_runs(app: Running, reports: Quire) -> None:
     assert done.returncode == 0, done.stderr
     assert "event: complete" in done.stdout
     assert "report.pdf" in done.stdout
+
+
+def test_the_command_line_examples_run_with_a_bar(app: Running, tmp_path: Path) -> None:
+    (code,) = examples("sh", "On the command line")
+    (tmp_path / "report.pdf").write_bytes((SAMPLES / "report.pdf").read_bytes())
+    (tmp_path / "letter.pdf").write_bytes(b"no pdf")
+    seen, terminal = pty.openpty()
+    said = []
+    for line in [*code.splitlines(), "python quire_client.py submit letter.pdf"]:
+        words = shlex.split(line)
+        assert words[:2] == ["python", "quire_client.py"]
+        program = [sys.executable, str(ROOT / "quire_client.py"), "--url", app.url]
+        said.append(
+            subprocess.run(
+                [*program, *words[2:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=terminal,
+                text=True, timeout=100,
+            )
+        )  # fmt: skip
+    assert [one.returncode for one in said] == [0, 0, 1]
+    assert said[0].stdout == "report.pdf: succeeded\n"
+    assert "report.pdf page 1: " in said[1].stdout
+    drawn = os.read(seen, 1 << 20).decode()
+    assert "2/2" in drawn
+    assert "letter.pdf: failed not_a_pdf" in drawn
+    os.close(terminal)
+    os.close(seen)
 
 
 def test_the_mcp_configuration_works(app: Running, reports: Quire) -> None:
