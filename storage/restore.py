@@ -108,7 +108,9 @@ class Restore:
             snapshot.build(aside, state, titles(self.replication.catalog, user))
             words.result()
 
-    def _from_published(self, user: str, newest: Manifest, own: list[segments.Row], aside: Path) -> bool:
+    def _from_published(
+        self, user: str, newest: Manifest, own: list[segments.Row], aside: Path
+    ) -> bool:
         """False when there is none, or no remote has it whole."""
         published = newest.published
         if published is None:
@@ -137,7 +139,9 @@ class Restore:
             shutil.rmtree(aside, ignore_errors=True)
         return whole
 
-    def _rows(self, user: str, saved: Sequence[File], own: list[segments.Row]) -> list[segments.Row]:
+    def _rows(
+        self, user: str, saved: Sequence[File], own: list[segments.Row]
+    ) -> list[segments.Row]:
         return [*self.replication.rows(user, saved), *own]
 
     def _words(self, user: str, entries: Mapping[str, Iterable[Entry]]) -> None:

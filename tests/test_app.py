@@ -145,7 +145,7 @@ def test_every_endpoint_is_described_to_a_stranger(app: Running) -> None:
     public = {
         "submit", "watch", "job", "jobs", "cancel", "retry", "collections", "create_collection",
         "delete_collection", "sources", "delete_source", "search", "export", "push",
-        "import_collection", "status",
+        "import_collection", "reembed", "status",
     }  # fmt: skip
     assert {name.strip("/") for name in found} == public
     assert all(len(found[f"/{name}"].get("description", "")) > 20 for name in public)
