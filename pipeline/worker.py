@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar, cast
 
 from dbos import DBOS, DBOSPortableJSONSerializer
 
@@ -189,13 +189,22 @@ def _run(
     )
     threads = max(1, (os.cpu_count() or 2) - 1)
 
-    encoder = _Encoders(
-        lambda name: _models().load_encoder(name, threads=threads), settings.embedding_model
-    )
+    # One model at a time: transformers sets the type of new tensors for the whole process meanwhile.
+    loading = threading.Lock()
+
+    def load_encoder(name: str) -> Encoder:
+        with loading:
+            return cast("Encoder", _models().load_encoder(name, threads=threads))
+
+    def load_detector() -> Detector:
+        with loading:
+            return cast(
+                "Detector", _models().load_detector(settings.layout_model, settings.table_model)
+            )
+
+    encoder = _Encoders(load_encoder, settings.embedding_model)
     borrower = Borrower(paths)
-    detector: _Once[Detector] = _Once(
-        lambda: _models().load_detector(settings.layout_model, settings.table_model)
-    )
+    detector: _Once[Detector] = _Once(load_detector)
     pool = Pool(settings.page_processes)
     viewer = Pool(1)
     lent = Lent()
@@ -335,7 +344,7 @@ class _Once(Generic[Made]):
 
 class _Encoders:
     """Embedding models by name, the default one as None; each takes memory, so few stay loaded.
-    One that is being loaded keeps nobody waiting who asks for another."""
+    One that is being loaded keeps nobody waiting who asks for one that is there."""
 
     def __init__(self, load: Callable[[str], Encoder], default: str) -> None:
         self._load = load

@@ -264,7 +264,11 @@ def test_a_person_signs_in_makes_a_token_uses_and_revokes_it(space: Space) -> No
     assert ada.call("status")["you"]["name"] == "ada"
     made = ada.post("/account/tokens", {"label": "a script"}, X_Quire="1")[1]
     script = with_token(app.url, made["token"])
-    assert script.call("status")["you"] == {**ada.call("status")["you"], "kind": "token"}
+    assert script.call("status")["you"] == {
+        **ada.call("status")["you"],
+        "kind": "token",
+        "may_push": False,
+    }
     told = json.loads(ada.ask("/account")[1])
     assert [t["label"] for t in told["tokens"]] == ["a script"]
     assert made["token"] not in json.dumps(told)

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
@@ -87,6 +88,7 @@ def test_the_command_line_examples_run_with_a_bar(app: Running, tmp_path: Path) 
     (tmp_path / "report.pdf").write_bytes((SAMPLES / "report.pdf").read_bytes())
     (tmp_path / "letter.pdf").write_bytes(b"no pdf")
     seen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, 120))  # a new one has no width, which tqdm believes
     said = []
     for line in [*code.splitlines(), "python quire_client.py submit letter.pdf"]:
         words = shlex.split(line)

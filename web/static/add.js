@@ -4,7 +4,7 @@ import { at, post, upload } from "./api.js";
 import { button, h, icon, megabytes, number, plural, say } from "./dom.js";
 import { collectionId, emit, go, loadCollections, settings, tell, where } from "./state.js";
 
-// Files on their way: { id, name, size, share, problem, file, stop, collection }
+// Files on their way: { id, name, size, share, problem, passing, file, stop, collection }
 export const sending = [];
 let turn = 0, working = 0;
 
@@ -13,6 +13,13 @@ const fits = file => {
   if (file.size > settings.max_file_mb * (1 << 20)) return { code: "file_too_large", message: `It has ${megabytes(file.size)}; the limit is ${settings.max_file_mb} MB.`, advice: "Split it." };
   if (!file.size) return { code: "empty_file", message: "The file is empty.", advice: "Check it." };
   return null;
+};
+
+// Quire is away or starting: what was cut off is sent again until it is back; it knows files by their bytes.
+const PASSING = new Set(["connection", "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable"]);
+const later = one => {
+  one.pause = Math.min(15_000, (one.pause || 1000) * 1.6);
+  setTimeout(() => { if (sending.includes(one) && one.problem) again(one); }, one.pause);
 };
 
 const drop = one => { sending.splice(sending.indexOf(one), 1); emit("sending"); };
@@ -29,6 +36,8 @@ const send = async one => {
   } catch (problem) {
     if (problem.code === "cancelled") return drop(one);
     one.problem = problem;
+    one.passing = PASSING.has(problem.code);
+    if (one.passing) later(one);
     emit("sending");
   }
 };

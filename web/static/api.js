@@ -50,7 +50,7 @@ export const upload = (file, progress, signal) => new Promise((done, failed) => 
   request.onload = () => request.status === 200
     ? done({ path: JSON.parse(request.responseText)[0], orig_name: file.name })
     : failed(refusal(request));
-  request.onerror = () => failed({ code: "connection", message: "The connection broke during the upload.", advice: "Try again; nothing was kept of it." });
+  request.onerror = () => failed({ code: "connection", message: "The connection broke during the upload.", advice: "It is tried again when Quire can be reached." });
   request.onabort = () => failed({ code: "cancelled", message: "The upload was stopped.", advice: "" });
   signal.addEventListener("abort", () => request.abort());
   request.send(form);

@@ -99,11 +99,11 @@ const rowNode = (row, chosen, pick) => {
           : row.source ? iconButton("trash", `Delete ${name}`, () => removeDocument([row]), { "data-act": "delete" }) : null));
 };
 
-const sendingNode = one => h("li", { class: "row", "data-status": one.problem ? "failed" : "sending" }, h("span", { class: "tick" }),
+const sendingNode = one => h("li", { class: "row", "data-status": one.problem && !one.passing ? "failed" : "sending" }, h("span", { class: "tick" }),
   h("div", { class: "row-main" }, h("span", { class: "name", dir: "auto" }, one.name),
     h("span", { class: `says ${one.problem ? "bad" : ""}` }, one.problem ? told(one.problem) : one.share === null ? "Waits to be uploaded" : one.share < 1 ? `${Math.floor(100 * one.share)} % uploaded; keep this tab open until it is` : "Being checked"),
     one.share !== null && !one.problem ? h("span", { class: "bar" }, h("i", { style: { width: `${Math.floor(100 * one.share)}%` } })) : null),
-  pill(one.problem ? "failed" : "sending"), h("span", { class: "num" }), h("span", { class: "num size" }, megabytes(one.size)), h("span", { class: "num at" }),
+  pill(one.problem && !one.passing ? "failed" : "sending"), h("span", { class: "num" }), h("span", { class: "num size" }, megabytes(one.size)), h("span", { class: "num at" }),
   h("span", { class: "row-act" },
     one.problem && !["not_a_pdf", "file_too_large", "empty_file"].includes(one.problem.code) ? iconButton("retry", `Upload ${one.name} again`, () => again(one)) : null,
     iconButton("close", `Leave out ${one.name}`, () => stop(one))));
@@ -166,7 +166,7 @@ export const documentsView = () => {
   };
   const paint = () => {
     const loading = state.loaded !== collectionId(), found = loading ? [] : visible();
-    const uploads = sending.filter(s => s.collection === collectionId());
+    const uploads = sending.filter(s => s.collection === collectionId() || s.collection === collection()?.title);
     const bare = !loading && !state.documents.size && !uploads.length;
     const lost = where.collection && state.collections && !collection();
     zone.node.hidden = Boolean(lost) || state.collections === null; // where to is not known before
