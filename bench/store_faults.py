@@ -90,6 +90,9 @@ class MemoryHub:
             self.before()
         self._call(lambda: self._put(change))
 
+    def history(self) -> int:
+        return 0
+
     def forget(self, names: frozenset[str]) -> float:
         return 0.0
 

@@ -8,7 +8,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """`erase` removes all that a user has, everywhere; `visitor_hours` after the last visit."""
+    """`erase` removes all that users have, everywhere, and tells what stood in whose way;
+    `visitor_hours` after the last visit."""
 
     paths: Paths
     accounts: Accounts
-    erase: Callable[[str], object]
+    erase: Callable[[Sequence[str]], Mapping[str, QuireError | None]]
     visitor_hours: int
 
 
@@ -43,16 +44,12 @@ def tidy(house: House, now: float) -> list[str]:
     """One pass; why a workspace could not be erased yet. What is away is tried in the next one."""
     _drop_older(house.paths.uploads, "*/*", now - UPLOADS_FOR)
     _drop_older(house.paths.exports, "*/*", now - EXPORTS_FOR)
-    left = []
-    for user in house.accounts.visitors_unseen_since(now - house.visitor_hours * 3600):
-        try:
-            house.erase(user)
-        except QuireError as problem:
-            left.append(problem.code)
-            continue
+    gone = house.accounts.visitors_unseen_since(now - house.visitor_hours * 3600)
+    told = house.erase(gone) if gone else {}
+    for user in (u for u, problem in told.items() if problem is None):
         shutil.rmtree(house.paths.uploads / user, ignore_errors=True)
         house.accounts.forget(user)
-    return left
+    return [problem.code for problem in told.values() if problem]
 
 
 def _drop_older(folder: Path, pattern: str, moment: float) -> None:

@@ -54,7 +54,6 @@ from storage import chroma, journal
 from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
 from storage.committer import Committer
-from storage.erase import erase_user
 from storage.lease import Lease
 from storage.local import LocalRemote
 from storage.paths import Paths
@@ -250,7 +249,7 @@ def _run(
     house = housekeeping.House(
         paths=paths,
         accounts=Accounts(catalog_url(settings, paths)),
-        erase=functools.partial(erase_user, stores.replication, stores.workspaces),
+        erase=stores.committer.erase,
         visitor_hours=settings.visitor_hours,
     )
     role = "reader" if reader else "main"

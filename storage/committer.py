@@ -6,14 +6,14 @@ of a job goes at once as long as there are tokens; else it waits for the next on
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from errors import QuireError, Unavailable
 from storage import journal
 from storage.draft import Wish
-from storage.erase import Gone, forget
+from storage.erase import Gone, forget, squash, wipe
 from storage.paths import Paths
 from storage.published import Copy
 from storage.replication import Replication
@@ -26,8 +26,10 @@ HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history w
 class Pace:
     """Seconds between commits that nobody waits for, commits per hour, and how many of these may
     come at once. A user is published when `quiet` seconds have passed since the last change, at
-    most every `publish` seconds, or `publish_large` above `large` records. What is erased leaves the
-    histories at most every `forget` seconds: on the Hub that is one rewrite for all users."""
+    most every `publish` seconds, or `publish_large` above `large` records; `publish_at_once` users
+    with one commit, because their stores are closed and copied before it. What is erased leaves the
+    histories at most every `forget` seconds: on the Hub that is one rewrite for all users. So is
+    a history of more than `history` states (0: there is none), also when nothing was erased."""
 
     interval: float = 60.0
     per_hour: float = 60.0
@@ -36,11 +38,13 @@ class Pace:
     publish: float = 180.0
     publish_large: float = 900.0
     large: int = 10_000
+    publish_at_once: int = 10
     forget: float = 3600.0
+    history: int = 500
 
 
 # A directory has neither an hourly limit nor a history.
-UNLIMITED = Pace(interval=5.0, per_hour=3600.0, burst=1000.0, forget=0.0)
+UNLIMITED = Pace(interval=5.0, per_hour=3600.0, burst=1000.0, forget=0.0, history=0)
 
 
 @dataclass(slots=True)
@@ -69,36 +73,38 @@ class Schedule:
         self.touch(user, now)
         self._urgent.add(user)
 
-    def due(self, now: float) -> frozenset[str]:
-        """Whom to save now, all of them in one commit; empty when it is not yet time."""
+    def due(self, now: float) -> tuple[str, ...]:
+        """Whom to save now, in one commit, who waits longest first; empty when it is not yet time."""
         self._tokens = min(
             self.pace.burst, self._tokens + (now - self.now) * self.pace.per_hour / 3600.0
         )
         self.now = now
         if self._tokens < 1.0 or now < self._paused:
-            return frozenset()
-        if self._urgent:
-            return self.dirty()
+            return ()
+        rested = now - self._last >= self.pace.interval
+        publish = self.publishable(now) if rested else []
         old = min(self._dirty.values(), default=float("inf"))
-        if now - self._last < self.pace.interval:
-            return frozenset()
-        if now - old >= self.pace.interval or self.publishable(now):
-            return self.dirty() | frozenset(self.publishable(now))
-        return frozenset()
+        if self._urgent or rested and (publish or now - old >= self.pace.interval):
+            return (*self.dirty(), *publish)
+        return ()
 
-    def dirty(self) -> frozenset[str]:
-        return frozenset(self._dirty)
+    def dirty(self) -> list[str]:
+        return sorted(self._dirty, key=lambda u: (u not in self._urgent, self._dirty[u]))
 
     def publishable(self, now: float) -> list[str]:
-        return [u for u, at in self._publish.items() if at <= now and u not in self._dirty]
+        due = [u for u, at in self._publish.items() if at <= now and u not in self._dirty]
+        return sorted(due, key=lambda u: self._publish[u])[: self.pace.publish_at_once]
 
-    def started(self, users: frozenset[str], now: float) -> None:
+    def started(self, users: Sequence[str], now: float) -> None:
         """A commit for these users is on its way; what changes meanwhile is for the next one."""
-        self._tokens -= 1.0
         self._last = now
         for user in users:
             self._dirty.pop(user, None)
             self._urgent.discard(user)
+
+    def charge(self, commits: int) -> None:
+        """So many were really asked of the remote: none when nothing had changed."""
+        self._tokens -= commits
 
     def saved(self, user: str, now: float, *, published: bool, records: int) -> None:
         if published:
@@ -114,6 +120,11 @@ class Schedule:
         self._dirty.setdefault(user, now)
         if retry_after:
             self._paused = max(self._paused, now + retry_after)
+
+    def put_off(self, user: str) -> None:
+        """The commit had no room for what that user has to save: it is first in the next one."""
+        self._dirty[user] = self._last
+        self._urgent.add(user)
 
     def not_published(self, user: str, now: float) -> None:
         self._publish[user] = now + self.pace.quiet
@@ -131,7 +142,7 @@ class Committer:
     _waiting: "dict[str, list[Future[int]]]" = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
-    _erasing: set[str] = field(default_factory=set)
+    _wishes: dict[str, Wish] = field(default_factory=dict)
     _to_forget: set[str] = field(default_factory=set)
     _forgot: float = float("-inf")
     _running: threading.Lock = field(default_factory=threading.Lock)
@@ -166,16 +177,44 @@ class Committer:
     def save(self, user: str, *, erase: bool = False) -> int:
         """That user's changes in a confirmed generation, its number; raises what stood in its
         way. With `erase` no older generation is kept."""
+        return self.ask(user, Wish(erase=erase)).result()
+
+    def ask(self, user: str, wish: Wish) -> "Future[int]":
+        """The same without waiting for it; what several have wished for a user is done at once."""
         waiting: Future[int] = Future()
         with self._lock:
             if self._stopping:
                 raise _stopping()
-            if erase:
-                self._erasing.add(user)
+            self._wish(user, wish)
             self._waiting.setdefault(user, []).append(waiting)
             self.schedule.urge(user, self.clock())
         self._wake.set()
-        return waiting.result()
+        return waiting
+
+    def _wish(self, user: str, wish: Wish) -> None:
+        old = self._wishes.get(user, Wish())
+        self._wishes[user] = Wish(
+            erase=wish.erase or old.erase, erase_user=wish.erase_user or old.erase_user
+        )
+
+    def erase(self, users: Sequence[str]) -> dict[str, QuireError | None]:
+        """Everything of these users, from everywhere, in one commit when it has room for them; what
+        stood in whose way."""
+        told: dict[str, QuireError | None] = {}
+        asked: dict[str, Future[int]] = {}
+        for user in users:
+            try:
+                wipe(self.replication, self.workspaces, user)
+                asked[user] = self.ask(user, Wish(erase_user=True))
+            except QuireError as problem:
+                told[user] = problem
+        for user, waiting in asked.items():
+            try:
+                waiting.result()
+                told[user] = None
+            except QuireError as problem:
+                told[user] = problem
+        return told
 
     def close(self) -> None:
         """Take no more, and save whatever is dirty, once; `run` ends first."""
@@ -184,8 +223,8 @@ class Committer:
         self._wake.set()
         with self._running, self._lock:
             left = self.schedule.dirty()
-        if left:
-            self._commit(left)
+        while left:
+            left = self._commit(left)
 
     def step(self) -> bool:
         """One look at the schedule; True when it committed."""
@@ -195,30 +234,48 @@ class Committer:
             self._commit(due)
         return bool(due)
 
-    def _commit(self, users: frozenset[str]) -> None:
+    def _commit(self, users: Sequence[str]) -> list[str]:
+        """One commit; the users for whom it had no room."""
         with self._running:
             with self._lock:
                 now = self.clock()
-                publish = users & frozenset(self.schedule.publishable(now))
+                publish = frozenset(users) & frozenset(self.schedule.publishable(now))
                 self.schedule.started(users, now)
-                waiting = [(u, f) for u in users for f in self._waiting.pop(u, ())]
+                waiting = {u: self._waiting.pop(u, []) for u in users}
+                wished = {u: self._wishes.pop(u, Wish()) for u in users}
             try:
                 copies = {u: self._copied(u) for u in publish if self._behind(u)}
-                erasing = users & self._erasing
-                wishes = {u: Wish(copy=copies.get(u), erase=u in erasing) for u in users}
+                wishes = {u: replace(wished[u], copy=copies.get(u)) for u in users}
+                before = self.replication.commits
                 outcomes = self.replication.save_all(wishes)
-                self._plan(outcomes, publish, copies)
-                for user, future in waiting:
-                    outcome = outcomes[user]
-                    if isinstance(outcome, QuireError):
-                        future.set_exception(outcome)
-                    else:
-                        future.set_result(outcome)
-                self.replication.to_mirror(users)
+                self.schedule.charge(self.replication.commits - before)
+                late = [u for u in users if u not in outcomes and u not in publish]
+                self._put_off(late, waiting, wished)
+                self._plan(outcomes, wishes, publish)
+                for user, outcome in outcomes.items():
+                    for future in waiting[user]:
+                        if isinstance(outcome, QuireError):
+                            future.set_exception(outcome)
+                        else:
+                            future.set_result(outcome)
+                self.replication.to_mirror(outcomes)
             finally:
-                for _, future in waiting:
+                for future in (f for futures in waiting.values() for f in futures):
                     if not future.done():
                         future.set_exception(_stopping())
+        return late
+
+    def _put_off(
+        self,
+        users: Sequence[str],
+        waiting: dict[str, list[Future[int]]],
+        wished: Mapping[str, Wish],
+    ) -> None:
+        with self._lock:
+            for user in users:
+                self.schedule.put_off(user)
+                self._wish(user, wished[user])
+                self._waiting[user] = [*waiting.pop(user), *self._waiting.get(user, ())]
 
     def gone_by(self, now: float) -> list[Gone]:
         """When what was erased just now is gone, at the latest, from each remote."""
@@ -229,35 +286,45 @@ class Committer:
         return places
 
     def _forget(self) -> None:
-        """What was erased leaves the histories; what cannot yet is tried again."""
+        """What was erased leaves the histories, and a history that is too long goes; what cannot
+        yet is tried again."""
         now = self.clock()
-        if self._to_forget and now - self._forgot >= max(self.pace.forget, 1.0):
-            users, self._forgot = frozenset(self._to_forget), now
-            with self._running:
-                if all(g.by is not None for g in forget(self.replication, users)):
-                    self._to_forget -= users
+        if now - self._forgot < max(self.pace.forget, 1.0):
+            return
+        users = frozenset(self._to_forget)
+        if not users and not self.pace.history:
+            return
+        self._forgot = now
+        with self._running:
+            if not users:
+                squash(self.replication, self.pace.history)
+            elif all(g.by is not None for g in forget(self.replication, users)):
+                self._to_forget -= users
 
     def _plan(
         self,
         outcomes: Mapping[str, int | QuireError],
+        wishes: Mapping[str, Wish],
         publish: frozenset[str],
-        copies: Mapping[str, Copy | None],
     ) -> None:
         saved = [u for u, outcome in outcomes.items() if not isinstance(outcome, QuireError)]
         records = {user: self.replication.rows_saved(user) for user in saved}
         with self._lock:
             now = self.clock()
             for user, outcome in outcomes.items():
-                if not isinstance(outcome, QuireError) and user in self._erasing:
-                    self._erasing.discard(user)
-                    self._to_forget.add(user)
+                wish = wishes[user]
                 if isinstance(outcome, QuireError):
                     again = outcome.retry_after if isinstance(outcome, Unavailable) else None
                     self.schedule.failed(user, now, again)
-                elif copies.get(user, True) is None:
+                    self._wish(user, wish)
+                    continue
+                if wish.erase or wish.erase_user:
+                    self._to_forget.add(user)
+                if user in publish and wish.copy is None and self._behind(user):
                     self.schedule.not_published(user, now)
                 else:
-                    self.schedule.saved(user, now, published=user in publish, records=records[user])
+                    published = user in publish
+                    self.schedule.saved(user, now, published=published, records=records[user])
 
     def _behind(self, user: str) -> bool:
         """The published directory lacks records that are saved."""

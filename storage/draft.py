@@ -66,6 +66,8 @@ def compose(
 ) -> Draft | None:
     """None when nothing has changed since `head`. `contents` reads a verified segment."""
     old = head.manifest if head else None
+    if wish.erase_user and not (old and (old.collections or old.needs() or old.kept)):
+        return None  # a visitor who left nothing behind
     generation = max(old.generation if old else 0, wish.above) + 1
     writer = journal.instance(paths)
     shipped = old.shipped_by(writer) if old else ""

@@ -15,6 +15,7 @@ from storage.catalog import ACTIVE
 from storage.draft import Wish
 from storage.generations import named
 from storage.replication import Replication
+from storage.verify import users_of
 from storage.workspace import Workspaces
 
 
@@ -43,7 +44,7 @@ def forget(replication: Replication, users: Iterable[str]) -> list[Gone]:
     try:
         if replication.mirror is not None:
             for user in sorted({n.split("/")[1] for n in names}):
-                _prove_equal(replication, user)
+                _prove_whole(replication, user)
         for remote in reversed(replication.remotes):
             after = remote.forget(names)
             gone.append(Gone(where=remote.name, by=time.time() + after))
@@ -59,9 +60,30 @@ def forget(replication: Replication, users: Iterable[str]) -> list[Gone]:
     return gone
 
 
+def squash(replication: Replication, above: int) -> bool:
+    """The primary's history goes when it is longer than that, once everybody's newest generation
+    is proved to be whole in every remote. False when that cannot be done now."""
+    try:
+        if replication.primary.history() <= above:
+            return False
+        for user in users_of([replication.primary]):
+            _prove_whole(replication, user)
+        replication.primary.forget(frozenset())
+    except QuireError:
+        return False
+    return True
+
+
 def erase_user(replication: Replication, workspaces: Workspaces, user: str) -> list[Gone]:
     """Everything of a user, from everywhere. An empty generation stays behind: it keeps another
     instance, which may lag, from bringing back what it still has."""
+    wipe(replication, workspaces, user)
+    replication.save(user, Wish(erase_user=True))
+    return [Gone(where="live", by=time.time()), *forget(replication, [user])]
+
+
+def wipe(replication: Replication, workspaces: Workspaces, user: str) -> None:
+    """Everything of a user on this machine, but what a save of their erasure goes on from."""
     paths, catalog = replication.paths, replication.catalog
     if catalog.jobs(user, ACTIVE, 1):
         raise Refused("jobs_running", "There are unfinished jobs.", "Cancel them first.")
@@ -70,25 +92,23 @@ def erase_user(replication: Replication, workspaces: Workspaces, user: str) -> l
     base = paths.base(user).read_bytes() if paths.base(user).exists() else None
     shutil.rmtree(paths.user(user), ignore_errors=True)
     shutil.rmtree(paths.exports / user, ignore_errors=True)
-    if base is not None:  # what this instance goes on from
+    if base is not None:
         paths.user(user).mkdir(parents=True)
         paths.base(user).write_bytes(base)
-    replication.save(user, Wish(erase_user=True))
-    return [Gone(where="live", by=time.time()), *forget(replication, [user])]
 
 
-def _prove_equal(replication: Replication, user: str) -> None:
-    mirror = replication.mirror
-    assert mirror is not None
-    there = generations.read(replication.primary, user)
-    copied = generations.read(mirror, user)
-    equal = there is not None and copied is not None and there.raw == copied.raw
-    if equal and there is not None:
-        names = set(mirror.names(named(user, "")))
-        equal = all(named(user, file.path) in names for file in there.manifest.needs())
-    if not equal:
+def _prove_whole(replication: Replication, user: str) -> None:
+    """Every remote has the same newest generation, and a file under each name in it."""
+    found = [generations.read(remote, user) for remote in replication.remotes]
+    first = found[0]
+    whole = first is not None and all(f is not None and f.raw == first.raw for f in found)
+    for remote in replication.remotes if whole else ():
+        assert first is not None
+        names = set(remote.names(named(user, "")))
+        whole = whole and all(named(user, file.path) in names for file in first.manifest.needs())
+    if not whole:
         raise Unavailable(
             "mirror_behind",
-            "The mirror does not hold what the primary holds.",
-            "History is removed once it does.",
+            "The remotes do not all hold the newest generation whole.",
+            "History is removed once they do.",
         )

@@ -117,6 +117,10 @@ class HubRemote:
             else:
                 return
 
+    def history(self) -> int:
+        with translated(self.repo):
+            return len(self.api.list_repo_commits(self.repo, repo_type="dataset")) - 1
+
     def forget(self, names: frozenset[str]) -> float:
         """The whole history goes: the Hub cannot forget one file of it."""
         with translated(self.repo):

@@ -50,6 +50,9 @@ class LocalRemote:
             for name in change.deletes:
                 self._path(name).unlink(missing_ok=True)
 
+    def history(self) -> int:
+        return 0
+
     def forget(self, names: frozenset[str]) -> float:
         return 0.0  # a directory has no versions
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from errors import Corrupt
+from errors import Corrupt, Refused
 
 FORMAT = 2
 _READABLE = {1, 2}  # 1 had no published directory and kept no older generations
@@ -114,15 +114,22 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def load(content: bytes, *, user: str) -> Manifest:
-    """The manifest of that user, or Corrupt with the reason."""
+    """The manifest of that user, or Corrupt with the reason; Refused when a newer Quire wrote it."""
     try:
         outer = json.loads(content)
         body = outer["body"]
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         if hashlib.sha256(canonical.encode()).hexdigest() != outer["sha256"]:
             raise _corrupt("its checksum does not fit")
-        if body.pop("format") not in _READABLE:
-            raise _corrupt("its format is unknown to this version")
+        written = body.pop("format")
+        if type(written) is int and written > FORMAT:
+            raise Refused(
+                "manifest_newer",
+                f"A newer version of Quire has saved this (format {written}, here {FORMAT}).",
+                "Update Quire. Nothing was changed.",
+            )
+        if written not in _READABLE:
+            raise _corrupt("its format is unknown")
         manifest = _build(body)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise _corrupt("it is not a manifest") from problem

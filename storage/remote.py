@@ -59,6 +59,9 @@ class Remote(Protocol):
     def commit(self, change: Change) -> None:
         """See the module's first promise."""
 
+    def history(self) -> int:
+        """How many older states it keeps that `forget` would remove."""
+
     def forget(self, names: frozenset[str]) -> float:
         """Every version of these names that a reader of the newest state does not see is gone for
         good: the seconds until then (0: now)."""

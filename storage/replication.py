@@ -25,7 +25,7 @@ from storage.rebase import rebase
 from storage.remote import Change, Remote, changed_elsewhere
 
 _ATTEMPTS = 6
-_FILES_PER_COMMIT = 90  # the Hub's own advice is less than 100
+_FILES_PER_COMMIT = 250  # what the Hub's own client begins with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class RemoteStatus:
 @dataclass(slots=True)
 class Replication:
     """One primary and perhaps a mirror, for every user of this data directory. `forgotten` are the
-    users whose erased names have left the histories; their next save says so. Where there is a
+    users whose erased names have left the histories; their next save says so, `commits` how often
+    the primary was asked to take one. Where there is a
     `lease`, each save renews it, and fails once another instance has taken it."""
 
     paths: Paths
@@ -61,6 +62,7 @@ class Replication:
     keep: int = KEEP
     forgotten: set[str] = field(default_factory=set)
     lease: Lease | None = None
+    commits: int = 0
     _locks: dict[str, threading.RLock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _errors: dict[str, QuireError] = field(default_factory=dict)
@@ -86,24 +88,42 @@ class Replication:
         return outcome
 
     def save_all(self, wishes: Mapping[str, Wish]) -> dict[str, int | QuireError]:
-        """The same for several users in as few commits as their files allow; each one's generation
-        or what stood in its way. `to_mirror` is the caller's next step."""
+        """The same for several users in one commit: each one's generation or what stood in its way.
+        For whom it had no room, in the order given, is left out and comes with the next one.
+        `to_mirror` is the caller's next step."""
         outcomes: dict[str, int | QuireError] = {}
         with ExitStack() as locks:
             for user in sorted(wishes):
                 locks.enter_context(self.locked(user))
-            left = sorted(wishes)
+            left = list(wishes)
             for _ in range(_ATTEMPTS):
-                drafts = [d for u in left if (d := self._draft(u, wishes[u], outcomes))]
-                left = []
-                for batch in _batches(drafts):
-                    left += self._commit(batch, outcomes)
+                drafts = self._fitting(left, wishes, outcomes)
+                left = self._commit(drafts, outcomes) if drafts else []
                 if not left:
                     break
             outcomes.update({user: changed_elsewhere() for user in left})
         for user, outcome in outcomes.items():
             self.note(user, outcome if isinstance(outcome, QuireError) else None)
         return outcomes
+
+    def _fitting(
+        self,
+        users: Sequence[str],
+        wishes: Mapping[str, Wish],
+        outcomes: dict[str, int | QuireError],
+    ) -> list[Draft]:
+        """Drafts until a commit is full; one user's draft is never cut."""
+        drafts: list[Draft] = []
+        files = 0
+        for user in users:
+            draft = self._draft(user, wishes[user], outcomes)
+            if draft is None:
+                continue
+            files += len(draft.files) + 1
+            if drafts and files > _FILES_PER_COMMIT:
+                break
+            drafts.append(draft)
+        return drafts
 
     def _draft(self, user: str, wish: Wish, outcomes: dict[str, int | QuireError]) -> Draft | None:
         try:
@@ -136,6 +156,7 @@ class Replication:
         term = self.lease.next() if self.lease else None
         if self.lease and term:
             change = self.lease.added(change, self.primary, term)
+        self.commits += 1
         try:
             self.primary.commit(change)
         except QuireError as problem:
@@ -458,15 +479,3 @@ class Replication:
 
 def titles(catalog: Catalog, user: str) -> Mapping[str, str]:
     return {c.id: c.title for c in catalog.collections(user)}
-
-
-def _batches(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
-    """In one commit as long as it stays small; one user's draft is never cut."""
-    batch: list[Draft] = []
-    for draft in drafts:
-        if batch and sum(len(d.files) + 1 for d in (*batch, draft)) > _FILES_PER_COMMIT:
-            yield batch
-            batch = []
-        batch.append(draft)
-    if batch:
-        yield batch

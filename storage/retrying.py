@@ -45,6 +45,9 @@ class Retrying:
     def commit(self, change: Change) -> None:
         self._try(lambda: self.remote.commit(change))
 
+    def history(self) -> int:
+        return self._try(self.remote.history)
+
     def forget(self, names: frozenset[str]) -> float:
         return self._try(lambda: self.remote.forget(names))
 
@@ -93,6 +96,10 @@ class Proved:
     def commit(self, change: Change) -> None:
         self.check()
         self.remote.commit(change)
+
+    def history(self) -> int:
+        self.check()
+        return self.remote.history()
 
     def forget(self, names: frozenset[str]) -> float:
         self.check()

@@ -110,6 +110,9 @@ class S3Remote:
             with _translated(name):
                 self.client.delete_object(Bucket=self.bucket, Key=self._key(name))
 
+    def history(self) -> int:
+        return 0  # a bucket's older versions are its lifecycle's business
+
     def forget(self, names: frozenset[str]) -> float:
         for folder in sorted({"/".join(n.split("/")[:2]) + "/" for n in names}):
             for version in self._versions(self._key(folder)):

@@ -71,7 +71,9 @@ class Workspace:
             self._paths.clean(self._user).write_text(chroma_version(), encoding="ascii")
 
     def upsert(self, space: Space, records: Sequence[Record]) -> None:
-        """Journal, then both indexes; the same records again change nothing."""
+        """Journal, then both indexes; the same records again change nothing. Of several with one id
+        the last counts."""
+        records = list({r.id: r for r in records}.values())
         if not records:
             return
         with self._lock:
@@ -85,6 +87,7 @@ class Workspace:
             self.records += len(records)
 
     def delete(self, collection: str, ids: Sequence[str]) -> int:
+        ids = list(dict.fromkeys(ids))
         with self._lock:
             if ids:
                 rows = (Row(op="delete", collection=collection, id=i) for i in ids)

@@ -2,9 +2,10 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from errors import Refused
+from errors import QuireError, Refused
 from pipeline.housekeeping import EXPORTS_FOR, UPLOADS_FOR, House, tidy
 from storage.accounts import Accounts
 from storage.paths import Paths
@@ -25,10 +26,12 @@ def aged(path: Path, seconds: float) -> Path:
 
 
 def house(tmp_path: Path, erased: list[str], refuse: bool = False) -> House:
-    def erase(user: str) -> None:
+    def erase(users: Sequence[str]) -> dict[str, QuireError | None]:
         if refuse:
-            raise Refused("jobs_running", "There are unfinished jobs.", "Cancel them first.")
-        erased.append(user)
+            why = Refused("jobs_running", "There are unfinished jobs.", "Cancel them first.")
+            return dict.fromkeys(users, why)
+        erased.extend(users)
+        return dict.fromkeys(users)
 
     accounts = Accounts(f"sqlite:///{tmp_path}/catalog.sqlite")
     return House(paths=Paths(tmp_path), accounts=accounts, erase=erase, visitor_hours=24)

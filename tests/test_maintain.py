@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from errors import Corrupt, InputError, NotFound
+from errors import Corrupt, InputError, NotFound, Refused
 from pipeline.__main__ import main
 from pipeline.maintain import import_chroma
 from storage import erase, verify
 from storage import manifest as manifests
 from storage.chroma import VectorStore
+from storage.committer import Pace
+from storage.draft import Wish
 from storage.generations import digest
 from storage.manifest import File
 from tests.contracts.stores import dataset
@@ -103,10 +105,8 @@ def test_what_is_erased_is_nowhere(house: House, tmp_path: Path) -> None:
     house.publish()
     with house.workspaces.open(USER) as workspace:
         workspace.delete(house.space().collection, ["id1"])
-    from_now = house.committer
-    from_now._erasing.add(USER)
-    from_now.touch(USER)
-    from_now.close()
+    house.committer.ask(USER, Wish(erase=True))
+    house.committer.close()
     for root in ("remote", "mirror"):
         everything = b"".join(p.read_bytes() for p in stored(tmp_path / root, "**/*"))
         rows = [r.id for r in house.replication.rows(USER, house.replication.base(USER).segments)]  # type: ignore[union-attr]
@@ -181,6 +181,43 @@ def test_history_stays_until_the_mirror_is_equal(house: House, tmp_path: Path) -
     (tmp_path / "mirror").unlink()
     house.replication.catch_up(USER, *house.replication.remotes)
     assert all(g.by for g in erase.forget(house.replication, [USER]))
+
+
+@pytest.mark.slow
+def test_a_long_history_goes_once_the_mirror_is_equal(tmp_path: Path) -> None:
+    with Hub() as hub:
+        remote = dataset(hub)
+        remote.check()
+        house = House(tmp_path / "data", primary=remote, mirror=tmp_path / "mirror")
+        commits = hub.repos[remote.repo].commits
+        house.committer.pace = Pace(history=len(commits) + 2, forget=0)
+        house.put(1)
+        house.replication.save(USER)
+        house.catalog.create_collection(OTHER, "other")
+        house.replication.save(OTHER)
+        house.committer._forget()
+        assert len(commits) > 1  # not yet long
+        house.put(2)
+        house.replication.save_all({USER: Wish()})  # and the mirror does not have it
+        before = remote.history()
+        house.put(3)
+        house.replication.save_all({USER: Wish()})
+        assert not erase.squash(house.replication, before)
+        assert remote.history() == before + 1
+        house.replication.to_mirror([USER])
+        (segment,) = stored(tmp_path / "mirror", "segments/*")[:1]
+        content = segment.read_bytes()
+        segment.unlink()
+        assert not erase.squash(house.replication, before)
+        segment.write_bytes(content)
+        house.committer._forgot = 0
+        house.committer._forget()
+        assert remote.history() == 0
+        assert house.replication.head(OTHER)
+        assert house.ids() == ["id1", "id2", "id3"]
+        house.put(4)
+        assert house.replication.save(USER) == 4
+        house.close()
 
 
 # Somebody else's directory
@@ -261,16 +298,40 @@ def test_two_paths_that_differ_by_case_and_too_many_are_refused() -> None:
             manifests.load(manifests.dump(replace(empty(), files=files)), user=USER)
 
 
+def formatted(content: bytes, version: object) -> bytes:
+    body = {**json.loads(content)["body"], "format": version}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f'{{"sha256":"{digest(text.encode())}","body":{text}}}'.encode()
+
+
 def test_an_unknown_version_and_another_users_manifest_are_refused() -> None:
-    body = json.loads(manifests.dump(empty()))["body"]
-    body["format"] = 99
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    for content, user in (
-        (f'{{"sha256":"{digest(text.encode())}","body":{text}}}'.encode(), USER),
-        (manifests.dump(empty()), OTHER),
-    ):
+    made = manifests.dump(empty())
+    for content, user in ((formatted(made, "x"), USER), (formatted(made, 0), USER), (made, OTHER)):
         with pytest.raises(Corrupt):
             manifests.load(content, user=user)
+
+
+def test_what_a_newer_version_saved_is_told_and_not_written_over(
+    house: House, tmp_path: Path
+) -> None:
+    """The mirror still has what this version can read: that is no reason to go on from it."""
+    house.put(1)
+    house.replication.save(USER)
+    path = tmp_path / "remote" / "users" / USER / "manifest.json"
+    newer = formatted(path.read_bytes(), 99)
+    path.write_bytes(newer)
+    house.put(2)
+    tries = (
+        lambda: house.replication.save(USER),
+        lambda: house.replication.save(USER, Wish(erase=True)),
+        lambda: verify.repair(house.replication, house.workspaces, USER),
+    )
+    for attempt in tries:
+        with pytest.raises(Refused) as caught:
+            attempt()
+        assert caught.value.code == "manifest_newer"
+    assert path.read_bytes() == newer
+    assert house.replication.status(USER).unsaved == 1
 
 
 def test_a_sparse_terabyte_is_not_read(house: House, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,18 @@ def test_an_upsert_replaces_metadata_and_batches(tmp_path: Path) -> None:
     near = store.query("c-1234", [1.0, 0.5, 0.0], limit=1, where={"page": {"$lte": 9}})
     assert near[0].id == "id5"
     store.close()
+
+
+def test_an_id_given_twice_counts_once(house: House) -> None:
+    """Chroma refuses such a batch, which is in the journal by then."""
+    space = house.space()
+    with house.workspaces.open(USER) as workspace:
+        workspace.upsert(space, [record(1), record(2), replace(record(1), document="the last")])
+        assert [r.document for r in workspace.get(space.collection, ids=["id1"])] == ["the last"]
+        assert workspace.delete(space.collection, ["id1", "id1"]) == 1
+    assert house.ids() == ["id2"]
+    house.workspaces.forget(USER)
+    assert house.ids() == ["id2"]
 
 
 def test_keywords_are_found_filtered_and_forgotten(tmp_path: Path) -> None:

@@ -7,18 +7,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from errors import Corrupt, Unavailable
-from storage import published
+from storage import published, replication
 from storage.card import CARD
 from storage.chroma import VectorStore
 from storage.committer import Pace, Schedule
 from storage.draft import Wish
 from storage.journal import pending
 from storage.local import LocalRemote
+from storage.paths import user_key
 from storage.remote import SMALL, Change
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House
@@ -53,26 +55,36 @@ def wiped(house: House) -> House:
 
 
 def test_fifty_busy_users_make_at_most_seventy_commits_an_hour() -> None:
+    """More than one commit has room for; `bench/store_pace.py` does the same with real ones."""
     rng = random.Random(7)
     schedule = Schedule(Pace(), 0.0)
-    waits: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    published: set[str] = set()
     longest, commits = 0.0, 0
     for second in range(3600):
         for user in map(str, range(50)):
-            if rng.random() < 1 / 30:
+            busy = (second // 150 + int(user)) % 2
+            if busy and rng.random() < 1 / 30:
                 schedule.touch(user, second)
-            if rng.random() < 1 / 300:  # a job ends
+            if busy and rng.random() < 1 / 150:
                 schedule.urge(user, second)
-                waits.setdefault(user, second)
+                ends.setdefault(user, second)
         due = schedule.due(second)
-        if due:
-            commits += 1
-            schedule.started(due, second)
-            for user in due:
-                longest = max(longest, second - waits.pop(user, second))
-                schedule.saved(user, second, published=False, records=100)
+        if not due:
+            continue
+        commits += 1
+        publish = set(schedule.publishable(second)) & set(due)
+        schedule.started(due, second)
+        schedule.charge(1)
+        for user in due[:30]:
+            longest = max(longest, second - ends.pop(user, second))
+            schedule.saved(user, second, published=user in publish, records=100)
+        published |= publish & set(due[:30])
+        for user in set(due[30:]) - publish:
+            schedule.put_off(user)
     assert 60 <= commits <= 70
-    assert longest <= 61
+    assert longest <= 120
+    assert len(published) == 50
 
 
 def test_a_job_that_ends_is_saved_at_once_and_a_change_within_the_interval() -> None:
@@ -80,11 +92,11 @@ def test_a_job_that_ends_is_saved_at_once_and_a_change_within_the_interval() -> 
     schedule.touch("a", 10)
     assert not schedule.due(60)
     schedule.urge("b", 61)
-    assert schedule.due(61) == {"a", "b"}
-    schedule.started(frozenset("ab"), 61)
+    assert schedule.due(61) == ("b", "a")
+    schedule.started("ab", 61)
     schedule.touch("a", 62)
     assert not schedule.due(121)
-    assert schedule.due(122) == {"a"}
+    assert schedule.due(122) == ("a",)
 
 
 def test_the_hourly_limit_stops_all_commits_for_as_long_as_it_says() -> None:
@@ -94,7 +106,7 @@ def test_the_hourly_limit_stops_all_commits_for_as_long_as_it_says() -> None:
     schedule.failed("a", 1, 900)
     schedule.urge("a", 2)
     assert not schedule.due(900)
-    assert schedule.due(902) == {"a"}
+    assert schedule.due(902) == ("a",)
 
 
 def test_one_commit_saves_everybody_who_is_dirty(tmp_path: Path, hub: Hub) -> None:
@@ -115,6 +127,72 @@ def test_one_commit_saves_everybody_who_is_dirty(tmp_path: Path, hub: Hub) -> No
     assert house.replication.status(USER).saved_generation == 1
     assert house.replication.status(OTHER).saved_generation == 1
     house.close()
+
+
+def test_what_one_commit_has_no_room_for_is_first_in_the_next_one(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication, "_FILES_PER_COMMIT", 5)  # a user's save has two
+    remote = dataset(hub)
+    remote.check()
+    house = House(tmp_path / "data", primary=remote)
+    now = house.committer.schedule.now
+    house.committer.clock = lambda: now
+    users = [user_key(b"secret", str(n)) for n in range(5)]
+    for user in users:
+        house.catalog.create_collection(user, "papers")
+    asked = [house.committer.ask(user, Wish()) for user in users]
+    commits = hub.repos[remote.repo].commits
+    for done in (2, 4, 5):
+        before = len(commits)
+        assert house.committer.step()
+        assert len(commits) == before + 1
+        assert [one.done() for one in asked] == [True] * done + [False] * (5 - done)
+    assert not house.committer.step()
+    before = len(commits)
+    for user in users:
+        house.catalog.create_collection(user, "more")
+        house.committer.touch(user)
+    house.committer.close()
+    assert len(commits) == before + 3
+    assert {house.replication.status(user).saved_generation for user in users} == {2}
+    house.close()
+
+
+def test_only_what_is_really_committed_is_charged(house: House) -> None:
+    now = house.committer.schedule.now
+    house.committer.clock = lambda: now
+    pace = house.committer.schedule.pace = Pace(burst=2)
+    house.committer.schedule = Schedule(pace, now)
+    for _ in range(5):  # nothing has changed
+        house.committer.ask(USER, Wish())
+        assert house.committer.step()
+    for title in ("one", "two"):
+        house.catalog.create_collection(USER, title)
+        house.committer.ask(USER, Wish())
+        assert house.committer.step()
+    house.committer.ask(USER, Wish())
+    assert not house.committer.step()
+
+
+def test_visitors_who_left_are_erased_in_one_commit(house: House) -> None:
+    nobody = user_key(b"secret", "looked around")
+    for user in (USER, OTHER):
+        house.catalog.create_collection(user, "papers")
+        house.replication.save(user)
+    before = house.replication.commits
+    with ThreadPoolExecutor(1) as threads:
+        erasing = threads.submit(house.committer.erase, [USER, OTHER, nobody])
+        while len(house.committer.schedule.dirty()) < 3:
+            pass
+        house.committer.step()
+        assert erasing.result() == {USER: None, OTHER: None, nobody: None}
+    assert house.replication.commits == before + 1
+    assert house.replication.head(nobody) is None
+    for user in (USER, OTHER):
+        head = house.replication.head(user)
+        assert head
+        assert head.manifest.collections == ()
 
 
 def test_a_save_is_answered_once_it_is_confirmed_and_the_end_saves_the_rest(house: House) -> None:
