@@ -4,7 +4,8 @@ from unittest import mock
 
 import pytest
 
-from bench.store_faults import BROKEN, campaign
+from bench.store_broken import BROKEN
+from bench.store_faults import campaign
 
 pytestmark = pytest.mark.timeout(300)
 
