@@ -24,7 +24,7 @@ from storage.paths import user_key
 from storage.remote import SMALL, Change
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House
-from tests.hub.server import Hub
+from tests.hub.server import Fault, Hub
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -208,6 +208,35 @@ def test_a_save_is_answered_once_it_is_confirmed_and_the_end_saves_the_rest(hous
     assert house.replication.status(USER).lag == 0
     with pytest.raises(Unavailable):
         house.committer.save(USER)
+
+
+def test_while_the_hub_is_away_nothing_is_lost_and_it_is_told(tmp_path: Path, hub: Hub) -> None:
+    remote = dataset(hub)
+    remote.check()
+    house = House(tmp_path / "data", primary=remote, mirror=tmp_path / "mirror")
+    now = house.committer.schedule.now
+    house.committer.clock = lambda: now
+    house.put(1)
+    house.replication.save(USER)
+    saved_at = house.replication.status(USER).saved_at
+    hub.faults = [Fault("*", "/api/|/resolve/", status=503, times=9999)]
+    house.put(2)
+    ended = house.committer.ask(USER, Wish())
+    assert house.committer.step()
+    with pytest.raises(Unavailable):
+        ended.result()
+    told = house.replication.status(USER)
+    assert (told.saved_generation, told.saved_at, told.unsaved) == (1, saved_at, 1)
+    assert told.error
+    assert told.error["code"] == "hub_unavailable"
+    house.workspaces.forget(USER)  # the live store may go as well: the journal is what counts
+    hub.faults = []
+    now += 60
+    assert house.committer.step()
+    told = house.replication.status(USER)
+    assert (told.saved_generation, told.unsaved, told.error, told.lag) == (2, 0, None, 0)
+    assert house.ids() == ["id1", "id2"]
+    house.close()
 
 
 # The published directory

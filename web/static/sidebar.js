@@ -1,7 +1,7 @@
 // Collections, who is here, and what is saved where.
 
 import { post, told } from "./api.js";
-import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until } from "./dom.js";
+import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until, when } from "./dom.js";
 import { tokens } from "./tokens.js";
 import { importer } from "./transfers.js";
 import { collection, go, link, loadCollections, on, state } from "./state.js";
@@ -31,12 +31,13 @@ const saved = status => {
   const r = status?.remotes;
   if (!r) return [h("span", { class: "dot wait" }), status ? "Quire is starting" : "…", []];
   const home = { hub: "the Hugging Face dataset", local: "this machine's disk", s3: "the bucket" }[r.primary] || r.primary;
-  const lines = [`Generation ${number(r.saved_generation)} is on ${home}.`];
+  const lines = [r.saved_at ? `Generation ${number(r.saved_generation)} is on ${home}, saved ${when(r.saved_at)}.` : `Nothing is on ${home} yet.`];
+  if (r.error) lines.push(`${r.error.message} ${r.error.advice}`);
   if (r.unsaved) lines.push(`${plural(r.unsaved, "change")} here ${r.unsaved === 1 ? "is" : "are"} not in it yet.`);
   lines.push(`What a restart now would lose: ${status.restart_loses.message}`);
   if (r.mirror) lines.push(r.lag ? `The mirror (${r.mirror}) is ${plural(r.lag, "generation")} behind and catches up by itself.` : `The mirror (${r.mirror}) is equal.`);
   if (r.primary === "local") lines.push("No remote is set up: if this disk is wiped, everything is lost. See QUIRE_HUB_DATASET in the README.");
-  const late = r.unsaved || r.lag || r.primary_error || r.error;
+  const late = r.unsaved || r.lag || r.error;
   return [h("span", { class: `dot ${r.unsaved || status.restart_loses.everything ? "wait" : r.primary === "local" ? "soft" : late ? "wait" : "good"}` }),
     r.unsaved ? `${plural(r.unsaved, "change")} not yet saved` : status.restart_loses.everything ? "A restart loses everything" : r.primary === "local" ? "Saved on this disk only" : r.lag ? "Saved; mirror behind" : "All saved", lines];
 };
