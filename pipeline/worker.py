@@ -67,6 +67,8 @@ _HEALTHY = 5.0
 _SAVING = 20.0  # what is unsaved at the end has this long
 _PAUSE = 0.2
 _LOADED = 3  # embedding models at once
+# By itself it tries for minutes, in which nobody is saved; a save is repeated anyway.
+_XET = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_RETRY_MAX_DURATION": "20s"}
 _TERM = 2.0  # intervals between saves that a lease lasts
 Made = TypeVar("Made")
 
@@ -107,7 +109,9 @@ def supervise(arguments: list[str]) -> int:
     pause = _PAUSE
     while not stopping.is_set():
         began = time.monotonic()
-        child = subprocess.Popen([sys.executable, "-m", "pipeline.worker", *arguments])
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker", *arguments], env={**_XET, **os.environ}
+        )
         children[:] = [child]
         log.info("worker started", extra={"worker": child.pid})
         if stopping.is_set():  # it was told while the child came to be

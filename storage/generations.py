@@ -6,6 +6,7 @@ is in the files.
 
 import hashlib
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,13 @@ def content(remotes: Sequence[Remote], user: str, file: File) -> bytes:
 
 
 def fetch(remotes: Sequence[Remote], user: str, file: File, to: Path) -> None:
-    """A file to a path, whole and right or not at all; for what may be large."""
+    """A file to a path, whole and right or not at all; for what may be large. Nothing is begun that
+    the disk has no room for."""
     to.parent.mkdir(parents=True, exist_ok=True)
+    if file.bytes > shutil.disk_usage(to.parent).free:
+        raise Unavailable(
+            "disk_full", "The disk has no room for what is to be restored.", "Free some disk space."
+        )
     aside = to.with_name(f".{to.name}.{secrets.token_hex(4)}")
 
     def get(remote: Remote) -> None:

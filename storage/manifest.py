@@ -16,6 +16,9 @@ FORMAT = 2
 _READABLE = {1, 2}  # 1 had no published directory and kept no older generations
 _MAX_FILES = 200_000
 _MAX_BYTES = 1 << 41
+_MAX_FILE = 1 << 36
+_MAX_READ = 1 << 32  # of what is read into memory: all but these folders
+_ON_DISK = ("sources/", "elements/", "chroma/")
 _PATH = re.compile(
     r"(segments|sources|elements|jobs|chroma|manifests)/[A-Za-z0-9][A-Za-z0-9._/-]{0,250}"
 )
@@ -201,6 +204,8 @@ def _check(manifest: Manifest, user: str) -> None:
         if file.path.lower() in seen:
             raise _corrupt("two of its paths differ by case only")
         seen.add(file.path.lower())
+        if file.bytes > (_MAX_FILE if file.path.startswith(_ON_DISK) else _MAX_READ):
+            raise _corrupt("it names a larger file than any store holds")
         total += file.bytes
     if total > _MAX_BYTES:
         raise _corrupt("it names more bytes than any store holds")

@@ -241,13 +241,18 @@ def test_a_wiped_space_is_restored_from_the_dataset(tmp_path: Path) -> None:
     with Hub() as hub:
         told = {
             "QUIRE_HUB_DATASET": "ada/quire", "HF_TOKEN": "hf_write", "HF_ENDPOINT": hub.url,
-            "HF_HUB_OFFLINE": "0", "QUIRE_SECRET": "the same after the wipe",
+            "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "0",
+            "QUIRE_SECRET": "the same after the wipe",
         }  # fmt: skip
         first = start_app(tmp_path / "first", **told)
+        environment = Path(f"/proc/{first.worker_pid()}/environ").read_bytes()
+        assert b"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS=2" in environment.split(b"\0")
         job = finish(Quire(first.url), Quire(first.url).submit(SAMPLES / "report.pdf")[0])
         assert job["saved_generation"] == 1
         first.stop()
         assert hub.repos["ada/quire"].private
+        assert any(seen.path.startswith("/xet/v1/xorb-commits") for seen in hub.log)
+        assert hub.leaks == []
         hub.faults = [Fault("GET", "/resolve/", status=503, times=2)]
         second = start_app(tmp_path / "second", **told)
         quire = Quire(second.url)

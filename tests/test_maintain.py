@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from errors import Corrupt, InputError, NotFound, Refused
+from errors import Corrupt, InputError, NotFound, Refused, Unavailable
 from pipeline.__main__ import main
 from pipeline.maintain import import_chroma
-from storage import erase, verify
+from storage import erase, generations, verify
 from storage import manifest as manifests
 from storage.chroma import VectorStore
 from storage.committer import Pace
 from storage.draft import Wish
 from storage.generations import digest
+from storage.local import LocalRemote
 from storage.manifest import File
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House, record
@@ -272,7 +273,8 @@ def test_a_damaged_or_nameless_directory_is_refused_with_its_code(
         ({"path": "segments/a\\b"}, "outside"),
         ({"sha256": "A" * 64}, "hash"),
         ({"bytes": -1}, "numbers"),
-        ({"bytes": 1 << 50}, "more bytes"),
+        ({"bytes": 1 << 40}, "larger"),
+        ({"bytes": 1 << 40, "path": "chroma/00000001/a/link_lists.bin"}, "larger"),
         ({"rows": "many"}, "numbers"),
     ],
 )
@@ -290,10 +292,13 @@ def empty() -> manifests.Manifest:
     return manifests.Manifest(user=USER, generation=1, parent=None, created_at=1.0)
 
 
-def test_two_paths_that_differ_by_case_and_too_many_are_refused() -> None:
+def test_two_paths_that_differ_by_case_and_too_many_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(manifests, "_MAX_FILES", 20)
     twins = tuple(File(path=f"segments/{n}", sha256="a" * 64, bytes=1) for n in ("a", "A"))
     many = File(path="segments/a", sha256="a" * 64, bytes=1)
-    for files in (twins, (many,) * 200_001):
+    for files in (twins, (many,) * 21):
         with pytest.raises(Corrupt):
             manifests.load(manifests.dump(replace(empty(), files=files)), user=USER)
 
@@ -344,6 +349,20 @@ def test_a_sparse_terabyte_is_not_read(house: House, tmp_path: Path) -> None:
     with pytest.raises(Corrupt) as caught:
         house.ids()
     assert caught.value.code == "stored_file_too_large"
+
+
+def test_what_has_no_room_on_the_disk_is_not_begun(tmp_path: Path) -> None:
+    """Sparse files are as small as they are large."""
+    remote, name = LocalRemote(tmp_path / "remote"), f"users/{USER}/sources/a.pdf"
+    path = tmp_path / "remote" / name
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.truncate(shutil.disk_usage(tmp_path).free + (1 << 30))
+    named = File(path="sources/a.pdf", sha256="a" * 64, bytes=path.stat().st_size)
+    with pytest.raises(Unavailable) as caught:
+        generations.fetch([remote], USER, named, tmp_path / "here")
+    assert caught.value.code == "disk_full"
+    assert [p.name for p in tmp_path.iterdir()] == ["remote"]
 
 
 # The commands
