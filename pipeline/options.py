@@ -9,7 +9,7 @@ from typing import Any
 from errors import InputError
 from pipeline.router import STRATEGIES
 
-VERSION = "7"
+VERSION = "8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

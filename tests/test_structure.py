@@ -48,7 +48,7 @@ HOMES = {
         "storage/accounts.py",
     },
     "cryptography": {"pipeline/notify.py"},
-    "pypdfium2": {"pipeline/pdfium.py"},
+    "pypdfium2": {"pipeline/pdfium.py", "pipeline/glyphs.py"},
     "pikepdf": {"pipeline/source.py", "pipeline/readers/reference.py"},
     "fasttext": {"pipeline/language.py"},
     "tesserocr": {"pipeline/readers/ocr.py"},

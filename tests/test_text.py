@@ -181,3 +181,18 @@ def test_invisible_text_is_checked(pool: Pool, tmp_path: Path, hidden: str, read
     record = read_batch(tmp_path / "s-8" / "b" / "batch-00000.jsonl")[0][0]
     assert record.reader == reader
     assert "alike" in record.reason
+
+
+def test_what_form_fields_say_is_read_where_it_stands(pool: Pool, tmp_path: Path) -> None:
+    def draw(page: canvas.Canvas) -> None:
+        page.drawString(60, 600, "Name of the harbour:")
+        page.acroForm.textfield(value="Nordhafen", x=190, y=592, width=160, height=24)
+        page.drawString(60, 500, BIRDS[:70])
+        page.linkURL("https://example.org/birds", (60, 495, 200, 512))
+
+    found = read(pool, pdf(tmp_path / "form.pdf", draw))
+    said = " ".join(texts(found))
+    assert said.index("harbour") < said.index("Nordhafen") < said.index("Birds")
+    assert [e["metadata"]["link_urls"] for e in found if "link_urls" in e["metadata"]] == [
+        ["https://example.org/birds"]
+    ]
