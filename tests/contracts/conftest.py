@@ -1,5 +1,6 @@
 """Every Remote against every server: a new one is added to `REMOTES`."""
 
+import functools
 import os
 import secrets
 import shutil
@@ -7,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import botocore.session
 import huggingface_hub
 import pytest
 
@@ -48,7 +51,9 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def _keys() -> Iterator[None]:
-    with stores.keys():
+    """What boto3 knows of S3 is read once, not for each of a hundred clients."""
+    once = functools.cache(botocore.session.create_loader)
+    with stores.keys(), mock.patch.object(botocore.session, "create_loader", once):
         yield
 
 
