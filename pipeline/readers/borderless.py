@@ -13,15 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.page import Box, Word
+from pipeline.readers.gates import Cells, alignment, by_column, trusted
 from pipeline.readers.grid import Spot, Table, filled, is_number, with_header
 from pipeline.readers.lines import Segment, around, rows, segment, split
 
-_MARKER = re.compile(r"[\(\[]?(\d{1,3}|[a-zA-Z]|[ivx]{1,4})?[.)\]]?|[•▪●○■◦–—*·-]")
 _VALUE = re.compile(r"[-+–−±<>≤≥~$€£¥(\[*]*\d[\d.,:–-]*(?<![.,:–-])[%)\]*†‡§°]*|[—†‡#]|[nN]/?[aA]")
-_INDEXED = re.compile(r"[^\W\d_].*,\s?\d+(n|–\d+)?")
-_FORMULA = re.compile("[=∂∑∫∏√∀∃∈⇒⇔→↦∞≠⟨⟩∥∩∪⊂⊆⊗⊕∘]")
-
-Cells = dict[tuple[int, int], list[Segment]]
 
 
 def find(words: Sequence[Word]) -> Iterator[Table]:
@@ -63,8 +59,8 @@ def between(words: Sequence[Word], head: float) -> Table | None:
     if not columns.separators:
         return None
     cells = [_cells(parts, columns) for parts in run]
-    per_column = _per_column(cells, len(columns.separators) + 1)
-    if any(len(c) < 2 for c in per_column) or _alignment(per_column) < 0.6:
+    per_column = by_column(cells, len(columns.separators) + 1)
+    if any(len(c) < 2 for c in per_column) or alignment(per_column) < 0.6:
         return None
     return _made(run, cells, columns, top, height)
 
@@ -213,7 +209,7 @@ def _counted(body: Sequence[Sequence[Segment]]) -> _Columns | None:
     if len(equal) < 3 or 2 * len(equal) < len(body):
         return None
     columns = [[p[i] for p in equal] for i in range(most)]
-    if most < 2 or _alignment(columns) < 0.6:
+    if most < 2 or alignment(columns) < 0.6:
         return None
     edges = [
         (statistics.median(s.box.x0 for s in c), statistics.median(s.box.x1 for s in c))
@@ -295,7 +291,7 @@ def _table(run: Sequence[Sequence[Segment]], height: float) -> Table | None:
     if not columns.separators:
         return None
     lines = [_cells(parts, columns) for parts in run]
-    if not _trusted(lines, len(columns.separators) + 1):
+    if not trusted(lines, len(columns.separators) + 1):
         return None
     return _made(run, lines, columns, _head(run), height)
 
@@ -398,71 +394,3 @@ def _continuation(cells: Cells, lines: Sequence[Cells], gap: float, height: floa
         return False
     above = next((v for k, v in lines[-1].items() if k[0] <= first <= k[1]), None)
     return above is not None and not is_number(above[0].text)
-
-
-# The gates
-
-
-def _per_column(lines: Sequence[Cells], columns: int) -> list[list[Segment]]:
-    """What begins in each column, from the top down."""
-    return [
-        [s for line in lines for (first, _), v in line.items() for s in v if first == c]
-        for c in range(columns)
-    ]
-
-
-def _trusted(lines: Sequence[Cells], columns: int) -> bool:
-    """What looks like columns by chance is refused."""
-    cells = [(k, s) for line in lines for k, v in line.items() for s in v]
-    texts = [s.text for _, s in cells]
-    mean = statistics.mean(map(len, texts))
-    numeric = sum(map(is_number, texts)) / len(texts)
-    per_column = _per_column(lines, columns)
-    strong = sum(len(column) >= 3 for column in per_column)
-    if strong < 2 or len(lines) < 3:
-        return False
-    if columns == 2 and numeric < 0.25 and mean > 22:
-        return False
-    if numeric < 0.12 and mean > 30:
-        return False
-    if sum(len(line) for line in lines) / (len(lines) * columns) < 0.35:
-        return False
-    alignment = _alignment(per_column)
-    if alignment < 0.55:
-        return False
-    if numeric < 0.15 and not (
-        columns >= 3 and mean <= 16 and alignment >= 0.7 and len(lines) >= 4
-    ):
-        return False
-    if sum(2 * sum(b - a + 1 for a, b in line) >= columns for line in lines) < 3:
-        return False  # the ticks of an axis
-    if sum(bool(_FORMULA.search(t)) for t in texts) > 0.2 * len(texts):
-        return False
-    words = [t for t in texts if not is_number(t) and not _MARKER.fullmatch(t)]
-    if sum(bool(_INDEXED.fullmatch(t)) for t in words) > 0.4 * max(4, len(words)):
-        return False  # an index: what it lists ends in page numbers
-    if columns == 2:
-        for column in per_column:
-            markers = sum(bool(_MARKER.fullmatch(s.text)) for s in column)
-            if markers > 0.6 * len(column):
-                return False
-    return True
-
-
-def _alignment(per_column: Sequence[Sequence[Segment]]) -> float:
-    """The share of cells whose left edge, right edge or centre fits their column's."""
-    fitting = total = 0
-    for column in per_column:
-        if not column:
-            continue
-        best = 0
-        for values in (
-            [s.box.x0 for s in column],
-            [s.box.x1 for s in column],
-            [(s.box.x0 + s.box.x1) / 2 for s in column],
-        ):
-            middle = statistics.median(values)
-            best = max(best, sum(abs(v - middle) <= 3 for v in values))
-        fitting += best
-        total += len(column)
-    return fitting / total if total else 0.0

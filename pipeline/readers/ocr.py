@@ -16,7 +16,7 @@ import tesserocr
 
 from errors import InputError
 from pipeline.page import Box, Word
-from pipeline.readers import raster, ruled
+from pipeline.readers import raster, ruled, strokes
 from pipeline.readers.grid import Table
 from pipeline.readers.lines import around
 from pipeline.readers.text import Block
@@ -106,7 +106,7 @@ def read(picture: Any, width: float, height: float, languages: tuple[str, ...]) 
     words = [w.word for w in best.words]
     tables = [
         table
-        for group in ruled.cells(*boxes, slack=3.0)
+        for group in strokes.cells(*boxes, slack=3.0)
         if (table := ruled.table_of(group, words)) is not None
     ]
     return Read(
