@@ -156,10 +156,10 @@ def _chunk(elements: Sequence[Json], text: str, titles: tuple[str, ...], part: i
 
 
 def _tables(batch: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
-    for i, e in enumerate(batch):
+    for e in batch:
         if e["type"] != "Table":
             continue
-        caption = _caption(batch, i)
+        caption = e["metadata"].get("caption")
         pieces = list(_by_title([e], options))
         whole = e["metadata"].get("text_as_html")
         for part, piece in enumerate(pieces):
@@ -185,7 +185,7 @@ def _figures(batch: Sequence[Json]) -> Iterator[Chunk]:
     for i, e in enumerate(batch):
         if e["type"] != "Image":
             continue
-        caption = _caption(batch, i)
+        caption = e["metadata"].get("caption")
         inner = e["text"].strip()
         words = "\n".join(t for t in (caption, inner) if t) or _nearby(batch, i)
         yield Chunk(
@@ -199,19 +199,6 @@ def _figures(batch: Sequence[Json]) -> Iterator[Chunk]:
             image=e["metadata"].get("image_path"),
             caption=caption,
         )
-
-
-def _caption(batch: Sequence[Json], at: int) -> str | None:
-    """The nearest caption on the same page, above or below."""
-    page = batch[at]["metadata"].get("page_number")
-    near = [
-        (abs(i - at), e["text"])
-        for i, e in enumerate(batch)
-        if e["type"] == "FigureCaption"
-        and e["metadata"].get("page_number") == page
-        and abs(i - at) <= 3
-    ]
-    return min(near)[1] if near else None
 
 
 def _nearby(batch: Sequence[Json], at: int) -> str:

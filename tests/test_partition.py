@@ -14,6 +14,7 @@ from unstructured.staging.base import elements_from_json
 from errors import InputError
 from pipeline import source
 from pipeline.__main__ import main, partition_file
+from pipeline.chunk import ChunkOptions, chunks
 from pipeline.document import document_elements
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, partition_batch, plan, read_batch
@@ -81,6 +82,8 @@ def test_captions_and_what_they_name_know_each_other(pool: Pool, tmp_path: Path)
         thing = named[caption["metadata"]["parent_id"]]
         assert thing["type"] == ("Table" if caption["text"].startswith("Table") else "Image")
         assert thing["metadata"]["caption"] == caption["text"]
+    said = {c.element_ids[0]: c.caption for c in chunks([found], ChunkOptions()) if c.caption}
+    assert said == {c["metadata"]["parent_id"]: c["text"] for c in captions}
 
 
 def test_a_table_over_two_pages_is_linked_whatever_the_batches(pool: Pool, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Scanned pages: tesseract over a picture of the page, set straight first. The only importer of
 tesserocr.
 
-One thread (the page process sets OMP_THREAD_LIMIT before tesseract is loaded), a cap on pixels instead of a fixed dpi. Ruled tables are found in the
-picture. Knows nothing of pdfium: it is given a gray Pillow image and the page's size in points.
+One thread (the page process sets OMP_THREAD_LIMIT before tesseract is loaded), a cap on pixels
+instead of a fixed dpi. Ruled tables are found in the picture. Knows nothing of pdfium: it is given a gray Pillow image and the page's size in points.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import tesserocr
 
 from errors import InputError
+from pipeline.language import PART3
 from pipeline.page import Box, Word
 from pipeline.readers import raster, ruled, strokes
 from pipeline.readers.grid import Table
@@ -27,13 +28,6 @@ _TESSDATA = (
     Path("/usr/share/tessdata"),
     Path("/usr/local/share/tessdata"),
 )
-_ISO = {
-    "ar": "ara", "bg": "bul", "cs": "ces", "da": "dan", "de": "deu", "el": "ell", "en": "eng",
-    "es": "spa", "fi": "fin", "fr": "fra", "he": "heb", "hi": "hin", "hu": "hun", "it": "ita",
-    "ja": "jpn", "ko": "kor", "nl": "nld", "no": "nor", "pl": "pol", "pt": "por", "ro": "ron",
-    "ru": "rus", "sv": "swe", "th": "tha", "tr": "tur", "uk": "ukr", "vi": "vie", "zh": "chi_sim",
-    "zho": "chi_sim",
-}  # fmt: skip
 _SCRIPT = {
     "Arabic": "ara", "Bengali": "ben", "Cyrillic": "rus", "Devanagari": "hin", "Greek": "ell",
     "Han": "chi_sim", "HanS": "chi_sim", "HanT": "chi_tra", "Hangul": "kor", "Hebrew": "heb",
@@ -70,16 +64,22 @@ def tessdata() -> Path:
     )
 
 
+def _pack(code: str) -> str:
+    """Tesseract's name for a language."""
+    name = PART3.get(code, code)
+    return "chi_sim" if name == "zho" else name
+
+
 def installed(code: str) -> bool:
     """Whether there is a pack of that name: an ISO code or tesseract's own."""
-    name = _ISO.get(code, code)
+    name = _pack(code)
     plain = re.fullmatch(r"[a-zA-Z_]{3,12}", name) is not None
     return plain and (tessdata() / f"{name}.traineddata").exists()
 
 
 def packs(languages: tuple[str, ...]) -> str:
     """Tesseract's name for those languages: ISO codes or its own; English when none is given."""
-    wanted = [_ISO.get(code, code) for code in languages] or ["eng"]
+    wanted = [_pack(code) for code in languages] or ["eng"]
     for code in wanted:
         if not installed(code):
             raise _missing(code, f"There is no OCR language pack {code!r}.")
