@@ -153,6 +153,7 @@ def _jobs(arguments: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("partition", help="PDFs into unstructured elements (JSON)")

@@ -389,11 +389,7 @@ def load_detector(layout: str, table: str) -> LoadedDetector:
 
 def _boxes(name: str, device: str, *, known: Callable[[str], bool]) -> _Boxes:
     try:
-        folder = _folder(name)
-        model = AutoModelForObjectDetection.from_pretrained(
-            folder, config=_configuration(folder), use_safetensors=True, local_files_only=True
-        )
-        processor = _processor(folder)
+        processor, model = load_boxes(name)
     except (InputError, Unavailable) as bad:
         raise InputError(
             "layout_model_missing",
@@ -413,7 +409,16 @@ def _boxes(name: str, device: str, *, known: Callable[[str], bool]) -> _Boxes:
             f"The model {name} has no class that Quire knows.",
             "Use a layout model with the classes of DocLayNet, a table model with table row.",
         )
-    return _Boxes(processor=processor, model=model.to(device).eval(), device=device, names=names)
+    return _Boxes(processor=processor, model=model.to(device), device=device, names=names)
+
+
+def load_boxes(name: str) -> tuple[Any, Any]:
+    """Processor and model of what finds boxes, as published; raises what the libraries raise."""
+    folder = _folder(name)
+    model = AutoModelForObjectDetection.from_pretrained(
+        folder, config=_configuration(folder), use_safetensors=True, local_files_only=True
+    )
+    return _processor(folder), model.eval()
 
 
 def _configuration(folder: Path) -> Any:

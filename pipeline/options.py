@@ -15,7 +15,7 @@ VERSION = "8"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionOptions:
     """`languages` are ISO 639-1 codes or tesseract's own names, for OCR; `models` name the layout
-    and the table model when the strategy is hi_res."""
+    and the table model when the strategy is hi_res; for reference, others than the library's own."""
 
     strategy: str = "auto"
     languages: tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def _by_reference(
     from pipeline.readers import reference  # pikepdf, and for each page of it the stock library
 
     started = time.perf_counter()
-    found = reference.read(path, first, last, options.languages)
+    found = reference.read(path, first, last, options.languages, options.models)
     each = (time.perf_counter() - started) / (last - first + 1)
     for number in range(first, last + 1):
         mine = [e for e in found if e["metadata"].get("page_number") == number]

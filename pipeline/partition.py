@@ -27,6 +27,7 @@ FIRST_BATCH = 2
 BATCH = 8
 PAGE_SECONDS = 300  # the limit of CPU time ends a hang long before, except on a crowded machine
 PAGE_CPU_SECONDS = 7  # a scan takes one, or two where it is turned
+STOCK_MB = 12_000  # of addresses: imports alone map 5 GB, and the library fills up to 4.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +191,7 @@ def _read(
                 {n: seen[n] for n in range(first, last + 1) if n in seen},
                 seconds=600 if slow else PAGE_SECONDS,
                 cpu_seconds=600 if slow else PAGE_CPU_SECONDS,
+                memory_mb=STOCK_MB if slow else None,
                 cancelled=cancelled,
             ):
                 yield record, elements

@@ -1,8 +1,9 @@
 """Page processes: small, capped, killable children in which PDFs are opened.
 
 `Pool.run` calls a module-level function in a child and returns its answer, `Pool.each` yields what the
-function yields. A child has a memory limit, each answer limits of wall and CPU time; when it dies, hangs or is cancelled it is killed and replaced. Knows
-nothing of PDFs. The child is a program of its own, so that it imports nothing of its parent.
+function yields. A child has a memory limit, each answer limits of wall and CPU time; when it dies, hangs
+or is cancelled it is killed and replaced. Knows nothing of PDFs. The child is a program of its own, so
+that it imports nothing of its parent.
 """
 
 import ctypes
@@ -42,6 +43,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
         self.calls = 0
+        self.memory_mb = memory_mb
         self.process = subprocess.Popen(
             [sys.executable, "-c", _ENTRY, str(theirs.fileno()), str(memory_mb)],
             pass_fds=[theirs.fileno()],
@@ -87,10 +89,12 @@ class Pool:
         *arguments: Any,
         seconds: float,
         cpu_seconds: float | None = None,
+        memory_mb: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Any:
-        """The function's answer, or its QuireError. `seconds` count from when a child is free."""
-        limits = _Limits(seconds, cpu_seconds or seconds + 5)
+        """The function's answer, or its QuireError. `seconds` count from when a child is free; a call
+        that asks for another memory limit than the pool's gets a child of its own size."""
+        limits = _Limits(seconds, cpu_seconds or seconds + 5, memory_mb or self._memory_mb)
         (answer,) = (a for a, _ in self._answers(function, arguments, limits, cancelled))
         if isinstance(answer, QuireError):
             raise answer
@@ -102,11 +106,12 @@ class Pool:
         *arguments: Any,
         seconds: float,
         cpu_seconds: float | None = None,
+        memory_mb: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Any]:
         """What the function yields, as it comes; the limits hold for each value anew. When the
         child dies, what came before is there."""
-        limits = _Limits(seconds, cpu_seconds or seconds + 5)
+        limits = _Limits(seconds, cpu_seconds or seconds + 5, memory_mb or self._memory_mb)
         for answer, more in self._answers(function, arguments, limits, cancelled):
             if isinstance(answer, QuireError):
                 raise answer
@@ -121,7 +126,7 @@ class Pool:
         cancelled: Callable[[], bool],
     ) -> Iterator[tuple[Any, bool]]:
         """Each answer, and whether more are to come."""
-        child = self._take(cancelled)
+        child = self._take(limits.memory_mb, cancelled)
         alive, more = False, True
         try:
             child.pipe.send((function, arguments, limits.cpu_seconds))
@@ -146,7 +151,7 @@ class Pool:
             if child is not None:
                 child.kill()
 
-    def _take(self, cancelled: Callable[[], bool]) -> _Child:
+    def _take(self, memory_mb: int, cancelled: Callable[[], bool]) -> _Child:
         while not self._closed:
             if cancelled():
                 raise _cancelled()
@@ -154,7 +159,10 @@ class Pool:
                 free = self._idle.get(timeout=_TICK)
             except queue.Empty:
                 continue
-            return free or self._starter.submit(_Child, self._memory_mb).result()
+            if free and free.memory_mb != memory_mb:
+                free.kill()
+                free = None
+            return free or self._starter.submit(_Child, memory_mb).result()
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
     def _wait(
@@ -176,10 +184,12 @@ class Pool:
 
 
 class _Limits(NamedTuple):
-    """For each answer: wall time as the parent sees it, CPU time as the child's kernel does."""
+    """For each answer: wall time as the parent sees it, CPU time as the child's kernel does. For the
+    child: its address space."""
 
     seconds: float
     cpu_seconds: float
+    memory_mb: int
 
 
 def _late(seconds: float) -> PageProcessDied:
@@ -244,6 +254,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     os.environ["OMP_THREAD_LIMIT"] = "1"  # tesseract reads it when it is loaded, later
+    os.environ["DO_NOT_TRACK"] = "1"  # the stock library reports each import and each call
     limit = int(arguments[1]) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

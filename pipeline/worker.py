@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     if asked.supervise:
         return supervise(["--reader"] if asked.reader else [])
+    os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
     settings = Settings.from_env(os.environ, os.cpu_count() or 2)
     return work(settings, reader=asked.reader)
 

@@ -1,6 +1,7 @@
 """Functions that the tests run in page processes."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -44,5 +45,7 @@ def imported() -> set[str]:
     return {name.partition(".")[0] for name in sys.modules}
 
 
-def limits() -> str | None:
-    return os.environ.get("OMP_THREAD_LIMIT")
+def limits() -> tuple[str | None, str | None, int]:
+    """Threads of tesseract, whether libraries may report to their makers, MB of addresses."""
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0] >> 20
+    return os.environ.get("OMP_THREAD_LIMIT"), os.environ.get("DO_NOT_TRACK"), allowed

@@ -19,7 +19,12 @@ def pool() -> Iterator[Pool]:
 
 def test_an_answer_comes_back(pool: Pool) -> None:
     assert pool.run(add, 2, 3, seconds=20) == 5
-    assert pool.run(limits, seconds=20) == "1"
+    assert pool.run(limits, seconds=20) == ("1", "1", 600)
+
+
+def test_a_call_may_ask_for_a_process_of_another_size(pool: Pool) -> None:
+    sizes = [pool.run(limits, seconds=20, memory_mb=mb)[2] for mb in (None, 900, 900, None)]
+    assert sizes == [600, 900, 900, 600]
 
 
 def test_an_error_keeps_its_kind_code_and_advice(pool: Pool) -> None:
