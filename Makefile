@@ -20,7 +20,7 @@ check: setup-dev  ## the fast loop: format, lint, types, structure, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser"
 
 test: setup-dev   ## everything that CI runs
 	$(BIN)/ruff format --check .

@@ -105,6 +105,7 @@ def test_a_region_lands_where_the_ink_is(
     assert middle == pytest.approx(wanted, abs=6)
 
 
+@pytest.mark.slow
 def test_tiny_models_read_a_real_pdf(models: tuple[str, str], tmp_path: Path) -> None:
     made = main([
         "partition", str(SAMPLES / "report.pdf"), "--out", str(tmp_path),
@@ -115,6 +116,7 @@ def test_tiny_models_read_a_real_pdf(models: tuple[str, str], tmp_path: Path) ->
     assert "Rainfall in the valley" in text
 
 
+@pytest.mark.slow
 def test_a_batch_changes_nothing(models: tuple[str, str], tmp_path: Path) -> None:
     paths = []
     for number in range(3):

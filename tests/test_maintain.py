@@ -41,6 +41,7 @@ def damage(path: Path, at: int) -> None:
     path.write_bytes(bytes(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["manifest.json", "segments/*", "chroma/*/*.sqlite3", "manifests/*"]
 )
@@ -60,6 +61,7 @@ def test_a_hundred_flipped_bytes_are_all_found(house: House, tmp_path: Path, kin
     assert not list(verify.verify(house.replication.primary, USER))
 
 
+@pytest.mark.slow
 def test_a_remote_is_repaired_from_the_other_one(house: House, tmp_path: Path) -> None:
     house.put(1, 2)
     house.replication.save(USER)
@@ -87,6 +89,7 @@ def test_a_lost_manifest_comes_back_from_its_kept_copy(house: House, tmp_path: P
     assert found.manifest.generation == 1
 
 
+@pytest.mark.slow
 def test_what_no_remote_has_is_saved_again_from_the_live_store(
     house: House, tmp_path: Path
 ) -> None:
@@ -100,6 +103,7 @@ def test_what_no_remote_has_is_saved_again_from_the_live_store(
     assert house.ids() == ["id1", "id2"]
 
 
+@pytest.mark.slow
 def test_what_is_erased_is_nowhere(house: House, tmp_path: Path) -> None:
     house.put(1, 2)
     house.replication.save(USER)
@@ -118,6 +122,7 @@ def test_what_is_erased_is_nowhere(house: House, tmp_path: Path) -> None:
     assert house.ids() == ["id2"]
 
 
+@pytest.mark.slow
 def test_an_erased_user_leaves_an_empty_generation_that_no_laggard_undoes(
     house: House, tmp_path: Path
 ) -> None:
@@ -170,6 +175,7 @@ def test_the_hubs_history_forgets_what_was_erased(tmp_path: Path) -> None:
         house.close()
 
 
+@pytest.mark.slow
 def test_history_stays_until_the_mirror_is_equal(house: House, tmp_path: Path) -> None:
     house.put(1)
     house.replication.save(USER)

@@ -36,6 +36,7 @@ def cosines(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any:
     return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(TEXT, min_size=1, max_size=12), tokens=st.integers(1, 3000))
 def test_the_batch_changes_nothing(model: LoadedModel, texts: list[str], tokens: int) -> None:

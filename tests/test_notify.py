@@ -173,6 +173,7 @@ def test_a_mail_goes_out_by_https_where_mail_ports_are_closed(tmp_path: Path) ->
         assert sender.send("a@b.org", {**SPEC, "attempt": 2}, DONE)["state"] == "waiting"
 
 
+@pytest.mark.slow
 def test_a_mail_goes_out_by_ses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

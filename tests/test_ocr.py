@@ -55,6 +55,7 @@ TEXT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turned", "skew"), [(0, 0), (0, 5), (0, -9), (90, 0), (180, 0), (270, 2)])
 def test_a_ruled_table_is_read_where_it_is_however_the_scan_lies(turned: int, skew: int) -> None:
     straight = drawn(TEXT, table=True)

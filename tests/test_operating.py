@@ -60,6 +60,7 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
     assert "\nquire_worker_silent_seconds 0." in jobs.metrics()
 
 
+@pytest.mark.slow
 def test_the_jobs_command_lists_the_unfinished_and_with_all_the_rest(jobs: Jobs) -> None:
     put(jobs.catalog, "waits", "queued")
     put(jobs.catalog, "ended", "failed", time.time())

@@ -106,6 +106,7 @@ def test_columns_are_read_one_after_the_other(pool: Pool, tmp_path: Path) -> Non
     assert text.count("crosses the sea in a single flight") == 3
 
 
+@pytest.mark.slow
 def test_a_scan_is_read_by_ocr(pool: Pool, tmp_path: Path) -> None:
     text = " ".join(e["text"] for e in elements(pool, SAMPLES / "scanned.pdf", tmp_path))
     assert "The new crane arrived on time and lifts forty tonnes" in text
@@ -139,6 +140,7 @@ def test_elements_do_not_depend_on_batches(
     assert len({e["element_id"] for e in one}) == len(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fast", "auto"])
 def test_a_text_page_needs_a_small_process(tmp_path: Path, strategy: str) -> None:
     with Pool(1) as alone:
@@ -150,6 +152,7 @@ def test_a_text_page_needs_a_small_process(tmp_path: Path, strategy: str) -> Non
     assert int(status.split("VmRSS:")[1].split()[0]) < 60 << 10
 
 
+@pytest.mark.slow
 def test_the_style_of_a_document_is_looked_at_once(
     pool: Pool, tmp_path: Path, make_pdf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +303,7 @@ def test_a_page_without_ink_is_recorded_as_blank(pool: Pool, tmp_path: Path) -> 
     assert (records[0].reader, records[0].reason) == ("blank", "no text and no ink")
 
 
+@pytest.mark.slow
 def test_a_bomb_costs_its_own_page_only(tmp_path: Path, make_pdf: Callable[..., Path]) -> None:
     bomb = make_pdf("bomb.pdf", pages=2)
     with pikepdf.open(bomb, allow_overwriting_input=True) as document:

@@ -33,6 +33,7 @@ def test_an_error_keeps_its_kind_code_and_advice(pool: Pool) -> None:
     assert (caught.value.code, caught.value.advice) == ("not_a_pdf", "Try another.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [die, fill, hang], ids=["killed", "memory", "time"])
 def test_a_child_that_fails_is_replaced(pool: Pool, function: object) -> None:
     with pytest.raises(PageProcessDied):
@@ -50,6 +51,7 @@ def test_values_come_one_by_one_and_those_before_a_death_are_kept(pool: Pool) ->
     assert pool.run(add, 1, 1, seconds=20) == 2
 
 
+@pytest.mark.slow
 def test_a_child_that_takes_too_much_of_the_processor_is_late(pool: Pool) -> None:
     with pytest.raises(PageProcessDied) as caught:
         pool.run(burn, seconds=60, cpu_seconds=1)

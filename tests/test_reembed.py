@@ -94,6 +94,7 @@ def rebuilt(house: House) -> None:
     house.workspaces.forget(USER)
 
 
+@pytest.mark.slow
 def test_the_old_index_answers_until_the_new_one_is_whole(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_change_in_the_moment_of_the_switch_is_not_lost(
     is_new(house, 1, 2, 3)
 
 
+@pytest.mark.slow
 def test_what_was_computed_is_not_computed_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_vectors_of_another_commit_of_the_model_are_not_taken(house: House) -> N
     is_new(house, 1, 2)
 
 
+@pytest.mark.slow
 def test_a_cancelled_one_leaves_everything_as_it_was(house: House) -> None:
     house.put(1, 2, 3)
 
@@ -246,6 +249,7 @@ change(house)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "whole"), [("making", is_old), ("before", is_old), ("after", is_new)]
 )

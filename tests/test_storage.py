@@ -117,6 +117,7 @@ def test_an_upsert_replaces_metadata_and_batches(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_an_id_given_twice_counts_once(house: House) -> None:
     """Chroma refuses such a batch, which is in the journal by then."""
     space = house.space()
@@ -151,6 +152,7 @@ def test_keywords_are_found_filtered_and_forgotten(tmp_path: Path) -> None:
     words.close()
 
 
+@pytest.mark.slow
 def test_a_clean_store_is_opened_as_it_is(house: House) -> None:
     house.put(1, 2, 3)
     house.workspaces.close()
@@ -251,6 +253,7 @@ def test_a_killed_store_is_never_opened_but_rebuilt(tmp_path: Path) -> None:
     house.workspaces.close()
 
 
+@pytest.mark.slow
 def test_a_generation_restores_on_a_wiped_disk(house: House) -> None:
     house.put(1, 2)
     assert house.replication.save(USER) == 1
@@ -272,6 +275,7 @@ def test_a_generation_restores_on_a_wiped_disk(house: House) -> None:
     fresh.workspaces.close()
 
 
+@pytest.mark.slow
 def test_the_mirror_catches_up_and_takes_over(house: House, tmp_path: Path) -> None:
     house.put(1)
     house.replication.save(USER)
@@ -292,6 +296,7 @@ def test_the_mirror_catches_up_and_takes_over(house: House, tmp_path: Path) -> N
     assert house.ids() == ["id1", "id2", "id3"]
 
 
+@pytest.mark.slow
 def test_a_wiped_primary_goes_on_from_the_mirror(house: House, tmp_path: Path) -> None:
     house.put(1)
     house.replication.save(USER)
@@ -313,6 +318,7 @@ def test_a_wiped_primary_goes_on_from_the_mirror(house: House, tmp_path: Path) -
     house.workspaces.close()
 
 
+@pytest.mark.slow
 def test_a_collection_made_right_after_a_wipe_hides_nothing(house: House, tmp_path: Path) -> None:
     house.put(1)
     house.replication.save(USER)
@@ -338,6 +344,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segments/*", "manifest.json"])
 def test_a_flipped_byte_is_never_served(house: House, tmp_path: Path, kind: str) -> None:
     house.put(1, 2)
@@ -362,6 +369,7 @@ def test_nothing_is_opened_while_no_store_answers(house: House) -> None:
         house.ids()
 
 
+@pytest.mark.slow
 def test_two_instances_lose_no_saved_write(house: House, tmp_path: Path) -> None:
     house.put(1)
     house.replication.save(USER)
@@ -385,6 +393,7 @@ def test_two_instances_lose_no_saved_write(house: House, tmp_path: Path) -> None
     assert house.ids() == ["id1", "id2", "id3"]
 
 
+@pytest.mark.slow
 def test_many_saves_are_compacted(house: House) -> None:
     for n in range(35):
         house.put(n)

@@ -129,6 +129,7 @@ def test_one_commit_saves_everybody_who_is_dirty(tmp_path: Path, hub: Hub) -> No
     house.close()
 
 
+@pytest.mark.slow
 def test_what_one_commit_has_no_room_for_is_first_in_the_next_one(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_visitors_who_left_are_erased_in_one_commit(house: House) -> None:
         assert head.manifest.collections == ()
 
 
+@pytest.mark.slow
 def test_a_save_is_answered_once_it_is_confirmed_and_the_end_saves_the_rest(house: House) -> None:
     running = threading.Thread(target=house.committer.run)
     running.start()
@@ -210,6 +212,7 @@ def test_a_save_is_answered_once_it_is_confirmed_and_the_end_saves_the_rest(hous
         house.committer.save(USER)
 
 
+@pytest.mark.slow
 def test_while_the_hub_is_away_nothing_is_lost_and_it_is_told(tmp_path: Path, hub: Hub) -> None:
     remote = dataset(hub)
     remote.check()
@@ -293,6 +296,7 @@ def test_the_readme_shows_the_lines_of_the_card() -> None:
     assert lines in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_restore_is_the_published_directory_and_what_came_later(house: House) -> None:
     house.put(1, 2, 3)
     house.replication.save(USER)
@@ -309,6 +313,7 @@ def test_a_restore_is_the_published_directory_and_what_came_later(house: House) 
     fresh.close()
 
 
+@pytest.mark.slow
 def test_a_wiped_store_is_built_once(house: House) -> None:
     house.put(1, 2)
     house.replication.save(USER)
@@ -327,6 +332,7 @@ def test_a_wiped_store_is_built_once(house: House) -> None:
     fresh.close()
 
 
+@pytest.mark.slow
 def test_what_is_saved_while_a_store_is_built_is_in_it(tmp_path: Path) -> None:
     saves: list[str] = []
 
@@ -349,6 +355,7 @@ def test_what_is_saved_while_a_store_is_built_is_in_it(tmp_path: Path) -> None:
     house.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["flip", "remove", "none"])
 def test_a_damaged_published_directory_is_not_used(house: House, tmp_path: Path, harm: str) -> None:
     house.put(1, 2)
@@ -373,6 +380,7 @@ def test_a_damaged_published_directory_is_not_used(house: House, tmp_path: Path,
     fresh.close()
 
 
+@pytest.mark.slow
 def test_what_is_published_stays_right_over_many_saves(house: House) -> None:
     for n in range(50):
         house.put(n, n + 100)
@@ -412,6 +420,7 @@ def test_a_torn_index_is_never_copied(tmp_path: Path) -> None:
 # Restoring
 
 
+@pytest.mark.slow
 def test_other_users_are_served_while_one_is_being_restored(tmp_path: Path) -> None:
     house = House(tmp_path / "data")
     slow = threading.Event()
@@ -439,6 +448,7 @@ def test_other_users_are_served_while_one_is_being_restored(tmp_path: Path) -> N
     house.close()
 
 
+@pytest.mark.slow
 def test_a_save_that_landed_before_a_kill_is_not_repeated_over_others_work(
     house: House, tmp_path: Path
 ) -> None:
@@ -462,6 +472,7 @@ def test_a_save_that_landed_before_a_kill_is_not_repeated_over_others_work(
     assert house.ids() == ["id1", "id2"]
 
 
+@pytest.mark.slow
 def test_two_instances_keep_each_others_collections_and_records(tmp_path: Path) -> None:
     one = House(tmp_path / "one")
     two = House(tmp_path / "two")

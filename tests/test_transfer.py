@@ -181,6 +181,7 @@ def of_chroma(folder: Path, *collections: str) -> dict[str, bytes]:
     return {"quire.json": FACTS, **{f"chroma/{p.as_posix()}": b for p, b in found.items()}}
 
 
+@pytest.mark.slow
 def test_an_archive_of_a_chroma_directory_is_one_collection_read_whole(tmp_path: Path) -> None:
     one = zipped(tmp_path / "one.zip", **of_chroma(tmp_path / "1", "theirs"))
     assert intake.take_in(one, tmp_path / "work1", 1 << 30)["records"] == 3

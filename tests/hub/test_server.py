@@ -87,6 +87,7 @@ def test_files_of_every_kind_come_back(hub: Hub, way: str, tmp_path: Path) -> No
     ] == []
 
 
+@pytest.mark.slow
 def test_xet_sends_new_chunks_only_even_from_a_new_machine(hub: Hub, tmp_path: Path) -> None:
     sent = []
     for name in ("first.parquet", "second.parquet"):
@@ -174,6 +175,7 @@ def test_faults_hit_the_requests_they_name(hub: Hub) -> None:
     assert outcomes == [True, 503, True]
 
 
+@pytest.mark.slow
 def test_a_download_cut_short_goes_on_and_a_flipped_byte_is_taken(
     hub: Hub, way: str, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ PUT = st.builds(
 DELETE = st.builds(lambda i: Row(op="delete", collection="c-1", id=str(i)), st.integers(1, 5))
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(PUT, DELETE), max_size=20))
 def test_a_segment_gives_back_what_was_put_in(rows: list[Row]) -> None:
     content = segments.encode(rows)
@@ -96,6 +97,7 @@ def test_no_id_leads_out_of_a_users_folder(text: str) -> None:
             continue
 
 
+@pytest.mark.slow
 @given(st.text(max_size=100))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_a_keyword_query(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
