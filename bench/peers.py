@@ -37,12 +37,10 @@ def docling_parse(path: Path) -> Found:
 def docling(path: Path) -> Found:
     """Its native pipeline: no model, the text layer only."""
     from docling.datamodel.base_models import InputFormat
-    from docling.datamodel.pipeline_options import PdfPipelineOptions
-    from docling.document_converter import DocumentConverter, PdfFormatOption
-    from docling.pipeline.simple_pipeline import SimplePipeline
+    from docling.datamodel.pipeline_options import NativePdfPipelineOptions
+    from docling.document_converter import DocumentConverter, NativePdfFormatOption
 
-    options = PdfPipelineOptions(do_ocr=False, do_table_structure=False)
-    form = PdfFormatOption(pipeline_cls=SimplePipeline, pipeline_options=options)
+    form = NativePdfFormatOption(pipeline_options=NativePdfPipelineOptions())
     made = DocumentConverter(format_options={InputFormat.PDF: form}).convert(path)
     yield 1, made.document.export_to_markdown(), None
 
@@ -73,9 +71,9 @@ def kreuzberg(path: Path) -> Found:
 
 
 def mineru(path: Path) -> Found:
-    from mineru.backend.flash import parse
+    from mineru.parser import parse
 
-    yield 1, parse(str(path)), None
+    yield 1, parse(path, tier="flash").markdown(), None
 
 
 PEERS: dict[str, Callable[[Path], Found]] = {
