@@ -2,7 +2,8 @@
 
 Works with any Quire, local or a Space; needs `gradio_client` only. Copy this file where you need it.
 What Quire refuses is a `gradio_client.exceptions.AppError` whose `title` is a code of docs/errors.md.
-As a program: `python quire_client.py submit FILE…` with a bar of pages, `search QUESTION`, `export`.
+As a program: `python quire_client.py submit FILE…` with a bar of pages, `search QUESTION`, `export`,
+`reembed MODEL`.
 """
 
 import argparse
@@ -227,6 +228,10 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("export", help="a collection as a zip in this folder")
     command.add_argument("--format", default="parquet")
     command.set_defaults(run=_export)
+    command = commands.add_parser("reembed", help="another embedding model for a collection")
+    command.add_argument("model", help="one of those of /status")
+    command.add_argument("--gpu", default="auto", help="auto, never or wait")
+    command.set_defaults(run=_reembed)
     for one in commands.choices.values():
         one.add_argument("--collection", default="default", help="name or id")
     asked = parser.parse_args(arguments)
@@ -245,12 +250,12 @@ def _submit(quire: Quire, asked: argparse.Namespace) -> int:
     return int(any(job["status"] != "succeeded" for job in done))
 
 
-def _followed(quire: Quire, job: Json) -> Json:
-    """A bar of the pages that can be searched already, then a line that stays."""
+def _followed(quire: Quire, job: Json, stage: str = "index", unit: str = "page") -> Json:
+    """A bar of what can be searched already, then a line that stays."""
     name = job["source"]["filename"]
-    with tqdm(total=None, unit="page", desc=name[-40:], disable=None, dynamic_ncols=True) as bar:
+    with tqdm(total=None, unit=unit, desc=name[-40:], disable=None, dynamic_ncols=True) as bar:
         for event in quire.watch(job["id"]):
-            if event["stage"] == "index" and event.get("total"):
+            if event["stage"] == stage and event.get("total"):
                 bar.total = event["total"]
                 bar.update(event["done"] - bar.n)
             bar.set_postfix_str(event.get("message", "")[:60])
@@ -267,6 +272,11 @@ def _search(quire: Quire, asked: argparse.Namespace) -> int:
     for hit in quire.search(asked.question, collection=asked.collection, mode=asked.mode):
         print(f"{hit['filename']} page {hit['page']}: {' '.join(hit['text'].split())[:200]}")
     return 0
+
+
+def _reembed(quire: Quire, asked: argparse.Namespace) -> int:
+    job = quire.reembed(asked.collection, asked.model, asked.gpu)
+    return int(_followed(quire, job, "reembed", "record")["status"] != "succeeded")
 
 
 def _export(quire: Quire, asked: argparse.Namespace) -> int:

