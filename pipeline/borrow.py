@@ -28,7 +28,7 @@ from storage.paths import Paths
 
 POLICIES = ("auto", "never", "wait")
 GPU_WAIT = 3600.0  # seconds that a job with gpu=wait waits at most
-_PATIENCE = 240.0  # seconds for a broker's answer: its queue, its tries, the work
+_PATIENCE = 240.0  # seconds for a broker's next word: its queue, the work
 
 Work = Callable[[list[Any]], Sequence[Any]]  # items in, an answer per item out
 
@@ -47,12 +47,14 @@ STEPS = {"embed": Step(256, "chunks", 0.0), "layout": Step(8, "pages", 1.0)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """Whose quota, for which job, and how much a GPU is wanted; `wait` ends at `until` (epoch)."""
+    """Whose quota, for which job, and how much a GPU is wanted; `wait` ends at `until` (epoch).
+    `tell` hears at once what is waited for."""
 
     user: str
     job: str
     policy: str = "auto"
     until: float = 0.0
+    tell: Callable[[str], None] = lambda _: None
 
 
 def broker_address(paths: Paths) -> str:
@@ -123,7 +125,7 @@ class Borrower:
             with tempfile.TemporaryDirectory(dir=self.paths.run) as folder:
                 write_items(Path(folder), items)
                 asked = {"user": ask.user, "folder": folder, "count": len(items)}
-                answer = self._ask({**asked, "step": name, "models": models})
+                answer = self._ask({**asked, "step": name, "models": models}, ask.tell)
                 found = {i: a for i, a in read_parts(Path(folder), name).items() if fits(a)}
             if answer is not None:
                 notes = self._notes(ask, policy, answer, bool(found))
@@ -148,13 +150,16 @@ class Borrower:
             notes.append(f"{reason} Going on with the CPU.")
         return notes
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+    def _ask(self, request: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any] | None:
         """The broker's answer; None where there is no broker or it went away."""
         try:
             with Client(broker_address(self.paths), "AF_UNIX", authkey=key(self.paths)) as broker:
                 broker.send_bytes(json.dumps(request).encode())
-                if broker.poll(_PATIENCE):
-                    return dict(json.loads(broker.recv_bytes()))
+                while broker.poll(_PATIENCE):
+                    told = dict(json.loads(broker.recv_bytes()))
+                    if "note" not in told:
+                        return told
+                    tell(told["note"])
         except (OSError, EOFError, AuthenticationError):
             pass
         return None

@@ -105,7 +105,12 @@ class Place:
         if policy == "wait":
             row = self.tools.catalog.job(spec["user"], spec["job"])
             until = (row.started_at or row.created_at) + GPU_WAIT
-        return Ask(user=spec["user"], job=spec["job"], policy=policy, until=until)
+
+        def tell(message: str) -> None:
+            if not self.cancelled()():
+                self.tools.catalog.update_job(spec["job"], summary={"message": message})
+
+        return Ask(user=spec["user"], job=spec["job"], policy=policy, until=until, tell=tell)
 
     def detector(self, notes: list[str]) -> Callable[[], Detector]:
         """The layout models, borrowed or here; what was decided goes into `notes`."""

@@ -347,7 +347,13 @@ def _anew(job: Job) -> tuple[str, Json]:
         collection=found.id, title=found.title, model=encoder.name, dimension=encoder.dimension
     )
     row = tools.catalog.job(user, spec["job"])
-    ask = Ask(user=user, job=spec["job"], policy=spec["gpu"], until=row.created_at + GPU_WAIT)
+
+    def tell(message: str) -> None:
+        if not job.cancelled():
+            tools.catalog.update_job(spec["job"], summary={"message": message})
+
+    until = row.created_at + GPU_WAIT
+    ask = Ask(user=user, job=spec["job"], policy=spec["gpu"], until=until, tell=tell)
 
     def encode(texts: Sequence[str]) -> list[list[float]]:
         vectors, notes = tools.borrower.encode(ask, texts, encoder)

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import json
 import math
+import pickle
 import re
 import threading
 import time
@@ -36,35 +37,48 @@ _KEPT = 60.0  # seconds that a fork is thought to stay warm
 _FIRST_GUESS = {"embed": 0.01, "layout": 0.3}  # seconds per item before any was measured
 _BUSY_WAITS = (5.0, 20.0)
 _NO_QUOTA = 600.0  # seconds without asking again when the refusal does not tell
+# What `spaces`, its fork and its service are known to raise; the CPU goes on after each of them.
+_ENDED = (
+    gr.Error, RuntimeError, ValueError, TypeError, AssertionError, OSError, pickle.PicklingError,
+    httpx.HTTPError,
+)  # fmt: skip
 
-Action = Literal["busy", "shrink", "quota", "token", "aborted", "race", "broken", "bug"]
+Action = Literal["busy", "shrink", "quota", "runs", "token", "aborted", "race", "broken", "bug"]
 _RETRIES: dict[Action, int] = {
-    "busy": len(_BUSY_WAITS), "shrink": 4, "quota": 0, "token": 1, "aborted": 1, "race": 2,
-    "broken": 1, "bug": 0,
+    "busy": len(_BUSY_WAITS), "shrink": 4, "quota": 0, "runs": 0, "token": 1, "aborted": 1,
+    "race": 2, "broken": 1, "bug": 0,
 }  # fmt: skip
 _SAYS: dict[Action, str] = {
     "busy": "No GPU is free.",
     "shrink": "The GPU call was too long.",
     "quota": "Your GPU quota is used up.",
+    "runs": "You have had as many GPU calls as you may for now.",
     "token": "No fresh request of yours to borrow a GPU with.",
     "aborted": "The GPU call was cut short.",
     "race": "The GPU could not be started.",
     "broken": "The GPU service does not answer.",
     "bug": "The GPU call failed.",
 }
+_THEN: dict[Action, str] = {
+    "shrink": "Less is asked for.",
+    "token": "Waiting for the next one.",
+    "aborted": "Less is asked for, once more.",
+    "race": "It is tried again.",
+    "broken": "It is asked once more.",
+}
 
 
 def classify(title: str, message: str) -> Action:
     """What `spaces` raised, by its message first: one title is used for two things."""
     title, message = title.lower(), message.lower()
-    if "expired zerogpu proxy token" in message:
-        return "token"
+    if "expired zerogpu proxy token" in message or "space app has reached" in message:
+        return "token"  # the second is said to whom nobody knows
     if "no gpu was available" in message or "pending credits" in title:
         return "busy"
     if "illegal duration" in title:
         return "shrink"
     if "quota" in title:
-        return "quota"
+        return "runs" if "runs limit" in message else "quota"
     if "gpu task aborted" in message:
         return "aborted"
     if "filelock is changing" in message:
@@ -112,6 +126,14 @@ class Rate:
         """How many parts of that size fit a call."""
         return max(1, int((limit - self.start()) / (size * self.per_item())))
 
+    def cut_short(self, *, loaded: bool) -> None:
+        """A call ended before it had a part done: what took so long is thought to take twice that."""
+        if loaded:
+            self.guess = 2 * self.per_item() / 1.3
+            self.each.clear()
+        else:
+            self.cold.append(2 * self.start())
+
 
 def p95(values: deque[float]) -> float:
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]
@@ -128,6 +150,40 @@ class Asked:
     models: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class _Plan:
+    """What the next call of a request may be: seconds at most, parts at most."""
+
+    most: int
+    limit: int = LONGEST
+    tried: Counter[Action] = field(default_factory=Counter)
+
+    def after(
+        self, action: Action, message: str, parts: int, declared: float, least: float
+    ) -> tuple[str | None, float]:
+        """What is told before the next call, and seconds until then; None when there is none: also
+        when it would be shorter than the `least` that a part needs."""
+        self.most = max(1, parts // 2)
+        says, pause = f"{_SAYS[action]} {_THEN.get(action, '')}", 0.0
+        if action == "quota":
+            self.limit = min(affordable(message, declared), self.limit - 1)
+            says, action = (
+                f"{self.limit} s of your GPU quota are left. Less is asked for.",
+                "shrink",
+            )
+        elif action == "shrink":
+            self.limit //= 2
+        if action == "shrink" and self.limit < least:
+            return None, 0.0
+        self.tried[action] += 1
+        if self.tried[action] > _RETRIES[action]:
+            return None, 0.0
+        if action == "busy":
+            pause = _BUSY_WAITS[self.tried["busy"] - 1]
+            says = f"No GPU is free: waiting {pause:.0f} s for one."
+        return says, pause
+
+
 @dataclass(slots=True, eq=False)
 class Broker:
     """`load` makes a step's work inside the fork, where the card is."""
@@ -140,7 +196,8 @@ class Broker:
     _held: dict[tuple[str, ...], Work] = field(default_factory=dict)  # filled in the fork only
     _seen: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _news: threading.Condition = field(default_factory=threading.Condition)
-    _refused: dict[str, float] = field(default_factory=dict)  # user → when the quota is back
+    # user → when it may be asked for again, and why not before
+    _refused: dict[str, tuple[float, Action]] = field(default_factory=dict)
     _one: threading.Lock = field(default_factory=threading.Lock)
     _call: Any = None
 
@@ -181,50 +238,44 @@ class Broker:
             items = compute_part(Path(asked.folder), asked.step, part, self._held[name])
             yield {"part": part, "items": items, "seconds": time.monotonic() - began}
 
-    def borrow(self, asked: Asked) -> dict[str, Any]:
-        """As many parts as a GPU could be had for: notes of what was done and, when something is
-        left to do, the reason."""
-        step = STEPS[asked.step]
+    def borrow(self, asked: Asked, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+        """As many parts as a GPU could be had for: notes of what was decided, each told before it
+        takes its time, and, when something is left to do, the reason."""
+        step, rate = STEPS[asked.step], self.rates[asked.step]
         left = list(range(-(-asked.count // step.part)))
         done: list[int] = []
-        used, limit, most, waited = 0.0, LONGEST, len(left), 0.0
-        tried: Counter[Action] = Counter()
+        notes: list[str] = []
+        used, plan = 0.0, _Plan(most=len(left))
         action: Action | None = None
         request: Any = None
         with self._one:
             while left:
-                if time.monotonic() < self._refused.get(asked.user, 0.0):
-                    action = "quota"
+                if time.monotonic() < self._refused.get(asked.user, (0.0, None))[0]:
+                    action = self._refused[asked.user][1]
                     break
                 request = self._fresh(asked.user, not_again=request if action == "token" else None)
                 if request is None:
                     action = "token"
                     break
-                parts = left[: min(most, self.rates[asked.step].parts(step.part, limit))]
-                finished, seconds, action, message = self._try(request, asked, parts, limit)
+                parts = left[: min(plan.most, rate.parts(step.part, plan.limit))]
+                tell("Waiting for a GPU.")
+                finished, seconds, action, message = self._try(request, asked, parts, plan.limit)
                 done += finished
                 left = [p for p in left if p not in finished]
                 used += seconds
-                if action is None:
+                if action is None or not left:
                     continue
-                most = max(1, len(parts) // 2)
-                if action == "quota":
-                    declared = self.seconds(asked, parts, limit)
-                    limit = min(affordable(message, declared), limit - 1)
-                    if limit >= SHORTEST and tried["shrink"] < _RETRIES["shrink"]:
-                        action = "shrink"
-                    else:
-                        self._refused[asked.user] = time.monotonic() + until_again(message)
-                elif action == "shrink":
-                    limit = max(SHORTEST, limit // 2)
-                tried[action] += 1
-                if tried[action] > _RETRIES[action]:
+                declared = self.seconds(asked, parts, plan.limit)
+                least = self.seconds(asked, left[:1], LONGEST)
+                note, pause = plan.after(action, message, len(parts), declared, least)
+                if note is None:
+                    if action in {"quota", "runs"}:
+                        again = time.monotonic() + until_again(message)
+                        self._refused[asked.user] = (again, action)
                     break
-                if action == "busy":
-                    pause = _BUSY_WAITS[tried["busy"] - 1]
-                    waited += pause
-                    self.sleep(pause)
-        notes = [f"Waited {waited:.0f} s for a GPU."] if waited else []
+                notes.append(note)
+                tell(note)
+                self.sleep(pause)
         if done:
             notes.append(
                 f"GPU: {_items(asked, done):,} {step.items} in {used:.0f} s of your quota."
@@ -235,9 +286,11 @@ class Broker:
         self, request: Any, asked: Asked, parts: list[int], limit: int
     ) -> tuple[list[int], float, Action | None, str]:
         """What was finished, its seconds, and what ended the call early."""
+        rate = self.rates[asked.step]
+        warm = rate.start() == _WARM
         # A fresh context: a copied one would carry the visitor's event, whose end kills the call.
         steps, problem = contextvars.Context().run(self._within, request, asked, parts, limit)
-        finished, used, rate = [], 0.0, self.rates[asked.step]
+        finished, used = [], 0.0
         for step in steps:
             if "cold" in step:
                 rate.cold.append(step["cold"])
@@ -250,9 +303,12 @@ class Broker:
         if problem is None:
             return finished, used, None, ""
         message = str(getattr(problem, "message", problem))
-        if isinstance(problem, httpx.HTTPError):
-            return finished, used, "broken", message
-        return finished, used, classify(str(getattr(problem, "title", "")), message), message
+        action = classify(str(getattr(problem, "title", "")), message)
+        if action == "bug" and isinstance(problem, httpx.HTTPError):
+            action = "broken"
+        if action == "aborted" and not finished:
+            rate.cut_short(loaded=bool(steps) or warm)
+        return finished, used, action, message
 
     def _within(
         self, request: Any, asked: Asked, parts: list[int], limit: int
@@ -262,7 +318,7 @@ class Broker:
         try:
             # What came before an error stays in the list.
             steps.extend(self._call(asked, parts, limit))
-        except (gr.Error, RuntimeError, httpx.HTTPError) as problem:
+        except _ENDED as problem:
             return steps, problem
         return steps, None
 
@@ -282,7 +338,13 @@ class Broker:
     def _serve(self, connection: Connection) -> None:
         with contextlib.suppress(EOFError, OSError), connection:  # the worker may die at any moment
             given = json.loads(connection.recv_bytes())
-            answer = self.borrow(Asked(**{**given, "models": tuple(given["models"])}))
+
+            def tell(
+                note: str,
+            ) -> None:  # fails when the worker is gone: then nothing more is asked
+                connection.send_bytes(json.dumps({"note": note}).encode())
+
+            answer = self.borrow(Asked(**{**given, "models": tuple(given["models"])}), tell)
             connection.send_bytes(json.dumps(answer).encode())
 
 

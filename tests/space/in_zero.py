@@ -58,13 +58,17 @@ def vectors(texts: Sequence[str]) -> list[list[float]]:
 
 def main() -> None:
     canary = subprocess.Popen([sys.executable, "-c", CANARY], stdout=subprocess.PIPE, text=True)
+    here: list[str] = []
+    starts = {"subprocess.Popen", "os.system", "os.posix_spawn"}
+    sys.addaudithook(lambda event, _: here.append(event) if event in starts else None)
     with tempfile.TemporaryDirectory() as root:
         broker = Broker(
             Paths(Path(root)), load=lambda _, __: vectors, sleep=lambda _: None, token_wait=1.5
         )
         for line in sys.stdin:
             call = json.loads(line)
-            answer = gaps(canary) if call == "canary" else one(broker, Path(root), call)
+            asked = call == "canary"
+            answer = {**gaps(canary), "here": here} if asked else one(broker, Path(root), call)
             print(f"answer {json.dumps(answer)}", flush=True)
         for fork in multiprocessing.active_children():
             fork.kill()

@@ -5,10 +5,12 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
 
@@ -20,7 +22,7 @@ from storage.paths import Paths
 from tests.conftest import SAMPLES, start_app
 from tests.space.device import Device, InZero, in_zero, started
 from tests.tiny_models import embedding_model, layout_model, table_model
-from web.broker import Broker, Rate, affordable, classify, until_again
+from web.broker import Asked, Broker, Rate, _Plan, affordable, classify, until_again
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +74,12 @@ def test_a_token_that_expired_waits_for_the_next_poll(device: Device, zero: InZe
 
 
 def test_a_killed_call_keeps_what_was_finished(device: Device, zero: InZero) -> None:
-    device.set(kill_after=[2.0, "duration"])
+    device.set(kill_after=[1.0, 0.5])
     texts = ["x"] * PART + ["slow"]
     (one,) = zero.run({"user": "ada", "texts": texts, "count": 0, "token_seconds": 60})
     assert one["found"] == PART
-    assert one["notes"][0].startswith(f"GPU: {PART} chunks")
+    assert one["notes"][0].startswith("The GPU call was cut short. Less is asked for")
+    assert one["notes"][1].startswith(f"GPU: {PART} chunks")
     assert "cut short" in one["reason"]
     assert len(device.log("/schedule")) == 2
     assert device.held() == 0
@@ -91,9 +94,9 @@ def refused(left: int, wait: int, result: str = "quota-exceeded") -> Json:
     ("script", "asked", "found", "says"),
     [
         ([refused(2, 600)], 1, 0, "quota is used up"),
-        ([refused(5, 600)], 2, 20, "GPU: 20 chunks"),
-        ([refused(0, 0)], 1, 0, "quota is used up"),
-        ([refused(9, 9, "pending-overquota-exceeded")], 2, 20, "Waited 5 s"),
+        ([refused(7, 600)], 2, 20, "7 s of your GPU quota are left"),
+        ([refused(0, 0)], 1, 0, "as many GPU calls as you may"),
+        ([refused(9, 9, "pending-overquota-exceeded")], 2, 20, "waiting 5 s for one"),
         ([{"status": 503}] * 3, 3, 0, "No GPU is free"),
         ([{"status": 503}], 2, 20, "GPU: 20 chunks"),
         ([{"sse": ["ping", "failed"]}] * 3, 3, 0, "No GPU is free"),
@@ -163,6 +166,7 @@ def test_no_gpu_is_kept_whatever_happens_and_programs_start_meanwhile(
     (canary,) = zero.run("canary")
     assert canary["runs"] > 30
     assert canary["worst"] < 10  # a start that waits for a fork waits for ever
+    assert canary["here"] == []  # in the app process it would, so nothing is started there
 
 
 TOKEN = "secretsignature"
@@ -201,9 +205,12 @@ def test_a_job_borrows_for_pages_and_chunks_and_leaves_no_trace(
     forks = {int(e["pid"]) for e in device.log("/allow")}
     assert forks
     assert len(device.log("/startup-report")) == 1
+    others = forks | {app.worker_pid()}
     assert app.stop() == 0
     assert device.held() == 0
-    assert not [p for p in forks if Path(f"/proc/{p}").exists()]
+    assert not [p for p in others if Path(f"/proc/{p}").exists()]
+    # CUDA is for the forks: once touched in the app process, every later fork is broken.
+    assert not (app.data / "cuda.log").exists()
     # Nothing is started once the page is up: a fork of the app would hold its pipe.
     assert (app.data / "started.log").read_text("utf-8") == programs
     for path in app.data.rglob("*"):
@@ -218,7 +225,8 @@ def test_a_job_borrows_for_pages_and_chunks_and_leaves_no_trace(
         ("ZeroGPU quota exceeded", "No GPU was available after 60s", "busy"),
         ("ZeroGPU pending credits exceeded", "You have too many", "busy"),
         ("ZeroGPU illegal duration", "The requested GPU duration", "shrink"),
-        ("ZeroGPU quota exceeded", "Space app has reached its GPU limit.", "quota"),
+        ("ZeroGPU quota exceeded", "Space app has reached its GPU limit.", "token"),
+        ("ZeroGPU quota exceeded", "You have exceeded your ZeroGPU runs limit.", "runs"),
         ("ZeroGPU worker error", "GPU task aborted", "aborted"),
         ("", "os.fork is unsafe while filelock is changing descriptor ownership", "race"),
         ("ZeroGPU worker error", "ZeroDivisionError", "bug"),
@@ -250,6 +258,27 @@ def test_a_call_is_declared_by_what_was_measured() -> None:
     assert rate.seconds(10, 40) == 3
     assert rate.seconds(10_000, 40) == 40
     assert rate.parts(256, 40) == 11
+
+
+def test_what_is_left_of_a_quota_is_used_while_it_holds_a_part() -> None:
+    plan = _Plan(most=8)
+    said = plan.after("quota", "(60s requested vs. 30s left).", 8, 40.0, 8.3)
+    assert said == ("20 s of your GPU quota are left. Less is asked for.", 0.0)
+    assert (plan.limit, plan.most) == (20, 4)
+    assert plan.after("quota", "(30s requested vs. 12s left).", 4, 20.0, 8.3) == (None, 0.0)
+    short = _Plan(most=8)
+    says = [short.after("shrink", "", 8, 40.0, 8.3)[0] for _ in range(3)]
+    assert says == ["The GPU call was too long. Less is asked for."] * 2 + [None]
+
+
+def test_a_call_that_was_cut_short_is_declared_longer() -> None:
+    rate = Rate(guess=0.1)
+    before = rate.start(), rate.per_item()
+    rate.cut_short(loaded=False)  # while its weights were loaded
+    assert (rate.start(), rate.per_item()) == (2 * before[0], before[1])
+    rate.each.extend([0.2] * 20)
+    rate.cut_short(loaded=True)
+    assert rate.per_item() == pytest.approx(2 * 1.3 * 0.2)
 
 
 class Encoder:
@@ -313,6 +342,42 @@ def test_vectors_cross_over_and_what_is_missing_is_computed(paths: Paths) -> Non
     assert found == [[float(len(t)), 1.0] for t in texts]
     assert notes[0].startswith(f"GPU: {len(texts):,} chunks")
     assert len(encoder.texts) == PART  # the part that was not a number
+
+
+def test_what_is_waited_for_is_told_at_once(paths: Paths) -> None:
+    heard: list[str] = []
+    pauses: list[float] = []
+    broker = served(paths, lambda *_: lambda texts: [[1.0, 1.0]] * len(texts), "ada")
+    answers: list[Any] = [gr.Error("No GPU was available", title="ZeroGPU client error")] * 2
+    works = broker._call
+
+    def call(*given: Any) -> Any:
+        if answers:
+            raise answers.pop()
+        return works(*given)
+
+    broker._call = call
+    broker.sleep = pauses.append
+    ask = replace(ADA, tell=heard.append)
+    _, notes = Borrower(paths, worth=0).encode(ask, ["a"], Encoder())
+    waits = [f"No GPU is free: waiting {n} s for one." for n in (5, 20)]
+    asking = "Waiting for a GPU."
+    assert heard == [asking, waits[0], asking, waits[1], asking]
+    assert pauses == [5, 20]
+    assert notes == [*waits, "GPU: 1 chunks in 0 s of your quota."]
+
+
+def test_nothing_is_borrowed_for_a_worker_that_is_gone(paths: Paths) -> None:
+    loaded: list[str] = []
+    broker = served(paths, lambda step, _: loaded.append(step), "ada")
+
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        broker.borrow(Asked(user="ada", folder=str(paths.run), count=1), gone)
+    assert loaded == []
+    assert not broker._one.locked()
 
 
 def test_a_job_may_wait_for_a_gpu_or_never_want_one(paths: Paths) -> None:
