@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import Conflict, InputError, NotFound
+from errors import Conflict, InputError, NotFound, QuireError
 from pipeline import pdfium, search
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
@@ -40,7 +40,7 @@ class Library:
     stores: Stores
     viewer: Pool
     encoder: Callable[[str | None], Encoder]
-    loaded: Callable[[], Encoder | None]
+    loaded: Callable[[], Encoder | QuireError | None]
     lent: Lent
 
     def search(
@@ -173,14 +173,17 @@ class Library:
             self.lent.lend(job, token)
 
     def status(self, user: str) -> Json:
-        encoder = self.loaded()
+        found = self.loaded()
+        problem = found.as_dict() if isinstance(found, QuireError) else None
+        encoder = None if isinstance(found, QuireError) else found
         return {
             "remotes": {
                 **asdict(self.stores.replication.status(user)),
                 "restoring": self.stores.workspaces.restoring(user),
             },
             "model": self.settings.embedding_model,
-            "device": encoder.device if encoder else "loading",
+            "model_error": problem,
+            "device": encoder.device if encoder else "none" if problem else "loading",
             "gpu": encoder.device if encoder and encoder.device != "cpu" else None,
         }
 

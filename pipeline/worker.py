@@ -219,7 +219,7 @@ def _run(
         stores=stores,
         viewer=viewer,
         encoder=encoder,
-        loaded=lambda: encoder.made,
+        loaded=encoder.state,
         lent=lent,
     )
     here: set[str] = set()
@@ -320,7 +320,10 @@ def _answer_calls(
 def _warm(encoder: Callable[[str | None], Encoder]) -> None:
     """What a first call needs before what a first question needs."""
     chroma.load()
-    encoder(None)
+    try:
+        encoder(None)
+    except QuireError as problem:
+        log.warning("the model cannot be loaded: %s", problem, extra={"code": problem.code})
 
 
 def _saving(committer: Committer, stopping: threading.Event) -> None:
@@ -332,17 +335,23 @@ def _saving(committer: Committer, stopping: threading.Event) -> None:
 
 
 class _Once(Generic[Made]):
-    """Makes a thing on first call, for any number of threads; `made` is it, or None before."""
+    """Makes a thing on first call, for any number of threads; `made` is it, or None before, and
+    `problem` why the last call made none."""
 
     def __init__(self, make: Callable[[], Made]) -> None:
         self._make = make
         self._lock = threading.Lock()
         self.made: Made | None = None
+        self.problem: QuireError | None = None
 
     def __call__(self) -> Made:
         with self._lock:
             if self.made is None:
-                self.made = self._make()
+                try:
+                    self.made = self._make()
+                except QuireError as problem:
+                    self.problem = problem
+                    raise
             return self.made
 
 
@@ -368,12 +377,11 @@ class _Encoders:
             self._held.setdefault(found.name, once)
         return found
 
-    @property
-    def made(self) -> Encoder | None:
-        """The default one, once it is loaded."""
+    def state(self) -> Encoder | QuireError | None:
+        """The default one, or why it cannot be loaded; None before it was."""
         with self._lock:
             once = self._held.get(self._default)
-        return once.made if once else None
+        return (once.made or once.problem) if once else None
 
 
 def _models() -> Any:

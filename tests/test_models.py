@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.models import LoadedModel, load_encoder, processor_flags
+from pipeline.worker import _Encoders
 from tests.tiny_models import embedding_model, layout_model
 
 TEXT = st.text("abc xyz.", max_size=400)
@@ -117,6 +118,36 @@ def test_models_that_cannot_serve_are_told_at_once(
     whole.write_bytes(whole.read_bytes()[:100])
     assert code(str(torn)) == "model_unusable"
     assert code(str(layout_model(tmp_path / "layout"))) == "model_unusable"
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the Hub's cache on this disk: the head moves on, what was loaded first stays reachable."""
+    commits = "0123456789abcdef0123456789abcdef01234567", "fedcba9876543210fedcba9876543210fedcba98"
+    repository = tmp_path / "models--owner--tiny"
+    for commit in commits:
+        shutil.copytree(folder, repository / "snapshots" / commit)
+    head = repository / "refs" / "main"
+    head.parent.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    head.write_text(commits[0], encoding="ascii")
+    first = load_encoder("owner/tiny").name
+    assert first == f"owner/tiny@{commits[0]}"
+    head.write_text(commits[1], encoding="ascii")
+    assert load_encoder("owner/tiny").name == f"owner/tiny@{commits[1]}"
+    assert load_encoder(first).name == first
+
+
+def test_why_the_default_model_cannot_be_loaded_stays_known(tmp_path: Path) -> None:
+    encoders = _Encoders(load_encoder, str(tmp_path))
+    assert encoders.state() is None
+    with pytest.raises(InputError):
+        encoders(None)
+    state = encoders.state()
+    assert isinstance(state, InputError)
+    assert state.code == "model_unsafe"
 
 
 def test_a_processor_tells_what_it_can(tmp_path: Path) -> None:

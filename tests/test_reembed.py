@@ -15,9 +15,12 @@ from gradio_client.exceptions import AppError
 
 from errors import Conflict, QuireError
 from pipeline import reembed as module
+from pipeline.partition import write_batch
 from pipeline.pool import Cancelled
 from pipeline.reembed import reembed
+from pipeline.stages import Place, Tools, answer
 from quire_client import Quire
+from settings import Settings
 from storage.chroma import VectorStore
 from storage.workspace import Space
 from tests.conftest import ROOT, SAMPLES, start_app
@@ -228,6 +231,29 @@ def test_an_emptied_collection_gets_the_model_too(house: House) -> None:
         assert workspace.fits(new(house))
         with pytest.raises(Conflict):
             workspace.upsert(house.space(), [record(1)])
+
+
+def test_a_model_of_another_length_is_refused_before_anything_is_computed(house: House) -> None:
+    """As when a folder's files were exchanged under their name."""
+    house.put(1, 2)
+
+    class Exchanged:
+        name, dimension, device = "m", 5, "cpu"
+
+    tools = Tools(
+        settings=Settings.from_env({"QUIRE_DATA_DIR": str(house.paths.root)}), paths=house.paths, catalog=house.catalog, pool=None, stores=house.stores,
+        notifier=None, encoder=lambda _: Exchanged(), borrower=None, detector=None,
+    )  # type: ignore[arg-type]  # fmt: skip
+    spec = {
+        "user": USER, "job": "j", "attempt": 1, "collection": house.space().collection,
+        "sha256": "a" * 64, "filename": "f", "chunk": {}, "strategy": "fast", "languages": [],
+    }  # fmt: skip
+    place = Place(tools, spec)
+    place.elements.mkdir(parents=True)
+    write_batch(place.elements / "batch-00000.jsonl", [], [])
+    found = answer("index", place, {"index": 0, "first": 1, "last": 1}, {"last": True})
+    assert (found["error"]["code"], found["error"]["permanent"]) == ("model_mismatch", True)
+    is_old(house, 1, 2)
 
 
 KILLED = """

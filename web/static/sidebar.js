@@ -74,7 +74,8 @@ export const sidebar = () => {
     const more = h("details", { class: "saved", open, ontoggle: e => { open = e.target.open; } },
       h("summary", {}, dot, h("span", {}, text), icon("down")),
       lines.map(line => h("p", {}, line)),
-      state.status?.device && h("p", {}, `Vectors: ${state.status.device === "loading" ? "the model is loading" : `on the ${state.status.device.toUpperCase()}`}.`));
+      state.status?.model_error ? h("p", { class: "says bad" }, told(state.status.model_error))
+        : state.status?.device && h("p", {}, `Vectors: ${state.status.device === "loading" ? "the model is loading" : `on the ${state.status.device.toUpperCase()}`}.`));
     put(foot, account(state.status), more,
       h("p", { class: "links" }, state.status?.you && state.status.you.kind !== "visitor" ? [h("button", { type: "button", class: "link", onclick: tokens }, "Tokens"), " · "] : null, h("a", { href: "/?view=api", target: "_blank", rel: "noopener" }, "API"), " · ",
         h("span", { class: state.connected ? "" : "off" }, state.connected ? "live" : "reconnecting…")));
