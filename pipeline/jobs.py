@@ -138,7 +138,7 @@ class Jobs:
             finished_at=None,
         )
         if self.catalog.put_job(row):
-            self._standing.joined(user)
+            self._standing.joined(row)
             self._enqueue(row, 1, {})
             self._look_ahead(row)
         return self._standing.shown(self.catalog.job(user, job_id))
@@ -243,18 +243,21 @@ class Jobs:
         row = self.catalog.job(user, job_id)
         if row.status not in FINISHED:
             self.engine.connected()
-            left = "stays" if keep else "is removed"
+            kind, attempt = row.summary.get("kind", "ingest"), int(row.summary.get("attempt", 1))
+            left = f"; what was indexed {'stays' if keep else 'is removed'}"
             self._note(
                 job_id,
-                f"The job was cancelled; what was indexed {left}.",
+                f"The job was cancelled{left if kind in {'ingest', 'import'} else ''}.",
                 "cancelled",
                 finished_at=time.time(),
-                summary={"error": None, "retry_at": None, "outcome": None},
+                summary={"error": None, "retry_at": None, "outcome": None, "kept": keep},
             )
             self.engine.stop(row.id)
-            if not keep:
-                attempt = int(row.summary.get("attempt", 1))
+            if not keep and kind == "ingest":
                 self._start_stage(row, "undo", QUEUE_INDEX, attempt)
+            elif not keep and kind == "import":
+                beside, body = f"undo-{run_id(row.id, attempt)}", self._body(row, attempt, {})
+                self.engine.start(row.user, TRANSFER_WORKFLOW, QUEUE_JOBS, beside, body)
         return self.job(user, job_id)
 
     def dismiss(self, user: str, job_id: str) -> dict[str, Any]:
@@ -284,6 +287,10 @@ class Jobs:
             raise Refused("job_refused", "The file was refused and not kept.", "Submit it again.")
         total = int(row.summary.get("pages", 0))
         again: dict[str, Any] = {}
+        if (pages or strategy) and not total:
+            raise Refused(
+                "pages_unknown", "Its pages are not known yet.", "Retry the job as it was."
+            )
         if strategy:
             PartitionOptions(strategy=strategy).checked()
         if pages:

@@ -23,6 +23,7 @@ from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.notify import Notifier, unsealed
 from pipeline.options import PartitionOptions
+from pipeline.page import PageRecord
 from pipeline.partition import (
     STYLE,
     Batch,
@@ -36,6 +37,7 @@ from pipeline.pool import Cancelled, Pool
 from pipeline.readers.layout import Detector, Region
 from pipeline.source import look
 from settings import Settings
+from storage import ledger
 from storage.catalog import Catalog, SourceRow
 from storage.paths import Paths
 from storage.stores import Stores
@@ -210,19 +212,21 @@ def read_pages(place: Place, batch: Batch) -> Json:
 def reread_pages(place: Place, batch: Batch) -> Json:
     """Pages asked for again, with their own strategy, put in the place of what the batch had."""
     again = place.spec["again"]
-    wanted = {p for p in again["pages"] if batch.first <= p <= batch.last}
-    target = place.elements / f"batch-{batch.index:05d}.jsonl"
-    records_there, elements = read_batch(target)
+    numbers, asked = range(batch.first, batch.last + 1), set(again["pages"])
+    wanted = [p for p in numbers if p in asked]
     if not wanted:
-        return {"pages": [asdict(r) for r in records_there]}
+        return read_pages(place, batch)
+    target = place.elements / f"batch-{batch.index:05d}.jsonl"
+    found: dict[int, tuple[PageRecord, list[Json]]] = {}
+    if len(wanted) < len(numbers):  # the others stay; a cancelled attempt may not have read them
+        read_pages(place, batch)
+        found = _by_page(target)
     options = replace(place.options, strategy=again["strategy"])
     aside = place.work / f"again-{place.spec['attempt']}"
-    aside.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # read by `reference` before
-        shutil.copyfile(place.elements / STYLE, aside / STYLE)
-    fresh: dict[int, tuple[list[Any], list[Json]]] = {}
+        write_once(aside / STYLE, (place.elements / STYLE).read_text(encoding="utf-8"))
     notes: list[str] = []
-    for page in sorted(wanted):
+    for page in wanted:
         result = partition_batch(
             place.tools.pool,
             place.readable,
@@ -233,18 +237,18 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             detector=place.detector(notes),
             cancelled=place.cancelled(),
         )
-        fresh[page] = read_batch(result.path)
-    pages = [fresh[r.page][0][0] if r.page in fresh else r for r in records_there]
-    kept: list[Json] = []
-    for record in pages:
-        page = record.page
-        kept += (
-            fresh[page][1]
-            if page in fresh
-            else [e for e in elements if e["metadata"].get("page_number") == page]
-        )
-    write_batch(target, pages, kept)
+        found |= _by_page(result.path)
+    pages = [found[n][0] for n in numbers]
+    write_batch(target, pages, [e for n in numbers for e in found[n][1]])
     return {"pages": [asdict(r) for r in pages], "notes": notes}
+
+
+def _by_page(checkpoint: Path) -> dict[int, tuple[PageRecord, list[Json]]]:
+    pages, elements = read_batch(checkpoint)
+    return {
+        r.page: (r, [e for e in elements if e["metadata"].get("page_number") == r.page])
+        for r in pages
+    }
 
 
 def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
@@ -259,6 +263,7 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
     if batch.index:
         kept = json.loads(before.read_text(encoding="utf-8"))
         carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
+    read_pages(place, batch)  # of another model or version by now: it is read here
     _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
     made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
     ids, notes = _index(place, made)
@@ -320,6 +325,8 @@ def _space(place: Place) -> tuple[Space, Encoder]:
 def finish_index(place: Place, pages: int) -> Json:
     """Records of this source that its chunks no longer make are removed; the source is listed."""
     spec, tools = place.spec, place.tools
+    if spec["again"].get("pages"):  # what is saved of these elements is not what they are now
+        write_once(place.elements / ledger.EDITION, str(ledger.edition(place.elements) + 1))
     folder = place.chunks
     current = {i for path in folder.glob("ids-*.json") for i in json.loads(path.read_text("ascii"))}
     with tools.stores.workspaces.open(spec["user"]) as workspace:

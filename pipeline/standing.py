@@ -5,6 +5,7 @@ whether it takes jobs.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,34 @@ _PACE_SECONDS = 10.0
 _FIRST_PACE = 3.0  # chunks, vectors and the save cost about twice what reading does
 
 
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What of the same user's stands before a job: queued ones, all unfinished ones, and the seconds
+    of work left in these by their probes."""
+
+    queued: int = 0
+    jobs: int = 0
+    work: float = 0.0
+
+    def behind(self, row: JobRow) -> "_Ahead":
+        queued = self.queued + (row.status == "queued")
+        return _Ahead(queued, self.jobs + 1, self.work + _left(row))
+
+
+@dataclass(slots=True)
+class _Line:
+    """A user's unfinished jobs, the oldest first, as of `looked`; `end` is what a new one meets."""
+
+    looked: float = -1e9
+    places: dict[str, _Ahead] = field(default_factory=dict)
+    end: _Ahead = _Ahead()
+
+    def join(self, rows: Iterable[JobRow]) -> None:
+        for row in rows:
+            self.places[row.id] = self.end
+            self.end = self.end.behind(row)
+
+
 @dataclass(slots=True, kw_only=True)
 class Standing:
     """`most` is how many jobs one user may have."""
@@ -24,7 +53,7 @@ class Standing:
     catalog: Catalog
     engine: Engine
     most: int
-    _lines: dict[str, tuple[float, list[JobRow]]] = field(default_factory=dict)
+    _lines: dict[str, _Line] = field(default_factory=dict)
     _paced: tuple[float, float] = (-1e9, 1.0)
 
     def shown(self, row: JobRow) -> dict[str, Any]:
@@ -32,7 +61,7 @@ class Standing:
         summary = row.summary
         stages = summary.get("stages", {})
         queued = row.status == "queued"
-        before = self._before(row) if queued else []
+        before = self._before(row) if queued else _Ahead()
         return {
             "id": row.id,
             "kind": summary.get("kind", "ingest"),
@@ -46,7 +75,7 @@ class Standing:
                 **summary.get("probe", {}),
             },
             "stages": stages,
-            "position": sum(r.status == "queued" for r in before) + 1 if queued else None,
+            "position": before.queued + 1 if queued else None,
             "waits_for": self._waits_for(row, before),
             "retry_at": summary.get("retry_at"),
             "eta_seconds": self._eta(row, before),
@@ -67,28 +96,28 @@ class Standing:
             "dismissed": bool(summary.get("dismissed")),
         }
 
-    def _before(self, row: JobRow) -> list[JobRow]:
-        """The same user's unfinished jobs that were there before. Users take turns, so nobody
-        else's stand in the way for long."""
+    def _before(self, row: JobRow) -> _Ahead:
+        """Users take turns, so nobody else's jobs stand in the way for long."""
         now = time.monotonic()
-        looked, known = self._lines.get(row.user, (0.0, []))
-        if now - looked > _LINE_SECONDS:
-            known = self.catalog.jobs(row.user, ACTIVE, self.most)
-            self._lines[row.user] = now, known
-        return [r for r in known if r.created_at < row.created_at]
+        line = self._lines.get(row.user)
+        if line is None or now - line.looked > _LINE_SECONDS:
+            line = self._lines[row.user] = _Line(now)
+            unfinished = self.catalog.jobs(row.user, ACTIVE, self.most)
+            line.join(sorted(unfinished, key=lambda r: r.created_at))
+        return line.places.get(row.id, line.end)
 
-    def _waits_for(self, row: JobRow, before: list[JobRow]) -> str | None:
+    def _waits_for(self, row: JobRow, before: _Ahead) -> str | None:
         if row.status == "waiting":
             return str(row.summary.get("message"))
         if row.status != "queued":
             return None
         if not self.engine.ready():
             return starting(self.engine.paths)
-        if len(before) >= _TAKEN_TOGETHER:
-            return f"{len(before)} of your jobs are before this one."
+        if before.jobs >= _TAKEN_TOGETHER:
+            return f"{before.jobs} of your jobs are before this one."
         return "It is taken up next."
 
-    def _eta(self, row: JobRow, before: list[JobRow]) -> float | None:
+    def _eta(self, row: JobRow, before: _Ahead) -> float | None:
         """Seconds. From this job's own rate once some pages are indexed; before that from the
         probe, at the pace of the jobs that ended last."""
         if row.status in FINISHED or row.status == "waiting":
@@ -100,7 +129,7 @@ class Standing:
             return round(spent / done * (pages - done), 1)
         if not pages:
             return None
-        work = sum(_left(r, self._pace()) for r in (*before, row))
+        work = before.behind(row).work * self._pace()
         return round(max(1.0, work - (spent if row.status == "running" else 0.0)), 1)
 
     def _pace(self) -> float:
@@ -113,14 +142,15 @@ class Standing:
             self._paced = now, (took / told if told else _FIRST_PACE)
         return self._paced[1]
 
-    def joined(self, user: str) -> None:
-        """That user's line is longer by one: it is looked at anew."""
-        self._lines.pop(user, None)
+    def joined(self, row: JobRow) -> None:
+        """A new job is the last one in its user's line."""
+        if row.user in self._lines:
+            self._lines[row.user].join([row])
 
 
-def _left(row: JobRow, pace: float) -> float:
-    """Seconds that a job of the same user still needs, by the probe's estimate."""
+def _left(row: JobRow) -> float:
+    """Seconds of work that a job still needs, by its probe."""
     pages = int(row.summary.get("pages") or 0)
     done = int(row.summary.get("stages", {}).get("index", {}).get("done", 0))
     share = (pages - done) / pages if pages else 1.0
-    return float(row.summary.get("estimate") or 0.0) * pace * share
+    return float(row.summary.get("estimate") or 0.0) * share

@@ -5,6 +5,7 @@ lacks, an import upserts into the collection it has noted, vectors of another mo
 made. Progress is numbered events, as everywhere. Knows nothing of HTTP.
 """
 
+import contextlib
 import logging
 import random
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
-from errors import QuireError, Refused
+from errors import NotFound, QuireError, Refused
 from pipeline.admission import write_private
 from pipeline.borrow import GPU_WAIT, Ask, Borrower
 from pipeline.document import document_elements
@@ -150,7 +151,7 @@ def register(here: set[str], tools: Tools) -> None:
 def run(job: Job) -> Json:
     """The final `status`, or `waiting` and the error that may pass by itself."""
     if job.cancelled():
-        return _over(job, "cancelled")
+        return _stopped(job)
     work = {"export": _out, "push": _push, "import": _in, "reembed": _anew}[job.kind]
     if job.spec.get("turn"):
         job.note("Trying again.", status="running", summary={"retry_at": None})
@@ -160,7 +161,7 @@ def run(job: Job) -> Json:
         message, result = work(job)
     except Exception as problem:
         if job.cancelled():
-            return _over(job, "cancelled")
+            return _stopped(job)
         if not isinstance(problem, QuireError):
             log.exception("a transfer failed", extra={"job": job.id})
             problem = _unexpected(problem)
@@ -171,9 +172,24 @@ def run(job: Job) -> Json:
         if problem.permanent:
             shutil.rmtree(job.work, ignore_errors=True)
         return _over(job, "failed")
+    if job.cancelled():
+        return _stopped(job)
     job.note(message, status="succeeded", summary={"result": result}, finished_at=time.time())
     shutil.rmtree(job.work, ignore_errors=True)
     return _over(job, "succeeded")
+
+
+def _stopped(job: Job) -> Json:
+    """The collection of an import that was cancelled is removed when its owner wants that; as
+    often as it takes, since its last batch may come after the first time."""
+    tools, row, noted = job.tools, job.tools.catalog.job(job.user, job.id), job.work / "collection"
+    if row.status == "cancelled" and not row.summary.get("kept", True) and noted.exists():
+        collection = noted.read_text(encoding="ascii")
+        with tools.stores.workspaces.open(job.user) as workspace:
+            workspace.drop(collection)
+        tools.catalog.drop_collection(job.user, collection)
+        tools.stores.committer.touch(job.user)
+    return _over(job, "cancelled")
 
 
 def _over(job: Job, status: str) -> Json:
@@ -235,12 +251,16 @@ def _shelf(job: Job) -> Shelf:
                 yield workspace.get(found.id, ids=ids[start : start + BATCH], vectors=True)
 
     def elements(source: SourceRow) -> list[Json]:
+        with contextlib.suppress(NotFound):  # imported: it came without
+            tools.stores.restore.elements(user, source.sha256, source.version)
         folder = tools.paths.elements(user, source.sha256, source.version)
         return document_elements(sorted(folder.glob("batch-*.jsonl")))
 
     def original(source: SourceRow) -> Path | None:
-        path = tools.paths.source(user, source.sha256)
-        return path if path.is_file() else None
+        try:
+            return tools.stores.restore.original(user, source.sha256)
+        except NotFound:  # imported: it came without
+            return None
 
     return Shelf(
         collection=found,
@@ -314,10 +334,12 @@ def _names(settings: Settings) -> set[str]:
 
 def _collection(job: Job, title: str) -> str:
     """A new collection, the same one when the job begins again; its title gets a number if need be."""
-    noted = job.work / "collection"
-    if noted.exists():
-        return noted.read_text(encoding="ascii")
-    taken = {c.title for c in job.tools.catalog.collections(job.user)}
+    noted, there = job.work / "collection", job.tools.catalog.collections(job.user)
+    if noted.exists() and (made_before := noted.read_text(encoding="ascii")) in {
+        c.id for c in there
+    }:
+        return made_before
+    taken = {c.title for c in there}
     made = job.tools.catalog.create_collection(job.user, free_title(title, taken))
     write_private(noted, made.id)
     return made.id

@@ -6,7 +6,7 @@ generations is kept how long.
 
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -192,10 +192,12 @@ def _held(
 ) -> Known:
     """Originals and elements of the sources, each once per content; new ones go into `files`."""
     held: Known = {}
+    archives = archived(known)
     for source in sources:
+        folder = paths.elements(user, source.sha256, source.version)
         for path, build in (
             (source_path(source.sha256), _original),
-            (elements_path(source.sha256, source.version), _archive),
+            (_newest(archives, source.sha256, source.version, folder), _archive),
         ):
             if path in held:
                 continue
@@ -208,6 +210,15 @@ def _held(
     return held
 
 
+def _newest(archives: Mapping[str, str], sha256: str, version: str, folder: Path) -> str:
+    """The archive that is saved, or the next one when pages were read again since."""
+    edition = ledger.edition(folder)
+    saved = archives.get(elements_path(sha256, version))
+    return (
+        saved if saved and _edition(saved) >= edition else elements_path(sha256, version, edition)
+    )
+
+
 def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: Files) -> Known:
     """The jobs, and what unfinished ones need to go on elsewhere: their original, and the batches
     that are done, those since the last save in an archive of their own."""
@@ -216,7 +227,7 @@ def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: 
     told = ledger.dump(rows)
     name = f"jobs/{generations.digest(told)[:32]}.json"
     held = {name: known.get(name) or _file(name, told, files)}
-    fresh = 0
+    fresh, archives = 0, archived(known)
     for work in ledger.works(rows):
         path, original = source_path(work.sha256), paths.source(user, work.sha256)
         if path in known:
@@ -224,7 +235,7 @@ def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: 
         elif original.exists() and fresh < ledger.ORIGINALS_AT_ONCE:
             held[path] = _file(path, original, files)
             fresh += 1
-        if work.version is None or elements_path(work.sha256, work.version) in known:
+        if work.version is None or elements_path(work.sha256, work.version) in archives:
             continue
         top = ledger.part_folder(work.sha256, work.version)
         held.update({p: f for p, f in known.items() if p.startswith(top)})
@@ -246,8 +257,20 @@ def source_path(sha256: str) -> str:
     return f"sources/{sha256}.pdf"
 
 
-def elements_path(sha256: str, version: str) -> str:
-    return f"elements/{sha256}-{version}.zip"
+def elements_path(sha256: str, version: str, edition: int = 0) -> str:
+    """A name is written once: pages that were read again make another edition."""
+    return f"elements/{sha256}-{version}{f'.{edition}' if edition else ''}.zip"
+
+
+def archived(saved: Iterable[str]) -> dict[str, str]:
+    """The archives of elements among these files, by the name of their first edition."""
+    found = (p for p in saved if p.startswith("elements/") and p.count("/") == 1)
+    return {f"{p.split('.')[0]}.zip": p for p in sorted(found, key=_edition)}
+
+
+def _edition(path: str) -> int:
+    number = path.removesuffix(".zip").partition(".")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _original(paths: Paths, user: str, source: SourceRow) -> Path | None:

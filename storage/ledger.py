@@ -19,6 +19,7 @@ from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 
 Json = dict[str, Any]
 ENDED_KEPT = 200
+EDITION = "edition.json"  # a number, in a folder of elements
 ORIGINALS_AT_ONCE = 40  # of unfinished jobs in one save; the others come with the next ones
 _KEPT = ("kind", "attempt", "again", "epoch", "pages", "estimate", "probe", "version", "dismissed",
          "pages_failed", "error", "message")  # fmt: skip
@@ -159,6 +160,12 @@ def works(rows: Iterable[JobRow]) -> list[Work]:
     unfinished = sorted((r for r in rows if r.status in ACTIVE), key=lambda r: r.created_at)
     found = [Work(r.sha256, r.summary.get("version")) for r in unfinished if r.sha256]
     return list(dict.fromkeys(found))
+
+
+def edition(folder: Path) -> int:
+    """How often pages of these elements were read again."""
+    told = folder / EDITION
+    return int(told.read_text(encoding="ascii")) if told.exists() else 0
 
 
 def part_folder(sha256: str, version: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from errors import Corrupt, NotFound
 from storage import generations, journal, segments, snapshot
 from storage.chroma import VectorStore
-from storage.draft import elements_path, source_path
+from storage.draft import archived, elements_path, source_path
 from storage.fulltext import Entry, Fulltext
 from storage.ledger import part_folder
 from storage.manifest import File, Manifest
@@ -67,7 +67,8 @@ class Restore:
             return
         whole, parts = elements_path(sha256, version), part_folder(sha256, version)
         saved = self.replication.named(user)
-        archives = [whole] if whole in saved else sorted(p for p in saved if p.startswith(parts))
+        newest = archived(saved).get(whole)
+        archives = [newest] if newest else sorted(p for p in saved if p.startswith(parts))
         aside = folder.with_name(f".{folder.name}.tmp")
         for path in archives or [whole]:
             self._unpack(user, path, aside)

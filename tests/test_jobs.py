@@ -1,5 +1,6 @@
 """Jobs as their owner drives them: cancelled, tried again, refused, waiting in line."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from errors import NotFound, QuireError, Refused
+from pipeline.engine import BACKOFF, QUEUE_JOBS, WORKFLOW
 from pipeline.jobs import Jobs, Request
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub
@@ -62,17 +64,19 @@ def test_what_a_cancelled_job_indexed_is_removed_when_asked(running: Engine) -> 
 
 
 def test_page_processes_end_with_the_job_that_needed_them(running: Engine) -> None:
-    job = running.submit(running.pdf(60, "scanned"), strategy="ocr_only", collection="ocr")
+    job = running.submit(running.pdf(24, "scanned"), strategy="ocr_only", collection="ocr")
     running.until(job, lambda j: running.started(job=job, stage="partition"))
-    busy = {
-        child
-        for child in psutil.Process(running.process.pid).children(recursive=True)
-        if "pipeline.pool" in " ".join(child.cmdline())
-    }
+    busy = {child for child in running.whole() if "pipeline.pool" in " ".join(child.cmdline())}
     assert busy
     running.jobs.cancel(USER, job)
     psutil.wait_procs(busy, timeout=20)
     assert not [p for p in busy if p.is_running()]
+    running.jobs.retry(USER, job, strategy="fast")  # most pages were never read as asked before
+    done = running.finished(job)
+    assert (done["status"], done["stages"]["index"]["done"]) == ("succeeded", 24)
+    read = running.link.call("pages", USER, source_id=done["source"]["id"])
+    assert {page["reader"] for page in read} == {"text"}
+    assert list(running.data.glob("remote/users/*/elements/*.1.zip"))
 
 
 def test_a_job_that_waits_in_line_says_why_and_can_be_cancelled(running: Engine) -> None:
@@ -88,6 +92,14 @@ def test_a_job_that_waits_in_line_says_why_and_can_be_cancelled(running: Engine)
         running.jobs.cancel(OTHER, job)
     running.finished(running.submit(running.pdf(2, "free again"), OTHER), OTHER)
     assert not running.started(job=made[5], stage="partition")
+
+
+def test_a_small_job_is_not_behind_a_big_one_of_another_user(running: Engine) -> None:
+    big = running.submit(running.pdf(400, "big"), OTHER)
+    running.until(big, lambda j: j["stages"].get("index", {}).get("done", 0), OTHER)
+    running.finished(running.submit(running.pdf(18, "between")))
+    assert running.jobs.job(OTHER, big)["status"] == "running"
+    running.jobs.cancel(OTHER, big)
 
 
 def test_a_visitor_s_quota_counts_for_what_is_submitted_too(running: Engine) -> None:
@@ -148,20 +160,43 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
         hub.faults = [Fault("POST", "/commit/", status=503, times=1000)]
         spec = {"title": "in", "filename": "in.zip", "most_bytes": 1 << 30}
         exported = running.jobs.paths.export(USER, name)
+        copy = shutil.copyfile(exported, tmp_path / "copy.zip")
         taken = running.jobs.transfer(USER, "import", spec, exported)["id"]
+        left = running.jobs.transfer(USER, "import", {**spec, "title": "left"}, copy)["id"]
         waiting = running.until(made[0], lambda j: j["status"] == "waiting")
         assert 10 < waiting["retry_at"] - time.time() < 25
         assert "Trying again in" in waiting["waits_for"]
+        waiting_for = running.jobs.read_events(USER, made[0], 0)[0][-1]
         running.until(made[1], lambda j: j["status"] == "waiting")
         assert running.until(taken, lambda j: j["status"] == "waiting")["retry_at"]
         running.jobs.cancel(USER, made[1])
         assert running.jobs.job(USER, made[1])["retry_at"] is None
+        row = running.jobs.catalog.job(USER, made[0])
+        quiet = {**row.spec, "notify": None}
+        first_try = {"kind": "ingest", "attempt": 1}
+        running.jobs.catalog.put_job(replace(row, id="run-out", spec=quiet, summary=first_try))
+        last = {"waited_for": "save", "tries": len(BACKOFF), "done": 2, "stages": {"index": {}}}
+        body = {**quiet, "job": "run-out", "attempt": 1, "first_seq": 0, "again": {}}
+        running.jobs.engine.start(
+            USER, WORKFLOW, QUEUE_JOBS, "run-out~1.10", {**body, "turn": 10, "resume": last}
+        )
+        assert running.finished("run-out")["error"]["code"] == waiting_for["code"]
+        running.until(left, lambda j: j["status"] == "waiting")
+        assert "left" in {c["title"] for c in running.link.call("collections", USER)}
+        told = running.jobs.cancel(USER, left, keep=False)
+        assert told["message"] == "The job was cancelled; what was indexed is removed."
+        running.eventually(
+            lambda: "left" not in {c["title"] for c in running.link.call("collections", USER)}
+        )
         running.kill_worker()
         hub.faults = []
+        running.eventually(running.jobs.ready)
+        running.jobs.retry(USER, "run-out")
         done = running.finished(made[0])
         assert done["status"] == "succeeded"
         assert done["saved_generation"] > before
         assert running.finished(taken)["result"]["records"] > 0
+        assert running.finished("run-out")["status"] == "succeeded"
         told = running.until(made[0], lambda j: j["notified"])
         assert told["notified"]["state"] == "sent"
         assert [m["Subject"] for m in inbox.mails] == ["Quire: away0.pdf succeeded"]

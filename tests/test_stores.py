@@ -19,6 +19,7 @@ from storage.chroma import VectorStore
 from storage.committer import Pace, Schedule
 from storage.draft import Wish
 from storage.journal import pending
+from storage.ledger import EDITION
 from storage.local import LocalRemote
 from storage.paths import user_key
 from storage.remote import SMALL, Change
@@ -545,4 +546,29 @@ def test_elements_and_pictures_come_back_after_a_wipe(house: House) -> None:
     there = fresh.paths.elements(USER, sha, "v1")
     assert (there / "batch-00000.jsonl").read_text(encoding="ascii") == "{}"
     assert fresh.paths.crop(USER, "x.webp").read_bytes() == b"picture"
+    fresh.close()
+
+
+def test_pages_that_were_read_again_come_back_as_they_were_read_last(house: House) -> None:
+    sha = "a" * 64
+    folder = house.paths.elements(USER, sha, "v1")
+    folder.mkdir(parents=True)
+    batch = folder / "batch-00000.jsonl"
+    house.source(sha)
+    for edition in range(3):
+        batch.write_text(str(edition), encoding="ascii")
+        if edition:
+            (folder / EDITION).write_text(str(edition), encoding="ascii")
+        assert house.replication.save(USER) == edition + 1
+        assert house.replication.save(USER) == edition + 1  # nothing has changed
+    fresh = wiped(house)
+    fresh.replication.adopt(USER)
+    assert fresh.replication.save(USER) == 3  # nor without the folder
+    fresh.stores.restore.elements(USER, sha, "v1")
+    assert batch.read_text(encoding="ascii") == "2"
+    assert fresh.replication.save(USER) == 3
+    (folder / EDITION).write_text("3", encoding="ascii")
+    assert fresh.replication.save(USER) == 4
+    names = {p.name for p in (fresh.paths.root.parent / "remote").rglob("elements/*")}
+    assert names == {f"{sha}-v1{n}.zip" for n in ("", ".1", ".2", ".3")}  # older generations' too
     fresh.close()
