@@ -6,7 +6,7 @@
 * a user whose jobs came or stopped is saved soon, so that their jobs outlive the disk
 * a worker on another machine that gave no sign of life is dead, and its workflows are resumed
 * the queues are looked at often while there are jobs, and seldom while there are none
-* what is old is deleted
+* what is old is deleted, and mails that an earlier version had still to send are sent
 
 Each pass ends with this worker's own sign of life, so that a pass that hangs or dies shows in `/readyz`.
 Knows nothing of stages.
@@ -44,6 +44,7 @@ DEAD_AFTER = 15.0
 KEEP_WORKFLOWS = 7 * 86400.0
 KEEP_JOBS = 90 * 86400.0
 _TAKEN_UP_AT_MOST = 3
+_ANEW = 1000  # beyond any turn: the names of an earlier run's children are taken
 _TELL = {
     WORKFLOW,
     STAGE_WORKFLOW,
@@ -83,6 +84,7 @@ class Upkeep:
             self._suspects = suspects
             self._to_save()
             if time.time() - self._cleaned > 3600:
+                self._tell_again()
                 self._clean()
                 self._cleaned = time.time()
         self.catalog.workers.beat(self.executor, self.role)
@@ -155,6 +157,21 @@ class Upkeep:
         self.jobs.engine.stop(row.id)
         self.catalog.update_job(row.id, summary={"taken_up": times})
         self.jobs.again(row, "The job was taken up again.", row.summary.get("again", {}))
+
+    def _tell_again(self) -> None:
+        """Mails that a worker of an earlier version had still to send. Whoever has claimed a
+        delivery keeps it, so that none goes out twice."""
+        left = DBOS.list_workflows(name=NOTIFY_WORKFLOW, status=list(UNFINISHED), load_output=False)
+        for one in left:
+            if one.app_version == APPLICATION_VERSION or one.input is None:
+                continue
+            spec, result, tries = one.input["args"]
+            self.jobs.engine.stop(spec["job"])
+            told = {**spec, "turn": int(spec.get("turn", 0)) + _ANEW}
+            name = f"{run_id(spec['job'], spec['attempt'], told['turn'])}/notify.{tries}"
+            self.jobs.engine.start(
+                spec["user"], NOTIFY_WORKFLOW, QUEUE_JOBS, name, told, result, tries
+            )
 
     def _clean(self) -> None:
         """Workflows that nothing can need any more, and jobs that ended long ago."""

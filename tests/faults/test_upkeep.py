@@ -1,12 +1,25 @@
 """Jobs that lost their workflow are taken up again; jobs of an earlier version go on."""
 
+import hashlib
 import json
 import sqlite3
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiosmtpd.controller import Controller
 
-from tests.engine import USER, engine
+from pipeline.engine import APPLICATION_VERSION, NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
+from pipeline.notify import sealed
+from pipeline.upkeep import KEEP_JOBS
+from settings import Settings
+from storage.catalog import ACTIVE, Catalog
+from storage.paths import Paths
+from tests.engine import USER, engine, make_pdf
+from tests.test_notify import Inbox, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -26,22 +39,92 @@ def test_a_job_whose_workflows_are_gone_is_taken_up_again(tmp_path: Path) -> Non
         assert "The job was taken up again." in [e["message"] for e in history]
 
 
-def test_a_job_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """Its workflow is of a version that this one cannot replay: it is put aside."""
-    data = tmp_path / "data"
-    with engine(data) as running:
-        job = running.submit(running.pdf(80, "older"))
-        running.until(job, lambda j: j["stages"].get("partition", {}).get("done", 0) > 2)
+@pytest.fixture
+def mail() -> Iterator[tuple[Inbox, int]]:
+    inbox = Inbox()
+    server = Controller(inbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    yield inbox, server.port
+    server.stop()
+
+
+@pytest.mark.parametrize("version", ["ingest-1", "ingest-2"])
+def test_a_job_database_of_an_earlier_version_goes_on(
+    tmp_path: Path, version: str, mail: tuple[Inbox, int]
+) -> None:
+    """As a killed worker of that version left it, with a job in its middle and one behind it. The
+    first cannot be replayed and is put aside; the second is replayed, its checkpoints gone. What
+    ended long ago is deleted meanwhile, the file gets smaller, and a mail that was not sent is."""
+    data, paths = tmp_path / "data", Paths(tmp_path / "data")
+    names = {}
+    for name, pages in (("running", 40), ("queued", 3)):
+        made = make_pdf(tmp_path / f"{name}.pdf", pages, name)
+        sha256 = hashlib.sha256(made.read_bytes()).hexdigest()
+        names[f"{{{made.name}}}"] = sha256
+        kept = paths.source(USER, sha256)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(kept)
+    with zipfile.ZipFile(Path(__file__).parent / "recorded" / f"{version}.zip") as recorded:
+        recorded.extractall(data, [n for n in recorded.namelist() if n.startswith("users/")])
+        for name in ("jobs", "catalog"):
+            told = recorded.read(f"{name}.sql").decode()
+            for mark, sha256 in names.items():
+                told = told.replace(mark, sha256)
+            with sqlite3.connect(data / f"{name}.sqlite") as database:
+                database.executescript(told.replace("'ingest-2'", f"'{APPLICATION_VERSION}'"))
+    catalog = Catalog(f"sqlite:///{data}/catalog.sqlite")
+    waiting = [row.id for row in catalog.jobs(USER, ACTIVE)]
+    assert len(waiting) == 2
+    ended = time.time() - KEEP_JOBS - 60
     with sqlite3.connect(data / "jobs.sqlite") as database:
-        database.execute("UPDATE workflow_status SET application_version = 'ingest-1'")
-    with engine(data) as running:
-        assert running.finished(job)["status"] == "succeeded"
+        database.execute(
+            "UPDATE workflow_status SET completed_at = ? WHERE completed_at IS NOT NULL",
+            [int(1000 * ended)],
+        )
+    old = replace(catalog.job(USER, waiting[0]), id="old", status="succeeded", finished_at=ended)
+    assert catalog.put_job(old)
+    with sqlite3.connect(data / "catalog.sqlite") as database:
+        many = [("old", n, json.dumps({"message": "x" * 4000})) for n in range(1, 2001)]
+        database.executemany("INSERT INTO events VALUES (?, ?, ?)", many)
+    work = paths.work(USER, "old")
+    work.mkdir(parents=True)
+    assert catalog.put_job(replace(old, id="told", finished_at=time.time()))
+    asked = {"QUIRE_SECRET": "s", "QUIRE_MAIL_URL": f"smtp://127.0.0.1:{mail[1]}"}
+    settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), **asked})
+    spec = {
+        **old.spec, "job": "told", "attempt": 1, "notify": sealed(settings.secret, "ada@example.org"),
+    }  # fmt: skip
+    paths.run.mkdir()
+    (paths.run / "ready").touch()  # the database is there
+    Engine(settings, paths).start(
+        USER, NOTIFY_WORKFLOW, QUEUE_JOBS, "told~1/notify.0", spec,
+        {"status": "succeeded", "message": "Done.", "pages_failed": []}, 0, app_version="ingest-1",
+    )  # fmt: skip
+    with engine(data, **asked) as running:
+        for job in waiting:
+            done = running.finished(job)
+            assert done["status"] == "succeeded", running.log()[-3000:]
+            history = running.jobs.read_events(USER, job, 0)[0]
+            assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
+            again = "The job was taken up again." in [e["message"] for e in history]
+            assert again == (version == "ingest-1")
+        running.eventually(lambda: _pages(data) < 500)
+        assert {row.id for row in catalog.jobs(USER)} == {*waiting, "told"}
+        running.until("told", lambda j: j["notified"])
+        assert [m["To"] for m in mail[0].mails] == ["ada@example.org"]
+        assert not work.exists()
         with sqlite3.connect(data / "jobs.sqlite") as database:
             left = database.execute(
-                "SELECT count(*) FROM workflow_status WHERE application_version = 'ingest-1'"
-                " AND status IN ('PENDING', 'ENQUEUED', 'DELAYED')"
+                "SELECT count(*) FROM workflow_status WHERE completed_at < ?"
+                " OR application_version = 'ingest-1' AND status IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+                [int(1000 * (ended + 1))],
             ).fetchone()
         assert left == (0,)
+
+
+def _pages(data: Path) -> int:
+    with sqlite3.connect(data / "catalog.sqlite", timeout=30) as database:
+        return int(database.execute("PRAGMA page_count").fetchone()[0])
 
 
 def test_a_workflow_that_runs_nowhere_is_resumed(tmp_path: Path) -> None:
