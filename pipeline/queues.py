@@ -1,7 +1,7 @@
 """The queues: how many at once, whose turn, and how often they are looked at.
 
-A queue that is looked at ten times a second takes a batch up at once and costs two percent of a core;
-so that is done only while there are jobs.
+A look costs two milliseconds. A queue that is looked at ten times a second takes a batch up at once; so
+that is done only while there are jobs, and most often where all of a job's batches follow each other.
 """
 
 from dbos import DBOS
@@ -9,7 +9,7 @@ from dbos import DBOS
 from pipeline.engine import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES
 
 ALL = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
-_BUSY = {QUEUE_JOBS: 0.2, QUEUE_PAGES: 0.1, QUEUE_INDEX: 0.1, QUEUE_OUT: 0.2}  # seconds
+_BUSY = {QUEUE_JOBS: 0.3, QUEUE_PAGES: 0.1, QUEUE_INDEX: 0.05, QUEUE_OUT: 0.3}  # seconds
 _IDLE = 0.3
 
 

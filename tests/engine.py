@@ -74,14 +74,27 @@ class Engine:
         told = [x for x in lines(self.data / "worker.log") if x["message"] == "worker started"]
         os.kill(told[-1]["worker"], signal.SIGKILL)
 
+    def whole(self) -> list[psutil.Process]:
+        """The supervisor, the worker, every page process."""
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
     def kill_all(self) -> None:
-        """As a container ends that nobody asks: the supervisor, the worker, every page process."""
-        whole = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.kill()
+        """As a container ends that nobody asks."""
+        psutil.wait_procs(self._each(psutil.Process.kill), timeout=20)
+
+    def freeze(self) -> None:
+        self._each(psutil.Process.suspend)
+
+    def wake(self) -> None:
+        self._each(psutil.Process.resume)
+
+    def _each(self, act: Callable[[psutil.Process], None]) -> list[psutil.Process]:
+        whole = self.whole()
         for process in whole:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs([psutil.Process(self.process.pid), *whole], timeout=20)
+                act(process)
+        return whole
 
     def log(self) -> str:
         return (self.data / "worker.log").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """A container that ends in the middle of jobs, its disk gone: the next one goes on from the stores."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
+from storage.lease import NAME
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Hub
 from tests.test_notify import Inbox, free_port
@@ -42,12 +44,12 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
     """SIGKILL: the local remote is what is left."""
     data = tmp_path / "data"
     with engine(data, **SECRET) as running:
-        pdf = running.pdf(90, "whole")
+        pdf = running.pdf(42, "whole")
         kept = shutil.copyfile(pdf, tmp_path / "whole.pdf")
         job = running.submit(pdf, strategy="ocr_only")
         ended = running.submit(running.pdf(2, "ended"))
         running.finished(ended)
-        running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 20)
+        running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 9)
         running.until(job, lambda _: list((data / "remote").rglob("elements/*/0*.zip")))
         running.kill_all()
         saved = {
@@ -61,15 +63,15 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
         back = running.jobs.job(USER, job)
         assert back["epoch"] == 1
         done = running.finished(job, seconds=200)
-        assert (done["status"], done["source"]["pages"]) == ("succeeded", 90)
-        assert done["stages"]["index"] == {"done": 90, "total": 90}
+        assert (done["status"], done["source"]["pages"]) == ("succeeded", 42)
+        assert done["stages"]["index"] == {"done": 42, "total": 42}
         assert running.jobs.job(USER, ended)["status"] == "succeeded"
         told = history(running, job)
         assert told[0]["message"] == "Restored after a restart; it goes on."
         assert {e.get("epoch") for e in told[2:]} == {1}
         assert running.jobs.catalog.last_event(job) != before
         read = {e["page"] for e in running.link.call("pages", USER, source_id=done["source"]["id"])}
-        assert read == set(range(1, 91))
+        assert read == set(range(1, 43))
         again = elements(running, job)
         held = records(running)
     other = tmp_path / "other"
@@ -113,13 +115,15 @@ def test_a_container_that_ends_hands_its_jobs_to_the_next_one(tmp_path: Path) ->
             assert running.link.call("collections", USER)[0]["pages"] == 150
             assert running.jobs.job(USER, job)["status"] == "succeeded"
             running.finished(running.submit(running.pdf(1, "last")))
-            assert not running.started(job=job)[len(running.started(job=job)) :]
+            assert not running.started(job=job)  # by its log, which the disk took as well
     mail.stop()
     assert len(inbox.mails) == 1
 
 
-def test_a_second_container_waits_until_the_first_one_ends(tmp_path: Path) -> None:
-    """Two data directories over one store: never two that run jobs."""
+def test_two_containers_never_run_jobs_at_once(tmp_path: Path) -> None:
+    """Two data directories over one store. The first is frozen, as one whose host is away: the second
+    waits for its term to end and goes on from what was saved, as it would after a SIGKILL. The
+    first stands back when it wakes, and takes over when the second ends."""
     with Hub() as hub:
         asked = {
             **SECRET, "QUIRE_HUB_DATASET": "ada/quire", "HF_TOKEN": "hf_write",
@@ -128,15 +132,31 @@ def test_a_second_container_waits_until_the_first_one_ends(tmp_path: Path) -> No
         with engine(tmp_path / "first", **asked) as first:
             job = first.submit(first.pdf(150, "mine"))
             small = first.submit(first.pdf(2, "small"))
-            first.finished(small)
+            first.finished(small)  # its save holds what was done of the other one
             assert first.jobs.job(USER, job)["status"] == "running"
+            first.freeze()
             with engine(tmp_path / "second", patience=0, **asked) as second:
-                told = second.data / "run" / "waiting"
-                second.eventually(told.exists)
-                assert "still running" in told.read_text()
-                assert not second.jobs.ready()
-                first.process.terminate()
-                first.process.wait(30)
+                second.eventually((second.data / "run" / "waiting").exists)
+                repo = hub.repos["ada/quire"]
+                term = json.loads(hub.content(repo.tree[NAME].sha256))
+                hub.put(
+                    "ada/quire", NAME, json.dumps({**term, "until": 1.0}).encode()
+                )  # time goes by
                 second.eventually(second.jobs.ready)
-                assert second.finished(job)["status"] == "succeeded"
+                done = second.finished(job)
+                assert (done["status"], done["epoch"]) == ("succeeded", 1)
                 assert second.jobs.job(USER, small)["status"] == "succeeded"
+                held = records(second)
+                assert held["pages"] == 152
+                history(second, job)
+                first.wake()
+                first.eventually(lambda: "taken_over" in first.log())
+                first.eventually((first.data / "run" / "waiting").exists)
+                assert not first.jobs.ready()
+                assert records(second) == held
+                later = second.submit(second.pdf(80, "later"))
+                second.until(later, lambda j: j["stages"].get("index", {}).get("done"))
+            first.eventually(first.jobs.ready)
+            assert first.finished(later)["status"] == "succeeded"
+            assert first.jobs.job(USER, job)["status"] == "succeeded"
+            history(first, later)
