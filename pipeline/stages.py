@@ -402,6 +402,9 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
 }
 
 
+_AFTER_ALL = {"undo", "clean"}  # of a job that was cancelled, too
+
+
 def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
     """A stage's result, or its error as a value."""
     spec = place.spec
@@ -410,6 +413,8 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
     began = time.monotonic()
     code = None
     try:
+        if name not in _AFTER_ALL and place.cancelled()():
+            raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
         return STAGES[name](place, Batch(**batch), value)
     except QuireError as problem:
         code = problem.code

@@ -106,7 +106,7 @@ def load(content: bytes, *, user: str) -> list[JobRow]:
 
 def put_back(catalog: Catalog, user: str, saved: Sequence[JobRow]) -> None:
     """Rows that are not here come back in a new epoch, those that ended elsewhere meanwhile end
-    here; what this catalogue alone knows stays."""
+    here, in the attempt that ended them; what this catalogue alone knows stays."""
     for row in saved:
         try:
             here = catalog.job(user, row.id)
@@ -146,7 +146,7 @@ def _tell(catalog: Catalog, row: JobRow, message: str, **changes: Any) -> None:
         "epoch": row.summary.get("epoch", 0),
         "time": time.time(),
     }
-    summary = {"message": message, "error": error}
+    summary = {"message": message, "error": error, "attempt": _attempt(row)}
     if "pages_failed" in row.summary:
         summary["pages_failed"] = row.summary["pages_failed"]
     catalog.append_event(row.id, body, status=row.status, summary=summary, **changes)

@@ -23,15 +23,15 @@ def wipe(data: Path, *, but: str = "") -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def records(running: Engine, title: str = "default") -> dict[str, Any]:
-    found = next(c for c in running.link.call("collections", USER) if c["title"] == title)
-    shown = running.link.call("gallery", USER, collection=found["id"])
+def records(running: Engine, user: str = USER) -> dict[str, Any]:
+    found = next(c for c in running.link.call("collections", user) if c["title"] == "default")
+    shown = running.link.call("gallery", user, collection=found["id"])
     return {"records": found["records"], "pages": found["pages"], "gallery": shown}
 
 
-def elements(running: Engine, job: str) -> list[dict[str, Any]]:
-    source = running.jobs.job(USER, job)["source"]["id"]
-    return list(running.link.call("elements", USER, source_id=source))
+def elements(running: Engine, job: str, user: str = USER) -> list[dict[str, Any]]:
+    source = running.jobs.job(user, job)["source"]["id"]
+    return list(running.link.call("elements", user, source_id=source))
 
 
 def history(running: Engine, job: str) -> list[dict[str, Any]]:
@@ -47,10 +47,12 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
         pdf = running.pdf(42, "whole")
         kept = shutil.copyfile(pdf, tmp_path / "whole.pdf")
         job = running.submit(pdf, strategy="ocr_only")
-        ended = running.submit(running.pdf(2, "ended"))
-        running.finished(ended)
         running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 9)
-        running.until(job, lambda _: list((data / "remote").rglob("elements/*/0*.zip")))
+        pdf = running.pdf(2, "ended")
+        second = shutil.copyfile(pdf, tmp_path / "ended.pdf")
+        ended = running.submit(pdf)
+        running.finished(ended)  # its save holds what was done of the other one
+        assert running.jobs.job(USER, job)["status"] == "running"
         running.kill_all()
         saved = {
             int(name) for p in (data / "remote").rglob("elements/*/0*.zip")
@@ -72,15 +74,11 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
         assert running.jobs.catalog.last_event(job) != before
         read = {e["page"] for e in running.link.call("pages", USER, source_id=done["source"]["id"])}
         assert read == set(range(1, 43))
-        again = elements(running, job)
-        held = records(running)
-    other = tmp_path / "other"
-    with engine(other, **SECRET) as running:
-        whole = running.submit(kept, strategy="ocr_only")
-        running.finished(whole, seconds=200)
-        running.finished(running.submit(running.pdf(2, "ended")))
-        assert elements(running, whole) == again
-        assert records(running) == held
+        whole = running.submit(kept, OTHER, strategy="ocr_only")  # by somebody without a past
+        running.finished(whole, OTHER, 200)
+        running.finished(running.submit(second, OTHER), OTHER)
+        assert elements(running, whole, OTHER) == elements(running, job)
+        assert records(running, OTHER) == records(running)
 
 
 def test_a_container_that_ends_hands_its_jobs_to_the_next_one(tmp_path: Path) -> None:
@@ -143,6 +141,7 @@ def test_two_containers_never_run_jobs_at_once(tmp_path: Path) -> None:
                     "ada/quire", NAME, json.dumps({**term, "until": 1.0}).encode()
                 )  # time goes by
                 second.eventually(second.jobs.ready)
+                long = second.submit(second.pdf(150, "long"), strategy="ocr_only", collection="b")
                 done = second.finished(job)
                 assert (done["status"], done["epoch"]) == ("succeeded", 1)
                 assert second.jobs.job(USER, small)["status"] == "succeeded"
@@ -154,9 +153,11 @@ def test_two_containers_never_run_jobs_at_once(tmp_path: Path) -> None:
                 first.eventually((first.data / "run" / "waiting").exists)
                 assert not first.jobs.ready()
                 assert records(second) == held
+                second.jobs.cancel(USER, long)
                 later = second.submit(second.pdf(80, "later"))
                 second.until(later, lambda j: j["stages"].get("index", {}).get("done"))
             first.eventually(first.jobs.ready)
             assert first.finished(later)["status"] == "succeeded"
             assert first.jobs.job(USER, job)["status"] == "succeeded"
+            assert history(first, job)[-1]["message"] == "Another instance of Quire did this job."
             history(first, later)
