@@ -189,7 +189,7 @@ def machines() -> None:
                     cwd=ROOT, env=environment, stdout=out, stderr=out,
                 )  # fmt: skip
             log = running.data / f"reader{n}.log"
-            job = running.submit(running.pdf(60, f"shared {n}"), strategy="ocr_only")
+            job = running.submit(running.pdf(34, f"shared {n}"), strategy="ocr_only")
             running.eventually(
                 lambda log=log: any(x["message"] == "stage started" for x in lines(log))
             )

@@ -1,6 +1,7 @@
 """Jobs as their owner drives them: cancelled, tried again, refused, waiting in line."""
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -191,6 +192,8 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
         running.kill_worker()
         hub.faults = []
         running.eventually(running.jobs.ready)
+        with sqlite3.connect(running.data / "jobs.sqlite", timeout=30) as database:  # time goes by
+            database.execute("UPDATE workflow_status SET delay_until_epoch_ms = 0")
         running.jobs.retry(USER, "run-out")
         done = running.finished(made[0])
         assert done["status"] == "succeeded"

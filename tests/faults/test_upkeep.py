@@ -92,7 +92,7 @@ def test_a_job_database_of_an_earlier_version_goes_on(
     asked = {"QUIRE_SECRET": "s", "QUIRE_MAIL_URL": f"smtp://127.0.0.1:{mail[1]}"}
     settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), **asked})
     spec = {
-        **old.spec, "job": "told", "attempt": 1, "notify": sealed(settings.secret, "ada@example.org"),
+        **old.spec, "job": "told", "attempt": 1, "first_seq": 0, "notify": sealed(settings.secret, "ada@example.org"),
     }  # fmt: skip
     paths.run.mkdir()
     (paths.run / "ready").touch()  # the database is there
