@@ -174,13 +174,16 @@ class Upkeep:
             )
 
     def _clean(self) -> None:
-        """Workflows that nothing can need any more, and jobs that ended long ago."""
+        """Workflows that nothing can need any more, and jobs that ended long ago. An unfinished job
+        may still wait for what its batches said before a Space was asleep for weeks."""
         before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=KEEP_WORKFLOWS)
         old = DBOS.list_workflows(
             completed_before=before.isoformat(), limit=5000, load_input=False, load_output=False
         )
-        if old:
-            DBOS.delete_workflows([w.workflow_id for w in old])
+        unfinished = {row.id for row in self.catalog.jobs(None, ACTIVE, 10_000)}
+        gone = [w.workflow_id for w in old if w.workflow_id.split("~")[0] not in unfinished]
+        if gone:
+            DBOS.delete_workflows(gone)
         for row in self.catalog.forget_jobs(time.time() - KEEP_JOBS):
             shutil.rmtree(self.jobs.paths.work(row.user, row.id), ignore_errors=True)
         self.catalog.workers.bury(86400.0)

@@ -81,6 +81,11 @@ def test_a_job_database_of_an_earlier_version_goes_on(
             "UPDATE workflow_status SET completed_at = ? WHERE completed_at IS NOT NULL",
             [int(1000 * ended)],
         )
+        database.execute(
+            "INSERT INTO workflow_status (workflow_uuid, status, name, completed_at)"
+            " VALUES ('old~1', 'SUCCESS', 'ingest_v1', ?)",
+            [int(1000 * ended)],
+        )
     old = replace(catalog.job(USER, waiting[0]), id="old", status="succeeded", finished_at=ended)
     assert catalog.put_job(old)
     with sqlite3.connect(data / "catalog.sqlite") as database:
@@ -115,9 +120,8 @@ def test_a_job_database_of_an_earlier_version_goes_on(
         assert not work.exists()
         with sqlite3.connect(data / "jobs.sqlite") as database:
             left = database.execute(
-                "SELECT count(*) FROM workflow_status WHERE completed_at < ?"
-                " OR application_version = 'ingest-1' AND status IN ('PENDING', 'ENQUEUED', 'DELAYED')",
-                [int(1000 * (ended + 1))],
+                "SELECT count(*) FROM workflow_status WHERE workflow_uuid = 'old~1'"
+                " OR application_version = 'ingest-1' AND status IN ('PENDING', 'ENQUEUED', 'DELAYED')"
             ).fetchone()
         assert left == (0,)
 
