@@ -70,7 +70,8 @@ class Upkeep:
     _told: float = field(default_factory=time.time)
 
     def run(self, stopping: threading.Event) -> None:
-        """Until the worker stops. An error ends the thread: `/readyz` turns red."""
+        """Until the worker stops. An error ends the worker, which is started again; as long as no
+        pass succeeds, `/readyz` is red."""
         while not stopping.wait(PASS):
             self.once()
 

@@ -53,7 +53,6 @@ from settings import Settings
 from storage import chroma, journal
 from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
-from storage.committer import Committer
 from storage.lease import Lease
 from storage.local import LocalRemote
 from storage.paths import Paths
@@ -266,11 +265,14 @@ def _run(
     busy = bool(catalog.jobs(None, ACTIVE, 1))
     _launch(settings, executor, [QUEUE_PAGES] if reader else queues.ALL, busy=busy)
     upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role, stores)
-    threading.Thread(target=upkeep.run, args=(stopping,), daemon=True).start()
+    looking_after = functools.partial(upkeep.run, stopping)
+    threading.Thread(target=_lasting, args=(looking_after, stopping), daemon=True).start()
     if reader:
         stopping.wait()
     else:
-        saving = threading.Thread(target=_saving, args=(stores.committer, stopping), daemon=True)
+        saving = threading.Thread(
+            target=_lasting, args=(stores.committer.run, stopping), daemon=True
+        )
         saving.start()
         threading.Thread(target=housekeeping.keep, args=(house, stopping), daemon=True).start()
         _answer_calls(paths, library, catalog, encoder, stopping)
@@ -326,10 +328,11 @@ def _warm(encoder: Callable[[str | None], Encoder]) -> None:
         log.warning("the model cannot be loaded: %s", problem, extra={"code": problem.code})
 
 
-def _saving(committer: Committer, stopping: threading.Event) -> None:
-    """A worker that cannot save is ended, and started again by its supervisor."""
+def _lasting(run: Callable[[], None], stopping: threading.Event) -> None:
+    """A worker that cannot save or look after its jobs is ended, and started again by its
+    supervisor."""
     try:
-        committer.run()
+        run()
     finally:
         stopping.set()
 
