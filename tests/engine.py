@@ -83,12 +83,6 @@ class Engine:
         """As a container ends that nobody asks."""
         psutil.wait_procs(self._each(psutil.Process.kill), timeout=20)
 
-    def freeze(self) -> None:
-        self._each(psutil.Process.suspend)
-
-    def wake(self) -> None:
-        self._each(psutil.Process.resume)
-
     def _each(self, act: Callable[[psutil.Process], None]) -> list[psutil.Process]:
         whole = self.whole()
         for process in whole:
