@@ -193,7 +193,9 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
         hub.faults = []
         running.eventually(running.jobs.ready)
         with sqlite3.connect(running.data / "jobs.sqlite", timeout=30) as database:  # time goes by
-            database.execute("UPDATE workflow_status SET delay_until_epoch_ms = 0")
+            database.execute(
+                "UPDATE workflow_status SET delay_until_epoch_ms = 0 WHERE status = 'DELAYED'"
+            )
         running.jobs.retry(USER, "run-out")
         done = running.finished(made[0])
         assert done["status"] == "succeeded"
