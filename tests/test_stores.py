@@ -8,13 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from errors import Corrupt, Unavailable
-from storage import published, replication
+from storage import ledger, published, replication
 from storage.card import CARD
+from storage.catalog import JobRow
 from storage.chroma import VectorStore
 from storage.committer import Pace, Schedule
 from storage.draft import Wish
@@ -247,9 +249,11 @@ def test_while_the_hub_is_away_nothing_is_lost_and_it_is_told(tmp_path: Path, hu
 
 STRANGER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from storage.card import CARD
+from storage.catalog import JobRow
 DATASET, KEY = sys.argv[1:]
 blocks = CARD.split("```python\\n")[1:]
 exec(blocks[0].split("```")[0])
@@ -572,3 +576,21 @@ def test_pages_that_were_read_again_come_back_as_they_were_read_last(house: Hous
     names = {p.name for p in (fresh.paths.root.parent / "remote").rglob("elements/*")}
     assert names == {f"{sha}-v1{n}.zip" for n in ("", ".1", ".2", ".3")}  # older generations' too
     fresh.close()
+
+
+def test_a_job_that_ended_elsewhere_ends_here_in_that_attempt(house: House) -> None:
+    """So that what still runs of it here is told nowhere, and starts nothing."""
+    here = JobRow(
+        id="j", user=USER, collection="c", sha256="", filename="f", status="running", spec={},
+        summary={"kind": "ingest", "attempt": 1}, created_at=1.0, started_at=1.0, finished_at=None,
+    )  # fmt: skip
+    assert house.catalog.put_job(here)
+    there = replace(
+        here, status="succeeded", finished_at=2.0, summary={**here.summary, "attempt": 2}
+    )
+    ledger.put_back(house.catalog, USER, [there])
+    found = house.catalog.job(USER, "j")
+    assert (found.status, found.summary["attempt"]) == ("succeeded", 2)
+    house.catalog.record("j", 1, 2, {"message": "late"}, status="failed")
+    assert house.catalog.job(USER, "j").status == "succeeded"
+    assert [e["seq"] for e in house.catalog.events("j")] == [1]
