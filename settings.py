@@ -51,6 +51,7 @@ class Settings:
     port: int | None = None
     space_id: str | None = None
     zero_gpu: bool = False
+    oauth_scopes: tuple[str, ...] = ()  # what the Space may ask of those who sign in
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], cpu_count: int = 2) -> "Settings":
@@ -94,6 +95,7 @@ class Settings:
             port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,
             space_id=space_id,
             zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"},
+            oauth_scopes=_listed(environ.get("OAUTH_SCOPES", "")),
         )
 
     @property

@@ -33,7 +33,7 @@ class Provider:
         self.asked = 0
         self.down = False
         self._key = RSAKey.generate_key(2048, {"kid": "1", "alg": "RS256", "use": "sig"})
-        self._codes: dict[str, tuple[str, str]] = {}
+        self._codes: dict[str, tuple[str, str, str]] = {}
         self.tokens: dict[str, str] = {f"hf_{name}": name for name in PEOPLE}
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -85,7 +85,8 @@ class Provider:
     async def _authorize(self, request: Request) -> Response:
         asked = request.query_params
         code = secrets.token_hex(8)
-        self._codes[code] = (self.person, asked.get("nonce", ""))
+        allowed = " ".join(s for s in asked["scope"].split() if s in self.scopes.split())
+        self._codes[code] = (self.person, asked.get("nonce", ""), allowed)
         back = asked["redirect_uri"]
         joined = "&" if "?" in back else "?"
         return RedirectResponse(
@@ -94,7 +95,7 @@ class Provider:
 
     async def _token(self, request: Request) -> Response:
         form = await request.form()
-        name, nonce = self._codes.pop(str(form["code"]))
+        name, nonce, allowed = self._codes.pop(str(form["code"]))
         token = f"hf_oauth_{secrets.token_hex(8)}"
         self.tokens[token] = name
         now = int(time.time())
@@ -104,7 +105,7 @@ class Provider:
         }  # fmt: skip
         return JSONResponse(
             {
-                "access_token": token, "token_type": "bearer", "scope": self.scopes,
+                "access_token": token, "token_type": "bearer", "scope": allowed,
                 "expires_in": 3600,
                 "id_token": jwt.encode({"alg": "RS256", "kid": "1"}, claims, self._key),
             }

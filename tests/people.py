@@ -106,11 +106,11 @@ def form(content: bytes, name: str) -> tuple[bytes, str]:
     return body, f"multipart/form-data; boundary={boundary}"
 
 
-def signed_in(url: str, provider: Provider, name: str) -> Person:
+def signed_in(url: str, provider: Provider, name: str, *, push: bool = False) -> Person:
     """Through the real redirect: the app, the provider, the callback."""
     person = Person(url)
     provider.person = name
-    assert person.follow("/login/huggingface") == 200
+    assert person.follow(f"/login/huggingface{'?push=1' if push else ''}") == 200
     assert "session" in person.cookies
     return person
 

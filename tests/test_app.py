@@ -274,14 +274,3 @@ def test_a_wiped_space_is_restored_from_the_dataset(tmp_path: Path) -> None:
         for folder in ("first", "second"):
             log = (tmp_path / folder / "app.log").read_text(encoding="utf-8")
             assert "hf_write" not in log
-
-
-def test_a_restarted_app_has_everything_and_stops_cleanly(tmp_path: Path) -> None:
-    first = start_app(tmp_path / "data")
-    job = Quire(first.url).submit(SAMPLES / "greek.pdf")[0]
-    assert first.stop() == 0
-    second = start_app(tmp_path / "data")
-    quire = Quire(second.url)
-    assert list(quire.watch(job["id"]))[-1]["status"] == "succeeded"
-    assert quire.search("θάλασσα", mode="keyword")
-    assert second.stop() == 0

@@ -222,7 +222,7 @@ def test_a_tool_acts_for_the_holder_of_its_token(tmp_path: Path) -> None:
 # The client
 
 
-def test_the_client_comes_back_by_itself_over_a_restart(
+def test_the_client_comes_back_by_itself_over_a_restart_and_gives_up_in_the_end(
     tmp_path: Path, make_pdf: Callable[..., Path]
 ) -> None:
     first = start_app(tmp_path / "data")
@@ -250,21 +250,14 @@ def test_the_client_comes_back_by_itself_over_a_restart(
     assert seen == list(range(1, len(seen) + 1))
     assert ends[-1] == "succeeded"
     second.stop()
+    with pytest.raises(TimeoutError):  # it gives up when nobody answers
+        list(quire.watch(job["id"], patience=2))
 
 
 def test_the_client_tells_what_is_refused_at_once(reports: Quire) -> None:
     with pytest.raises(AppError) as caught:
         list(reports.watch("nothing"))
     assert caught.value.title == "job_not_found"
-
-
-def test_the_client_gives_up_when_nobody_answers(tmp_path: Path) -> None:
-    app = start_app(tmp_path / "data")
-    quire = Quire(app.url)
-    job = quire.submit(SAMPLES / "greek.pdf")[0]
-    app.stop()
-    with pytest.raises(TimeoutError):
-        list(quire.watch(job["id"], patience=2))
 
 
 # OpenAPI

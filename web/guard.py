@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import InputError, NotFound, QuireError, Refused
 from settings import Settings
-from web.identity import COOKIES, Identity, Remembered
+from web.identity import COOKIES, Identity, Remembered, modest
 from web.limits import Buckets
 
 MAX_BODY = 4 << 20  # of a call; uploads have limits of their own
@@ -37,6 +37,7 @@ _ARRIVALS = {"/", "/config", "/config/"}
 _PICTURES = re.compile(r"/(pages|figures)/.*")
 _CALL = re.compile(r"/gradio_api/(queue/join|call/.+|run/.+|cancel|reset/?)")
 _EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
+_SIGN_IN = "/login/huggingface"
 _SESSION = re.compile(r"/gradio_api/heartbeat/([^/]+)")
 _SCRIPTS = "'self' 'unsafe-inline' 'unsafe-eval' blob: https://cdnjs.cloudflare.com"
 _HEADERS = {
@@ -99,6 +100,8 @@ class Guard:
                     out.setdefault(name, value)
                 for value in cookie:
                     out.append("set-cookie", value)
+                if scope["path"] == _SIGN_IN and "push" not in request.query_params:
+                    out["location"] = modest(out.get("location", "/"))
             await send(message)
 
         request = Request(scope, receive)

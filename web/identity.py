@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx2
 from huggingface_hub import constants, get_session
@@ -29,7 +30,7 @@ COOKIES = (
 )  # the second is partitioned: for a Hub page's frame
 _KNOWN_FOR, _REFUSED_FOR, _VISIT_EVERY = 300.0, 60.0, 300.0
 _REMEMBERED = 4096
-_PUSH = {"contribute-repos", "write-repos", "manage-repos"}  # scopes of a sign-in
+PUSH_SCOPES = {"contribute-repos", "write-repos", "manage-repos"}  # of a sign-in
 Kept = TypeVar("Kept")
 
 
@@ -242,9 +243,24 @@ def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:
     return dict(person)
 
 
+def modest(redirect: str) -> str:
+    """A sign-in's redirect to the Hub that asks for nothing which only a push needs."""
+    whole = urlsplit(redirect)
+    asked = [
+        (
+            name,
+            " ".join(w for w in value.split() if w not in PUSH_SCOPES)
+            if name == "scope"
+            else value,
+        )
+        for name, value in parse_qsl(whole.query, keep_blank_values=True)
+    ]
+    return urlunsplit(whole._replace(query=urlencode(asked)))
+
+
 def _may_push(session: dict[str, Any]) -> bool:
     """Whether they allowed the Space to make repositories."""
-    return bool(_PUSH & set(str((session.get("oauth_info") or {}).get("scope", "")).split()))
+    return bool(PUSH_SCOPES & set(str((session.get("oauth_info") or {}).get("scope", "")).split()))
 
 
 def _names(orgs: Any, field_name: str) -> tuple[str, ...]:

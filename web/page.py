@@ -12,6 +12,7 @@ import gradio as gr
 
 from web import api, assets
 from web.api import App
+from web.identity import PUSH_SCOPES
 
 HEAD = (
     f'<link rel="stylesheet" href="{assets.url("page.css")}">'
@@ -32,6 +33,7 @@ def build(app: App) -> Any:
             "max_file_mb": settings.max_file_mb,
             "max_pages": settings.max_pages,
             "version": api.VERSION,
+            "may_ask_to_push": bool(PUSH_SCOPES & set(settings.oauth_scopes)),
         }
         place = f'<div id="quire" data-told="{html.escape(json.dumps(told))}">'
         gr.HTML(f"{place}<noscript>Quire needs JavaScript.</noscript></div>", padding=False)

@@ -99,4 +99,4 @@ def routes(app: App) -> list[Route]:
 async def _stream(app: App, user: str) -> AsyncIterator[str]:
     yield "retry: 1500\n\n"
     async for message in app.hub.watch(user):
-        yield f"data: {message}\n\n" if message else ": nothing new\n\n"
+        yield f"data: {message}\n\n" if message else "event: beat\ndata: {}\n\n"

@@ -77,3 +77,8 @@ def choose(page: Page, *files: Path) -> None:
 
 def status(page: Page, name: str) -> Locator:
     return page.locator(".row", has_text=name).first.locator(".pill")
+
+
+def repaint(page: Page) -> None:
+    """Every view is painted anew, as news from the server does at any moment."""
+    page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")

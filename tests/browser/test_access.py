@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import status
 from tests.conftest import SAMPLES, Running
@@ -32,6 +32,13 @@ def serious(page: Page) -> list[str]:
     ]
 
 
+def may_push(route: Route) -> None:
+    """What a Space says to whoever signed in and allowed it."""
+    told = route.fetch().json()
+    you = {**told["you"], "kind": "person", "name": "ada", "may_push": True}
+    route.fulfill(json={**told, "you": you})
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing_serious(
     open_page: Callable[..., Page], app: Running, shelf: str, width: int, scheme: str
@@ -53,6 +60,21 @@ def test_axe_finds_nothing_serious(
     page.locator(".card").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
     broken["dialog"] = serious(page)
+    page.keyboard.press("Escape")
+    page.route("**/status", may_push)
+    page.goto(f"{app.url}/?collection={shelf}")
+    for name in ("Push to Hugging Face…", "Rename…", "Delete…"):
+        page.get_by_label("More for").click()
+        page.get_by_role("button", name=name).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        broken[name] = serious(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        page.keyboard.press("Escape")
+    page.get_by_label("More for").click()
+    broken["menu"] = serious(page)
+    page.get_by_role("button", name="Take away as JSON elements").click()
+    expect(page.locator(".transfers").get_by_role("link", name="Download").first).to_be_visible()
+    broken["transfers"] = serious(page)
     assert {name: found for name, found in broken.items() if found} == {}
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import choose, status
+from quire_client import Quire
+from tests.browser.conftest import choose, repaint, status
 from tests.conftest import OTHER_MODEL, SAMPLES, Running, start_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -168,6 +169,7 @@ def test_collections_are_made_renamed_and_deleted(page: Page, app: Running) -> N
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Öl & <b>Wasser</b>")
     page.get_by_label("More for Öl").click()
+    repaint(page)
     page.get_by_role("button", name="Rename…").click()
     page.get_by_label("New name").fill("Wasser")
     page.get_by_role("button", name="Rename", exact=True).click()
@@ -203,17 +205,24 @@ def test_an_open_page_comes_back_after_a_restart_of_the_server(
     page: Page, tmp_path: Path, make_pdf: Callable[..., Path]
 ) -> None:
     first = start_app(tmp_path / "data")
-    port = first.url.rsplit(":", 1)[1]
-    page.goto(first.url)
-    choose(page, make_pdf("kept.pdf", pages=12))
-    expect(page.locator(".row", has_text="kept.pdf")).to_be_visible()
-    assert first.stop() == 0
-    expect(page.locator("#side")).to_contain_text("reconnecting")
-    second = start_app(tmp_path / "data", port=int(port))
-    expect(page.locator("#side")).to_contain_text("live")
-    expect(status(page, "kept.pdf")).to_have_text("done", timeout=60_000)
-    assert page.locator(".note.bad").all_text_contents() == []
-    assert second.stop() == 0  # with the page's stream open
+    running = [first]
+    try:
+        page.goto(first.url)
+        choose(page, make_pdf("kept.pdf", pages=12))
+        expect(page.locator(".row", has_text="kept.pdf")).to_be_visible()
+        assert first.stop() == 0
+        expect(page.locator("#side")).to_contain_text("reconnecting")
+        second = start_app(tmp_path / "data", port=int(first.url.rsplit(":", 1)[1]))
+        running.append(second)
+        expect(page.locator("#side")).to_contain_text("live")
+        expect(status(page, "kept.pdf")).to_have_text("done", timeout=60_000)
+        assert page.locator(".note.bad").all_text_contents() == []
+        assert Quire(second.url).search("rain")[0]["filename"] == "kept.pdf"
+        assert second.stop() == 0  # with the page's stream open
+    finally:
+        for app in running:
+            if app.process.poll() is None:
+                app.stop()
 
 
 def test_a_failed_row_can_be_taken_off_the_list(

@@ -8,7 +8,7 @@ import { follow } from "./live.js";
 import { at, patch, remove, told } from "./api.js";
 import { questionBox, searchView } from "./search.js";
 import { sidebar } from "./sidebar.js";
-import { changeModel, FORMATS, modelName, pushAway, takeAway, transfers } from "./transfers.js";
+import { changeModel, FORMATS, mayPush, modelName, pushAway, takeAway, transfers } from "./transfers.js";
 import { collection, collectionId, go, loadCollections, loadDocuments, loadStatus, on, settings, state, where } from "./state.js";
 
 const rename = async () => {
@@ -42,28 +42,26 @@ const header = () => {
   const title = h("h1", { dir: "auto" });
   const facts = h("p", { class: "facts" });
   const actions = h("div", { class: "head-actions" });
-  let offered = "";
   const tabs = h("nav", { class: "tabs", "aria-label": "Views of the collection" }, TABS.map(([name, label]) =>
     h("button", { type: "button", "data-view": name, onclick: () => go({ view: name, job: "", document: "", page: "" }) }, label, h("span", { class: "count" }))));
+  let menuShown = "";
   const paint = () => {
     const c = collection();
     title.textContent = c?.title || (where.collection && state.collections ? "No such collection" : "default");
     document.title = `${title.textContent} · Quire`;
     const model = c?.model ? modelName(c.model) : "";
     facts.textContent = c && c.sources ? [plural(c.sources, "document"), plural(c.pages, "page"), c.records === null ? "" : plural(c.records, "record"), megabytes(c.bytes), model].filter(Boolean).join(" · ") : c && state.documents.size ? "Nothing is finished yet" : c ? "Nothing in it yet" : "";
-    const items = !c ? [] : [
+    const items = c ? [
       ["Rename…", rename],
       ...(c.records ? FORMATS.map(([format, label]) => [`Take away as ${label}`, () => takeAway(format)]) : []),
-      ...(c.records && state.status?.you?.may_push ? [["Push to Hugging Face…", pushAway]] : []),
+      ...(c.records && mayPush() ? [["Push to Hugging Face…", pushAway]] : []),
       ...(c.records && state.status?.models?.length > 1 ? [["Change model…", changeModel]] : []),
       ["Delete…", drop, "danger"],
-    ];
-    const now = [c?.title, ...items.map(([text]) => text)].join("\n");
-    if (offered !== now) { // a menu that is open stays so while documents are read
-      const open = Boolean(actions.firstChild?.open);
+    ] : [];
+    const offered = JSON.stringify([c?.id, c?.title, items.map(([text]) => text)]);
+    if (offered !== menuShown && !actions.querySelector("[open]")) { // nobody's choice moves away while they choose
       put(actions, c ? menu(`More for ${c.title}`, items) : null);
-      if (open && c) actions.firstChild.open = true;
-      offered = now;
+      menuShown = offered;
     }
     for (const tab of tabs.children) {
       tab.setAttribute("aria-current", tab.dataset.view === where.view ? "page" : "false");
@@ -71,6 +69,7 @@ const header = () => {
     }
   };
   ["collections", "where", "documents", "row", "status"].forEach(what => on(what, paint));
+  actions.addEventListener("toggle", paint, true);
   paint();
   return h("header", { class: "head" }, h("div", { class: "title" }, title, facts), actions, tabs);
 };

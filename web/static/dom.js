@@ -15,7 +15,15 @@ export const h = (tag, given, ...kids) => {
   return e;
 };
 
-export const put = (parent, ...kids) => parent.replaceChildren(...kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== ""));
+// What a control is, over a repaint: where it leads or what it is called.
+const known = e => e.getAttribute("href") || e.dataset.page || e.getAttribute("aria-label") || e.textContent;
+
+// Other children in place of those there are; whoever was at one of them by keyboard stays there.
+export const put = (parent, ...kids) => {
+  const held = parent.contains(document.activeElement) ? document.activeElement : null;
+  parent.replaceChildren(...kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== ""));
+  if (held && !held.isConnected) [...parent.querySelectorAll(held.tagName)].find(e => known(e) === known(held))?.focus({ preventScroll: true });
+};
 
 const PATHS = {
   search: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14zM16.5 16.5 21 21",

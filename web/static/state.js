@@ -7,7 +7,14 @@ export const settings = {};
 export const state = { collections: null, worker: null, documents: new Map(), transfers: new Map(), loaded: "", status: null, connected: false };
 const listeners = new Map();
 export const on = (what, act) => listeners.set(what, [...(listeners.get(what) || []), act]);
-export const emit = (what, detail) => (listeners.get(what) || []).forEach(act => act(detail));
+
+// While a pointer is down, news waits: a button that is painted anew then would never be clicked.
+let waiting = null, longest = 0;
+const tellNow = ([what, detail]) => (listeners.get(what) || []).forEach(act => act(detail));
+export const emit = (what, detail) => waiting ? waiting.push([what, detail]) : tellNow([what, detail]);
+const letGo = () => { const told = waiting || []; waiting = null; clearTimeout(longest); told.forEach(tellNow); };
+window.addEventListener("pointerdown", () => { waiting ||= []; clearTimeout(longest); longest = setTimeout(letGo, 1000); }, true);
+for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => setTimeout(letGo), true); // after its click
 
 const KEPT = ["collection", "view", "q", "mode", "kind", "source", "first", "last", "job", "document", "page"];
 export const where = Object.fromEntries(KEPT.map(k => [k, ""]));
@@ -40,8 +47,7 @@ export const collection = () => (state.collections || []).find(c => c.id === whe
   || (where.collection ? null : (state.collections || [])[0]) || null;
 export const collectionId = () => collection()?.id || (state.collections === null && where.collection) || "default";
 
-let turn = 0;
-let recount = 0;
+let turn = 0, recount = 0, asked = "";
 export const loadCollections = async () => {
   const found = await get("/collections");
   const missing = found.worker || found.collections.some(c => c.records === null);
@@ -50,13 +56,13 @@ export const loadCollections = async () => {
   if (found.collections.length || !found.worker) state.collections = found.collections; // else not known yet
   state.worker = found.worker;
   emit("collections");
+  if (asked && asked !== collectionId()) loadDocuments().catch(() => {}); // it has been made, or is known by its id now
   clearTimeout(recount);
   if (missing) recount = setTimeout(() => loadCollections().catch(() => {}), 1500);
 };
 
 export const loadDocuments = async () => {
-  const mine = turn += 1;
-  const id = collectionId();
+  const mine = turn += 1, id = asked = collectionId();
   if (where.collection && !collection()) return;
   const rows = await get(at("collections", id, "documents"));
   if (mine !== turn || id !== collectionId()) return;

@@ -1,8 +1,8 @@
 // Exports, pushes, imports, changes of model: what is on its way out or in, and what came of it.
 
 import { at, get, post, told, upload, url } from "./api.js";
-import { asked, button, h, iconButton, picked, plural, put, say } from "./dom.js";
-import { collection, FINISHED, go, loadCollections, on, state, tell } from "./state.js";
+import { asked, button, dialog, h, iconButton, picked, plural, put, say } from "./dom.js";
+import { collection, FINISHED, go, link, loadCollections, on, settings, state, tell } from "./state.js";
 
 export const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
 const begun = new Set(); // from this page: its file is fetched, its collection opened by itself
@@ -19,7 +19,18 @@ export const takeAway = format => begin(`${at("collections", collection().id)}/e
 
 const push = (id, dataset) => begin(`${at("collections", id)}/push`, { dataset });
 
+// Offered to whoever signed in; what it needs of the Hub is asked for only then.
+export const mayPush = () => { const you = state.status?.you; return you?.may_push || (you?.kind === "person" && settings.may_ask_to_push); };
+
+const askLeave = c => {
+  const away = url(`/login/huggingface?push=1&_target_url=${encodeURIComponent(link())}`);
+  dialog(`Push “${c.title}” to Hugging Face`, [
+    h("p", {}, "Hugging Face asks you first whether Quire may make repositories for you, and write those; it reaches no other. You come back here then."),
+    h("div", { class: "actions" }, h("a", { class: "button primary", href: away, autofocus: true }, "Go on to Hugging Face"))]);
+};
+
 export const pushAway = async () => {
+  if (!state.status.you.may_push) return askLeave(collection());
   const c = collection(), like = c.title.normalize("NFKD").replace(/[\u0300-\u036f]/g, "").replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
   const dataset = await asked(`Push “${c.title}” to Hugging Face`, "Dataset", `${state.status.you.name}/${like || "collection"}`, "Push", [
     "A private dataset of yours gets the records with their vectors, the figures and the PDFs; one that was pushed before is renewed.",
