@@ -2,7 +2,7 @@
 
 import { at, post, upload } from "./api.js";
 import { button, h, icon, megabytes, number, plural, say } from "./dom.js";
-import { collectionId, emit, go, loadCollections, settings, tell, where } from "./state.js";
+import { collectionId, emit, go, loadCollections, on, settings, state, tell, where } from "./state.js";
 
 // Files on their way: { id, name, size, share, problem, passing, file, stop, collection }
 export const sending = [];
@@ -16,7 +16,7 @@ const fits = file => {
 };
 
 // Quire is away or starting: what was cut off is sent again until it is back; it knows files by their bytes.
-const PASSING = new Set(["connection", "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable"]);
+const PASSING = new Set(["connection", "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable", "identity_unavailable", "too_many_requests"]);
 const later = one => {
   one.pause = Math.min(15_000, (one.pause || 1000) * 1.6);
   setTimeout(() => { if (sending.includes(one) && one.problem) again(one); }, one.pause);
@@ -54,6 +54,7 @@ const work = async () => {
 };
 
 export const again = one => { one.share = null; one.problem = null; emit("sending"); work(); };
+on("connected", () => state.connected && sending.filter(one => one.problem && one.passing).forEach(again)); // Quire is back
 export const stop = one => one.share !== null && !one.problem ? one.stop?.abort() : drop(one);
 
 const add = (files, options) => {

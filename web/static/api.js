@@ -45,6 +45,7 @@ export const page = (source, number, width) => url(`${at("pages", source, number
 // Why an upload was refused: in Quire's words, or what a proxy in between is known to mean.
 const refusal = request => {
   try { return JSON.parse(request.responseText).error; } catch { /* not Quire's */ }
+  if (request.status >= 502) return away;
   return request.status === 413
     ? { code: "file_too_large", message: "The file is larger than this Space takes.", advice: "Split it." }
     : { code: `http_${request.status}`, message: "The upload was refused.", advice: "Try again." };
