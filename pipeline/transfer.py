@@ -217,7 +217,8 @@ def _out(job: Job) -> tuple[str, Json]:
     export(_shelf(job), kind, target, job.report(what))
     size = target.stat().st_size
     result = {"name": name, "url": f"/exports/{name}", "bytes": size}
-    return f"{name} is ready: {size / 1048576:.1f} MB.", result
+    told = f"{size / 1048576:.1f} MB" if size > 100_000 else f"{size / 1024:.0f} kB"
+    return f"It is ready: {told}.", result
 
 
 def _push(job: Job) -> tuple[str, Json]:

@@ -55,6 +55,10 @@ def test_axe_finds_nothing_serious(
             page.get_by_text("Options").click()
             page.locator("summary", has_text="aved").first.evaluate("e => e.click()")
         broken[name] = serious(page)
+        dialog = page.get_by_role("dialog")
+        assert "[object" not in dialog.inner_text(), name
+        box = dialog.bounding_box()
+        assert box and abs(2 * box["y"] + box["height"] - 900) < 2, name  # in the middle
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
     page.goto(f"{app.url}/?collection={shelf}&view=gallery")
     page.locator(".card").first.click()
@@ -75,6 +79,10 @@ def test_axe_finds_nothing_serious(
     page.get_by_role("button", name="Take away as JSON elements").click()
     expect(page.locator(".transfers").get_by_role("link", name="Download").first).to_be_visible()
     broken["transfers"] = serious(page)
+    texts = [{"name": n, "mimeType": "text/plain", "buffer": b"x"} for n in ("a.txt", "b.txt")]
+    page.locator("#files").set_input_files(texts)  # type: ignore[arg-type]
+    expect(page.locator(".note")).to_contain_text("only PDFs are taken")
+    broken["note"] = serious(page)
     assert {name: found for name, found in broken.items() if found} == {}
 
 

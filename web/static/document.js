@@ -32,7 +32,7 @@ const facts = row => {
 
 // Elements of unstructured as what they are.
 const CLASSES = { Title: "h3", ListItem: "li", Header: "small", Footer: "small", CodeSnippet: "pre" };
-const KIND = { NarrativeText: "Paragraph", UncategorizedText: "Text", ListItem: "List item", FigureCaption: "Caption", CodeSnippet: "Code", Image: "Figure" };
+const KIND = { NarrativeText: "Paragraph", UncategorizedText: "Text", ListItem: "List item", FigureCaption: "Caption", CodeSnippet: "Code", Image: "Figure", PageNumber: "Page number" };
 const kind = e => KIND[e.type] || e.type;
 const boxOf = e => {
   const c = e.metadata.coordinates;

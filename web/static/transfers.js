@@ -1,8 +1,8 @@
 // Exports, pushes, imports, changes of model: what is on its way out or in, and what came of it.
 
 import { at, get, post, told, upload, url } from "./api.js";
-import { asked, button, dialog, h, iconButton, picked, plural, put, say } from "./dom.js";
-import { collection, FINISHED, go, link, loadCollections, on, settings, state, tell } from "./state.js";
+import { asked, button, dialog, h, icon, iconButton, picked, plural, put, say } from "./dom.js";
+import { collection, FINISHED, go, link, loadCollections, on, settings, state, tell, where } from "./state.js";
 
 export const FORMATS = [["parquet", "Parquet with vectors"], ["chroma", "Chroma directory"], ["json", "JSON elements"], ["markdown", "Markdown with figures"]];
 const begun = new Set(); // from this page: its file is fetched, its collection opened by itself
@@ -99,14 +99,23 @@ const arrived = job => {
   if (job.kind === "import") { say(`${plural(job.result.records, "record")} imported.`, "good"); loadCollections().then(() => opened(job)).catch(() => {}); }
 };
 
+// What goes on is shown in every view; above the documents also what ended last, and the rest folded.
 export const transfers = () => {
   const list = h("ul", { class: "transfers", "aria-label": "Exports, imports and changes of model" });
-  on("transfers", () => {
+  const past = h("ul", { class: "transfers", "aria-label": "Earlier exports and imports" });
+  const many = h("span", {}), fold = h("details", { class: "log earlier", hidden: true }, h("summary", {}, many, icon("down")), past);
+  const paint = () => {
     const shown = [...state.transfers.values()].sort((a, b) => b.created_at - a.created_at);
-    put(list, shown.map(line));
+    const [last, ...earlier] = where.view === "documents" && !where.job && !where.document ? shown.filter(job => FINISHED.has(job.status)) : [];
+    put(list, shown.filter(job => job === last || !FINISHED.has(job.status)).map(line));
+    put(past, earlier.map(line));
+    many.textContent = `${earlier.length} earlier`;
+    fold.hidden = !earlier.length;
     shown.forEach(arrived);
-  });
+  };
+  on("transfers", paint);
+  on("where", paint);
   const load = () => get("/transfers").then(tell).catch(() => {}); // the stream tells of those that go on
   load();
-  return list;
+  return [list, fold];
 };
