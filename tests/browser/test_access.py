@@ -67,6 +67,8 @@ def test_axe_finds_nothing_serious(
     page.keyboard.press("Escape")
     page.route("**/status", may_push)
     page.goto(f"{app.url}/?collection={shelf}")
+    expect(page.locator(".who")).to_contain_text("ada")
+    expect(page.locator(".head .facts")).to_contain_text("records")
     for name in ("Push to Hugging Face…", "Rename…", "Delete…"):
         page.get_by_label("More for").click()
         page.get_by_role("button", name=name).click()
