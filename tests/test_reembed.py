@@ -21,6 +21,7 @@ from pipeline.reembed import reembed
 from pipeline.stages import Place, Tools, answer
 from quire_client import Quire
 from settings import Settings
+from storage.catalog import JobRow
 from storage.chroma import VectorStore
 from storage.workspace import Space
 from tests.conftest import ROOT, SAMPLES, start_app
@@ -248,6 +249,12 @@ def test_a_model_of_another_length_is_refused_before_anything_is_computed(house:
         "user": USER, "job": "j", "attempt": 1, "collection": house.space().collection,
         "sha256": "a" * 64, "filename": "f", "chunk": {}, "strategy": "fast", "languages": [],
     }  # fmt: skip
+    house.catalog.put_job(
+        JobRow(
+            id="j", user=USER, collection=spec["collection"], sha256=spec["sha256"], filename="f",
+            status="running", spec={}, summary={}, created_at=0.0, started_at=None, finished_at=None,
+        )
+    )  # fmt: skip
     place = Place(tools, spec)
     place.elements.mkdir(parents=True)
     write_batch(place.elements / "batch-00000.jsonl", [], [])
