@@ -193,7 +193,7 @@ def test_a_collection_is_given_another_model(page: Page, app: Running, collectio
     expect(asks.get_by_role("radio", name="the model of now")).to_be_disabled()
     expect(page.get_by_role("radio", name=OTHER_MODEL)).to_be_checked()
     page.get_by_role("button", name="Change", exact=True).click()
-    expect(page.locator(".transfers")).to_contain_text(f"are searched by {OTHER_MODEL} now")
+    expect(page.locator(".transfers").first).to_contain_text(f"are searched by {OTHER_MODEL} now")
     expect(page.locator(".head .facts")).not_to_contain_text("all-MiniLM-L6-v2")
     page.get_by_label("More for").click()
     page.get_by_role("button", name="Change model…").click()
