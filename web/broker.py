@@ -339,9 +339,8 @@ class Broker:
         with contextlib.suppress(EOFError, OSError), connection:  # the worker may die at any moment
             given = json.loads(connection.recv_bytes())
 
-            def tell(
-                note: str,
-            ) -> None:  # fails when the worker is gone: then nothing more is asked
+            def tell(note: str) -> None:
+                # Fails when the worker is gone: then nothing more is asked.
                 connection.send_bytes(json.dumps({"note": note}).encode())
 
             answer = self.borrow(Asked(**{**given, "models": tuple(given["models"])}), tell)

@@ -246,15 +246,9 @@ def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:
 def modest(redirect: str) -> str:
     """A sign-in's redirect to the Hub that asks for nothing which only a push needs."""
     whole = urlsplit(redirect)
-    asked = [
-        (
-            name,
-            " ".join(w for w in value.split() if w not in PUSH_SCOPES)
-            if name == "scope"
-            else value,
-        )
-        for name, value in parse_qsl(whole.query, keep_blank_values=True)
-    ]
+    asked = dict(parse_qsl(whole.query, keep_blank_values=True))
+    if "scope" in asked:
+        asked["scope"] = " ".join(w for w in asked["scope"].split() if w not in PUSH_SCOPES)
     return urlunsplit(whole._replace(query=urlencode(asked)))
 
 

@@ -4,7 +4,7 @@ import { at, post, upload } from "./api.js";
 import { button, h, icon, megabytes, number, plural, say } from "./dom.js";
 import { collectionId, emit, go, loadCollections, on, settings, state, tell, where } from "./state.js";
 
-// Files on their way: { id, name, size, share, problem, passing, file, stop, collection }
+// Files on their way: { id, name, size, share, problem, file, stop, collection }
 export const sending = [];
 let turn = 0, working = 0;
 
@@ -17,9 +17,10 @@ const fits = file => {
 
 // Quire is away or starting: what was cut off is sent again until it is back; it knows files by their bytes.
 const PASSING = new Set(["connection", "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable", "identity_unavailable", "too_many_requests"]);
+export const passing = one => PASSING.has(one.problem?.code);
 const later = one => {
   one.pause = Math.min(15_000, (one.pause || 1000) * 1.6);
-  setTimeout(() => { if (sending.includes(one) && one.problem) again(one); }, one.pause);
+  setTimeout(() => { if (sending.includes(one) && passing(one)) again(one); }, one.pause);
 };
 
 const drop = one => { sending.splice(sending.indexOf(one), 1); emit("sending"); };
@@ -36,8 +37,7 @@ const send = async one => {
   } catch (problem) {
     if (problem.code === "cancelled") return drop(one);
     one.problem = problem;
-    one.passing = PASSING.has(problem.code);
-    if (one.passing) later(one);
+    if (passing(one)) later(one);
     emit("sending");
   }
 };
@@ -54,7 +54,7 @@ const work = async () => {
 };
 
 export const again = one => { one.share = null; one.problem = null; emit("sending"); work(); };
-on("connected", () => state.connected && sending.filter(one => one.problem && one.passing).forEach(again)); // Quire is back
+on("connected", () => state.connected && sending.filter(passing).forEach(again)); // Quire is back
 export const stop = one => one.share !== null && !one.problem ? one.stop?.abort() : drop(one);
 
 const add = (files, options) => {

@@ -1,6 +1,6 @@
 // The documents of a collection: a row per file from the moment it is chosen.
 
-import { again, dropZone, sending, stop } from "./add.js";
+import { again, dropZone, passing, sending, stop } from "./add.js";
 import { at, post, remove, told } from "./api.js";
 import { button, confirmed, empty, h, iconButton, megabytes, number, plural, put, say, span, when } from "./dom.js";
 import { collection, collectionId, FINISHED, go, loadDocuments, on, refresh, rowKey, state, where } from "./state.js";
@@ -99,11 +99,12 @@ const rowNode = (row, chosen, pick) => {
           : row.source ? iconButton("trash", `Delete ${name}`, () => removeDocument([row]), { "data-act": "delete" }) : null));
 };
 
-const sendingNode = one => h("li", { class: "row", "data-status": one.problem && !one.passing ? "failed" : "sending" }, h("span", { class: "tick" }),
+const sendingStatus = one => one.problem && !passing(one) ? "failed" : "sending";
+const sendingNode = one => h("li", { class: "row", "data-status": sendingStatus(one) }, h("span", { class: "tick" }),
   h("div", { class: "row-main" }, h("span", { class: "name", dir: "auto" }, one.name),
     h("span", { class: `says ${one.problem ? "bad" : ""}` }, one.problem ? told(one.problem) : one.share === null ? "Waits to be uploaded" : one.share < 1 ? `${Math.floor(100 * one.share)} % uploaded; keep this tab open until it is` : "Being checked"),
     one.share !== null && !one.problem ? h("span", { class: "bar" }, h("i", { style: { width: `${Math.floor(100 * one.share)}%` } })) : null),
-  pill(one.problem && !one.passing ? "failed" : "sending"), h("span", { class: "num" }), h("span", { class: "num size" }, megabytes(one.size)), h("span", { class: "num at" }),
+  pill(sendingStatus(one)), h("span", { class: "num" }), h("span", { class: "num size" }, megabytes(one.size)), h("span", { class: "num at" }),
   h("span", { class: "row-act" },
     one.problem && !["not_a_pdf", "file_too_large", "empty_file"].includes(one.problem.code) ? iconButton("retry", `Upload ${one.name} again`, () => again(one)) : null,
     iconButton("close", `Leave out ${one.name}`, () => stop(one))));

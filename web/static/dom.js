@@ -1,6 +1,8 @@
 // Elements from strings as text nodes. Nothing here, or anywhere in this folder, parses HTML into the
 // page: what comes from documents, names and people is text.
 
+const shown = kids => kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== "");
+
 export const h = (tag, given, ...kids) => {
   const e = document.createElement(tag);
   for (const [name, value] of Object.entries(given || {})) {
@@ -11,7 +13,7 @@ export const h = (tag, given, ...kids) => {
     else if (["value", "checked", "disabled", "selected"].includes(name)) e[name] = value;
     else e.setAttribute(name, value === true ? "" : value);
   }
-  e.append(...kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== ""));
+  e.append(...shown(kids));
   return e;
 };
 
@@ -21,7 +23,7 @@ const known = e => e.getAttribute("href") || e.dataset.page || e.getAttribute("a
 // Other children in place of those there are; whoever was at one of them by keyboard stays there.
 export const put = (parent, ...kids) => {
   const held = parent.contains(document.activeElement) ? document.activeElement : null;
-  parent.replaceChildren(...kids.flat(Infinity).filter(k => k !== null && k !== undefined && k !== false && k !== ""));
+  parent.replaceChildren(...shown(kids));
   if (held && !held.isConnected) [...parent.querySelectorAll(held.tagName)].find(e => known(e) === known(held))?.focus({ preventScroll: true });
 };
 
