@@ -374,12 +374,15 @@ def test_what_was_not_uploaded_by_the_caller_is_no_file(space: Space) -> None:
 def test_a_flood_is_slowed_and_a_page_is_not(space: Space) -> None:
     app, _ = space
     guest, calm = visitor(app.url), visitor(app.url)
-    answers = [guest.ask("/account")[0] for _ in range(400)]
-    assert answers[:150] == [200] * 150
-    assert answers[-1] == 429
-    status, body, headers = guest.ask("/account")
-    assert (status, json.loads(body)["error"]["code"]) == (429, "too_many_requests")
-    assert int(headers["retry-after"]) >= 1
+    answers = [guest.ask("/account") for _ in range(400)]
+    assert [status for status, _, _ in answers[:150]] == [200] * 150
+    # On a slow machine every other one is let through again: the bucket fills by time.
+    refused = [(body, headers) for status, body, headers in answers if status == 429]
+    assert refused
+    assert {status for status, _, _ in answers} == {200, 429}
+    for body, headers in refused:
+        assert json.loads(body)["error"]["code"] == "too_many_requests"
+        assert int(headers["retry-after"]) >= 1
     assert calm.ask("/account")[0] == 200
 
 
