@@ -249,11 +249,9 @@ def test_while_the_hub_is_away_nothing_is_lost_and_it_is_told(tmp_path: Path, hu
 
 STRANGER = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from storage.card import CARD
-from storage.catalog import JobRow
 DATASET, KEY = sys.argv[1:]
 blocks = CARD.split("```python\\n")[1:]
 exec(blocks[0].split("```")[0])
