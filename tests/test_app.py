@@ -215,8 +215,7 @@ def test_a_foreign_site_gets_nothing(app: Running) -> None:
 
 def test_the_sidebar_needs_no_worker(quire: Quire, app: Running) -> None:
     finish(quire, quire.submit(SAMPLES / "greek.pdf", collection="aside")[0])
-    worker = app.worker_pid()
-    os.kill(worker, signal.SIGSTOP)
+    app.freeze_worker()
     try:
         told = json.loads(get(app, "/collections")[1])
         (held,) = (c for c in told["collections"] if c["title"] == "aside")
@@ -224,7 +223,7 @@ def test_the_sidebar_needs_no_worker(quire: Quire, app: Running) -> None:
         rows = json.loads(get(app, f"/collections/{held['id']}/documents")[1])
         assert [r["source"]["filename"] for r in rows] == ["greek.pdf"]
     finally:
-        os.kill(worker, signal.SIGCONT)
+        os.kill(app.worker_pid(), signal.SIGCONT)
     (held,) = (c for c in quire.collections() if c["title"] == "aside")
     assert held["records"] > 0
 

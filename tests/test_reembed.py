@@ -1,9 +1,7 @@
 """Another model for a collection: the old index answers until the new one is whole, whatever happens
 meanwhile, and a killed worker leaves one or the other."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -321,7 +319,7 @@ def test_a_collection_changes_its_model_over_a_killed_worker(tmp_path: Path) -> 
         quire.reembed("papers", "evil/model")
     assert refused.value.title == "model_not_offered"
 
-    os.kill(app.worker_pid(), signal.SIGSTOP)  # so that the job is not over before the kill
+    app.freeze_worker()  # so that the job is not over before the kill
     job = quire.reembed("papers", second)
     assert (job["kind"], job["status"]) == ("reembed", "queued")
     assert quire.reembed("papers", second)["id"] == job["id"]
