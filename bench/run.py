@@ -25,11 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.peers import PEERS
 from bench.robustness import peak_mb
+from pipeline import style
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.embed import records
 from pipeline.models import load_encoder
 from pipeline.options import PartitionOptions
+from pipeline.pages import read_pages
 from pipeline.partition import partition_batch, plan
 from pipeline.pool import Pool
 from pipeline.search import MODES, checked, search
@@ -70,6 +72,7 @@ def main() -> None:
     print(f"{'partition':36s} {'CPU-s':>8s} {'wall s':>8s} {'pages/CPU-s':>12s} {'peak MB':>8s}")
     for strategy, does in (("fast", "text"), ("auto", "OCR, tables, crops")):
         quire(f"quire {strategy} ({does})", files, strategy)
+    row("  fast, the reading alone", pages, alone(files))
     for name in PEERS:
         row(name, pages, peer(name, files))
     row("unstructured fast", pages, stock(files, "fast"))
@@ -90,8 +93,9 @@ def row(name: str, pages: int, found: Measured) -> None:
     if "failed" in found:
         print(f"{name:36s} {found['failed']}")
         return
-    spent, wall, peak = (float(str(found[key])) for key in ("cpu", "wall", "peak_mb"))
-    print(f"{name:36s} {spent:8.2f} {wall:8.2f} {pages / max(spent, 1e-6):12.1f} {peak:8.0f}")
+    spent, wall = (float(str(found[key])) for key in ("cpu", "wall"))
+    peak = round(float(str(found["peak_mb"])))
+    print(f"{name:36s} {spent:8.2f} {wall:8.2f} {pages / max(spent, 1e-6):12.1f} {peak or '':>8}")
 
 
 def quire(name: str, files: list[Path], strategy: str) -> None:
@@ -108,6 +112,19 @@ def quire(name: str, files: list[Path], strategy: str) -> None:
 
     spent, wall = timed(work)
     row(name, count(files), {"cpu": spent, "wall": wall, "peak_mb": peak})
+
+
+def alone(files: list[Path]) -> Measured:
+    """Elements of every page in this process: no imports, no look at the file before, no output."""
+    read, styles = PartitionOptions(strategy="fast"), {file: style.look(file) for file in files}
+
+    def work() -> None:
+        for file in files:
+            for _ in read_pages(file, 1, count([file]), read, styles[file], Path(os.devnull), {}):
+                pass
+
+    spent, wall = timed(work)
+    return {"cpu": spent, "wall": wall, "peak_mb": 0}
 
 
 def page_process() -> None:

@@ -32,6 +32,8 @@ def reading_order(boxes: Sequence[Box]) -> list[int]:
 def _tied(first: Box, later: Box) -> bool:
     """Whether heights say nothing about the order of two parts: they stand side by side, or the one
     drawn later stands higher, but in another column."""
+    if later.y0 >= first.y1:
+        return False
     shared = min(first.y1, later.y1) - max(first.y0, later.y0)
     if shared > 0.25 * min(first.height, later.height):
         return True

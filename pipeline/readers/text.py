@@ -122,8 +122,9 @@ def _is_code(group: Sequence[Segment]) -> bool:
 def _is_formula(group: Sequence[Segment]) -> bool:
     """Mostly letters of a mathematical font, with hardly a word of language among them."""
     words = [w for s in group for w in s.words]
-    spoken = sum(len(w.text) >= 4 and w.text.isalpha() and not w.math for w in words)
-    return sum(w.math for w in words) >= 0.4 * len(words) and len(words) >= 3 and spoken <= 1
+    if len(words) < 3 or sum(w.math for w in words) < 0.4 * len(words):
+        return False
+    return sum(len(w.text) >= 4 and w.text.isalpha() and not w.math for w in words) <= 1
 
 
 def _weighted_median(segments: Sequence[Segment]) -> float:
