@@ -1,7 +1,7 @@
 """`python bench/ingest.py FILE.pdf [--profile]`: a whole ingest beside its two long steps.
 
-Partitioning alone with 2 page processes, embedding its chunks alone with as many threads as the worker
-has, then the job in a running app whose model is loaded: its wall seconds from start to end by its
+Partitioning alone with 2 page processes, embedding its chunks alone with one thread and with all cores,
+then the job in a running app whose model is loaded: its wall seconds from start to end by its
 own row, as a share of the longer step's. `--profile` tells the seconds that each stage took, by
 the worker's log.
 """
@@ -29,19 +29,22 @@ from settings import DEFAULT_MODEL
 from tests.conftest import start_app
 
 
-def alone(file: Path) -> tuple[float, float, int]:
-    """Seconds of partitioning and of embedding, and how many chunks."""
+def alone(file: Path) -> tuple[float, dict[int, float], int]:
+    """Seconds of partitioning, of embedding by so many threads, and how many chunks."""
     with tempfile.TemporaryDirectory() as out, Pool(2) as pool:
         began = time.perf_counter()
         partition_file(pool, file, Path(out), PartitionOptions())
         read = time.perf_counter() - began
         elements = json.loads((Path(out) / f"{file.stem}.json").read_text(encoding="utf-8"))
     texts = [c.text for c in chunks([elements], ChunkOptions())]
-    encoder = load_encoder(DEFAULT_MODEL, threads=max(1, (os.cpu_count() or 2) - 1))
-    encoder.encode(texts[:8])
-    began = time.perf_counter()
-    encoder.encode(texts)
-    return read, time.perf_counter() - began, len(texts)
+    spent = {}
+    for threads in (1, len(os.sched_getaffinity(0))):
+        encoder = load_encoder(DEFAULT_MODEL, threads=threads)
+        encoder.encode(texts[:8])
+        began = time.perf_counter()
+        encoder.encode(texts)
+        spent[threads] = time.perf_counter() - began
+    return read, spent, len(texts)
 
 
 def stages(log: Path) -> dict[str, tuple[int, float]]:
@@ -74,8 +77,10 @@ def main() -> None:
         finally:
             app.stop()
         print(f"{chosen.file.name}: {job['status']}, {count} chunks")
-        print(f"partition alone {read:.1f} s, embedding alone {embedded:.1f} s")
-        print(f"ingest {wall:.1f} s ({cpu:.1f} CPU-s), ratio {wall / max(read, embedded):.2f}")
+        print(f"ingest {wall:.1f} s ({cpu:.1f} CPU-s); partition alone {read:.1f} s")
+        for threads, seconds in embedded.items():
+            ratio = wall / max(read, seconds)
+            print(f"embedding alone, {threads} threads, {seconds:.1f} s: ratio {ratio:.2f}")
         if chosen.profile:
             for name, (times, seconds) in stages(app.data / "app.log").items():
                 print(f"  {name:10} {times:4} × {seconds:7.2f} s")

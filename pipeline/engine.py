@@ -18,7 +18,7 @@ from storage.paths import Paths
 
 APPLICATION = "quire"
 # Another one when a recorded workflow could not be replayed, and when its checkpoints are not looked for.
-APPLICATION_VERSION = f"ingest-2-v{VERSION}"
+APPLICATION_VERSION = f"ingest-3-v{VERSION}"
 WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
 TRANSFER_WORKFLOW = "transfer_v2"
 QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"

@@ -130,7 +130,8 @@ class _Run:
         resume = spec.get("resume") or {}
         self.stages: dict[str, Json] = dict(resume.get("stages", {}))
         self.failed: list[int] = list(resume.get("failed", ()))
-        self.done = int(resume.get("done", 0))
+        self.done = int(resume.get("done", 0))  # batches that are indexed
+        self.told = int(resume.get("told", 0))  # batches whose pages were told
         self.records = int(resume.get("records", 0))
         self.waited_for = str(resume.get("waited_for", ""))
         self.tries = int(resume.get("tries", 0))
@@ -181,15 +182,15 @@ class _Run:
         started = await self.start(queue, key, name, value=value)
         return dict(await started.get_result(polling_interval_sec=_LOOK))
 
-    async def settle(
-        self, queue: str, name: str, *, batch: Json | None = None, value: Json | None = None
-    ) -> Json:
-        key = _key(name, batch)
-        return await self.settled(key, await self.start(queue, key, name, batch=batch, value=value))
+    async def settle(self, queue: str, name: str, *, value: Json | None = None) -> Json:
+        return await self.settled(name, await self.start(queue, name, name, value=value))
 
     async def settled(self, key: str, started: Any) -> Json:
         """The child's answer; what may pass is waited for, what does not ends the job."""
-        found: Json = await started.get_result(polling_interval_sec=_LOOK)
+        return self.good(key, await started.get_result(polling_interval_sec=_LOOK))
+
+    def good(self, key: str, found: Json) -> Json:
+        """That answer of the child with that key, or what becomes of its error."""
         error = found.get("error")
         if error is None:
             return found
@@ -199,8 +200,8 @@ class _Run:
         raise _Later(key, tries, error)
 
 
-def _key(name: str, batch: Json | None) -> str:
-    return f"{name}/{batch['index']:05d}" if batch else name
+def _key(name: str, batch: Json) -> str:
+    return f"{name}/{batch['index']:05d}"
 
 
 async def _put_off(run: _Run, ingest: Any, later: _Later) -> None:
@@ -222,6 +223,7 @@ async def _put_off(run: _Run, ingest: Any, later: _Later) -> None:
             "stages": run.stages,
             "failed": run.failed,
             "done": run.done,
+            "told": run.told,
             "records": run.records,
             "waited_for": later.key,
             "tries": later.tries + 1,
@@ -275,28 +277,41 @@ def _priority(pages: int, order: int) -> int:
 
 
 async def _read_and_index(run: _Run, batches: list[Json], pages: int) -> None:
-    """Batches are read ahead in a window; each is indexed, in order, as soon as it is there."""
+    """Batches are read ahead in a window, and indexed in order: the next one is in the queue before
+    the last one is done, so that the model never waits for a word from here."""
     name = "reread" if run.spec["again"].get("pages") else "partition"
     open_ = batches[run.done :]
-    handles = [await run.start(QUEUE_PAGES, _key(name, b), name, batch=b) for b in open_[:WINDOW]]
+    reading = [await run.start(QUEUE_PAGES, _key(name, b), name, batch=b) for b in open_[:WINDOW]]
+    ahead: tuple[Json, Any] | None = None
     for i, batch in enumerate(open_):
-        result = await run.settled(_key(name, batch), handles[i])
-        if i + WINDOW < len(open_):
-            ahead = open_[i + WINDOW]
-            handles.append(await run.start(QUEUE_PAGES, _key(name, ahead), name, batch=ahead))
-        if run.waited_for != _key("index", batch):  # else these pages were told before the wait
-            for note in result.get("notes", ()):
-                run.event("partition", note)
-            _report_pages(run, batch, result["pages"], pages)
-        last = batch is open_[-1]
-        made = await run.settle(QUEUE_INDEX, "index", batch=batch, value={"last": last})
-        run.done += 1
-        run.records += int(made["records"])
-        for note in made.get("notes", ()):
-            run.event("embed", note)
-        for stage in ("chunk", "embed", "index"):
-            run.count(stage, batch["last"], pages)
-        run.event("index", f"{run.records} records, searchable up to page {batch['last']}.")
+        result = await reading[i].get_result(polling_interval_sec=_LOOK)
+        here: tuple[Json, Any] | None = None
+        if "error" not in result:
+            if i + WINDOW < len(open_):
+                later = open_[i + WINDOW]
+                reading.append(await run.start(QUEUE_PAGES, _key(name, later), name, batch=later))
+            if batch["index"] >= run.told:  # else these pages were told before a wait
+                _report_pages(run, batch, result, pages)
+            last = {"last": batch is open_[-1]}
+            key = _key("index", batch)
+            here = batch, await run.start(QUEUE_INDEX, key, "index", batch=batch, value=last)
+        if ahead:
+            await _indexed(run, *ahead, pages)
+        run.good(_key(name, batch), result)
+        ahead = here
+    if ahead:
+        await _indexed(run, *ahead, pages)
+
+
+async def _indexed(run: _Run, batch: Json, started: Any, pages: int) -> None:
+    made = await run.settled(_key("index", batch), started)
+    run.done += 1
+    run.records += int(made["records"])
+    for note in made.get("notes", ()):
+        run.event("embed", note)
+    for stage in ("chunk", "embed", "index"):
+        run.count(stage, batch["last"], pages)
+    run.event("index", f"{run.records} records, searchable up to page {batch['last']}.")
 
 
 async def _end(run: _Run, notify: Any, status: str, error: Json | None) -> None:
@@ -313,7 +328,10 @@ async def _end(run: _Run, notify: Any, status: str, error: Json | None) -> None:
     await run.enqueue("notify.0", notify, run.spec, result, 0)
 
 
-def _report_pages(run: _Run, batch: Json, records: list[Json], pages: int) -> None:
+def _report_pages(run: _Run, batch: Json, result: Json, pages: int) -> None:
+    run.told, records = batch["index"] + 1, result["pages"]
+    for note in result.get("notes", ()):
+        run.event("partition", note)
     run.count("partition", batch["last"], pages)
     for record in records:
         if record["error"]:

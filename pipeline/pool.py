@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from errors import QuireError, Unavailable
 
+NICE = 5  # whoever is waited for by a person goes first
 _TICK = 0.05
 # Not `-m`: classes of a module run as __main__ cannot be unpickled by the parent.
 _ENTRY = "import sys; from pipeline.pool import main; main(sys.argv[1:])"
@@ -252,7 +253,7 @@ def main(arguments: list[str]) -> None:
     """Limits first, then the loop; dies with its parent."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)
+    os.nice(NICE)
     os.environ["OMP_THREAD_LIMIT"] = "1"  # tesseract reads it when it is loaded, later
     os.environ["DO_NOT_TRACK"] = "1"  # the stock library reports each import and each call
     limit = int(arguments[1]) << 20

@@ -261,6 +261,10 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
     before = folder / f"carry-{batch.index - 1:05d}.json"
     carry = Carry()
     if batch.index:
+        if not before.exists():  # that one failed while this one was in the queue
+            raise Unavailable(
+                "index_early", "The pages before are not indexed.", "They come first."
+            )
         kept = json.loads(before.read_text(encoding="utf-8"))
         carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
     read_pages(place, batch)  # of another model or version by now: it is read here

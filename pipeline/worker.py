@@ -190,14 +190,13 @@ def _run(
         unfinished=catalog.unfinished_users,
         kept=paths.lease,
     )
-    threads = max(1, (os.cpu_count() or 2) - 1)
 
     # One model at a time: transformers sets the type of new tensors for the whole process meanwhile.
     loading = threading.Lock()
 
     def load_encoder(name: str) -> Encoder:
         with loading:
-            return cast("Encoder", _models().load_encoder(name, threads=threads))
+            return cast("Encoder", _models().load_encoder(name))
 
     def load_detector() -> Detector:
         with loading:

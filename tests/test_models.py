@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def test_the_batch_changes_nothing(model: LoadedModel, texts: list[str], tokens:
     """Within 0.001 of cosine: half precision sums in another order when padded."""
     other = LoadedModel(model.name, model.dimension, model.device, model.model, tokens)
     assert cosines(model.encode(texts), other.encode(texts)).min() > 0.999
+
+
+def test_lanes_change_nothing(model: LoadedModel) -> None:
+    """As many threads as there are groups, and one: the same numbers."""
+    texts = ["abc def " * n for n in range(1, 40)]
+    alone = replace(model, tokens=64, lanes=1)
+    assert replace(alone, lanes=4).encode(texts) == alone.encode(texts)
 
 
 def test_vectors_are_those_of_plain_sentence_transformers(folder: Path, model: LoadedModel) -> None:

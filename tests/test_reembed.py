@@ -260,6 +260,10 @@ def test_a_model_of_another_length_is_refused_before_anything_is_computed(house:
     assert (found["error"]["code"], found["error"]["permanent"]) == ("model_mismatch", True)
     is_old(house, 1, 2)
 
+    # One that was in the queue behind it: it waits for what the first carries over.
+    early = answer("index", place, {"index": 1, "first": 2, "last": 2}, {"last": True})
+    assert (early["error"]["code"], early["error"]["permanent"]) == ("index_early", False)
+
 
 KILLED = """
 import os, signal, sys
