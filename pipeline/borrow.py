@@ -33,6 +33,31 @@ _PATIENCE = 240.0  # seconds for a broker's next word: its queue, the work
 Work = Callable[[list[Any]], Sequence[Any]]  # items in, an answer per item out
 
 
+class Answers(NamedTuple):
+    """An answer per item, in order; what the user is told of a GPU, and the seconds of the user's quota
+    that it took."""
+
+    made: list[Any]
+    notes: list[str]
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a stage's calls for a GPU came to."""
+
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, found: Answers) -> list[Any]:
+        self.notes += found.notes
+        self.seconds += found.seconds
+        return found.made
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"notes": self.notes, "gpu_seconds": self.seconds}
+
+
 class Step(NamedTuple):
     """A kind of work; `part` items have one file of answers: what a kill loses at most. `usual` is
     seconds per item on a CPU before anything was measured."""
@@ -80,10 +105,8 @@ class Borrower:
     _each: dict[str, float] = field(default_factory=dict)  # seconds per item here, by step
     _told: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=1000))
 
-    def encode(
-        self, ask: Ask, texts: Sequence[str], encoder: Encoder
-    ) -> tuple[list[list[float]], list[str]]:
-        """A vector per text, in order, and notes when a GPU was asked for."""
+    def encode(self, ask: Ask, texts: Sequence[str], encoder: Encoder) -> Answers:
+        """A vector per text."""
 
         def fits(vector: Any) -> bool:
             return len(vector) == encoder.dimension and bool(np.isfinite(vector).all())
@@ -97,7 +120,7 @@ class Borrower:
         pictures: Sequence[Path],
         models: tuple[str, str],
         here: Callable[[], Detector],
-    ) -> tuple[list[tuple[Region, ...]], list[str]]:
+    ) -> Answers:
         """The regions of each picture. `here` is loaded only when pages are left for it."""
         return self._run(
             "layout",
@@ -118,8 +141,8 @@ class Borrower:
         items: Sequence[str],
         here: Work,
         fits: Callable[[Any], bool],
-    ) -> tuple[list[Any], list[str]]:
-        step, found, notes = STEPS[name], {}, []
+    ) -> Answers:
+        step, found, notes, seconds = STEPS[name], {}, list[str](), 0.0
         slow = len(items) * self._each.get(name, step.usual) >= self.worth
         if items and policy != "never" and (slow or policy == "wait" or not self.worth):
             with tempfile.TemporaryDirectory(dir=self.paths.run) as folder:
@@ -128,7 +151,7 @@ class Borrower:
                 answer = self._ask({**asked, "step": name, "models": models}, ask.tell)
                 found = {i: a for i, a in read_parts(Path(folder), name).items() if fits(a)}
             if answer is not None:
-                notes = self._notes(ask, policy, answer, bool(found))
+                notes, seconds = self._notes(ask, policy, answer, bool(found)), answer["seconds"]
         missing = [i for i in range(len(items)) if i not in found]
         if missing:
             began = time.monotonic()
@@ -136,7 +159,7 @@ class Borrower:
             if len(missing) >= min(8, step.part):
                 each = (time.monotonic() - began) / len(missing)
                 self._each[name] = 0.7 * self._each.get(name, each) + 0.3 * each
-        return [found[i] for i in range(len(items))], notes
+        return Answers([found[i] for i in range(len(items))], notes, seconds)
 
     def _notes(self, ask: Ask, policy: str, answer: dict[str, Any], some: bool) -> list[str]:
         """What the user is told, once per job; Unavailable while the job wants to wait."""

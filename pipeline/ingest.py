@@ -133,6 +133,7 @@ class _Run:
         self.done = int(resume.get("done", 0))  # batches that are indexed
         self.told = int(resume.get("told", 0))  # batches whose pages were told
         self.records = int(resume.get("records", 0))
+        self.gpu_seconds = float(resume.get("gpu_seconds") or spec.get("gpu_seconds") or 0)
         self.waited_for = str(resume.get("waited_for", ""))
         self.tries = int(resume.get("tries", 0))
         self.priority = 1
@@ -150,6 +151,12 @@ class _Run:
         }
         summary = {"stages": self.stages, "message": message, **changes.pop("summary", {})}
         self.note(self.spec, self.seq, body, {"summary": summary, **changes})
+
+    def borrowed(self, stage: str, result: Json) -> None:
+        """What a child was told about a GPU, and what it took of the quota."""
+        self.gpu_seconds += float(result.get("gpu_seconds", 0.0))
+        for note in result.get("notes", ()):
+            self.event(stage, note, summary={"gpu_seconds": round(self.gpu_seconds, 1)})
 
     def count(self, stage: str, done: int, total: int) -> None:
         self.stages[stage] = {"done": done, "total": total}
@@ -225,6 +232,7 @@ async def _put_off(run: _Run, ingest: Any, later: _Later) -> None:
             "done": run.done,
             "told": run.told,
             "records": run.records,
+            "gpu_seconds": run.gpu_seconds,
             "waited_for": later.key,
             "tries": later.tries + 1,
         },
@@ -307,8 +315,7 @@ async def _indexed(run: _Run, batch: Json, started: Any, pages: int) -> None:
     made = await run.settled(_key("index", batch), started)
     run.done += 1
     run.records += int(made["records"])
-    for note in made.get("notes", ()):
-        run.event("embed", note)
+    run.borrowed("embed", made)
     for stage in ("chunk", "embed", "index"):
         run.count(stage, batch["last"], pages)
     run.event("index", f"{run.records} records, searchable up to page {batch['last']}.")
@@ -330,8 +337,7 @@ async def _end(run: _Run, notify: Any, status: str, error: Json | None) -> None:
 
 def _report_pages(run: _Run, batch: Json, result: Json, pages: int) -> None:
     run.told, records = batch["index"] + 1, result["pages"]
-    for note in result.get("notes", ()):
-        run.event("partition", note)
+    run.borrowed("partition", result)
     run.count("partition", batch["last"], pages)
     for record in records:
         if record["error"]:

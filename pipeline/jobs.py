@@ -417,6 +417,7 @@ class Jobs:
             "job": row.id,
             "attempt": attempt,
             "epoch": row.summary.get("epoch", 0),
+            "gpu_seconds": row.summary.get("gpu_seconds", 0.0),
             "first_seq": self.catalog.last_event(row.id),
             "again": again,
         }

@@ -40,13 +40,13 @@ class Cancelled(QuireError):
 
 
 class _Child:
-    def __init__(self, memory_mb: int) -> None:
+    def __init__(self, memory_mb: int, nice: int) -> None:
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
         self.calls = 0
         self.memory_mb = memory_mb
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _ENTRY, str(theirs.fileno()), str(memory_mb)],
+            [sys.executable, "-c", _ENTRY, *map(str, (theirs.fileno(), memory_mb, nice))],
             pass_fds=[theirs.fileno()],
             cwd=_ROOT,
             stdin=subprocess.DEVNULL,
@@ -63,7 +63,10 @@ class _Child:
 class Pool:
     """At most `processes` children; any number of threads may call `run`."""
 
-    def __init__(self, processes: int, *, memory_mb: int = 1500, recycle_after: int = 50) -> None:
+    def __init__(
+        self, processes: int, *, memory_mb: int = 1500, recycle_after: int = 50, nice: int = NICE
+    ) -> None:
+        self._nice = nice
         self._memory_mb = memory_mb
         self._recycle_after = recycle_after
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
@@ -163,7 +166,7 @@ class Pool:
             if free and free.memory_mb != memory_mb:
                 free.kill()
                 free = None
-            return free or self._starter.submit(_Child, memory_mb).result()
+            return free or self._starter.submit(_Child, memory_mb, self._nice).result()
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
     def _wait(
@@ -253,7 +256,7 @@ def main(arguments: list[str]) -> None:
     """Limits first, then the loop; dies with its parent."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(NICE)
+    os.nice(int(arguments[2]))
     os.environ["OMP_THREAD_LIMIT"] = "1"  # tesseract reads it when it is loaded, later
     os.environ["DO_NOT_TRACK"] = "1"  # the stock library reports each import and each call
     limit = int(arguments[1]) << 20

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, NotFound, QuireError, Refused, Unavailable
-from pipeline.borrow import GPU_WAIT, Ask, Borrower
+from pipeline.borrow import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.notify import Notifier, unsealed
@@ -114,9 +114,9 @@ class Place:
 
         return Ask(user=spec["user"], job=spec["job"], policy=policy, until=until, tell=tell)
 
-    def detector(self, notes: list[str]) -> Callable[[], Detector]:
-        """The layout models, borrowed or here; what was decided goes into `notes`."""
-        return lambda: _Seeing(self, notes)
+    def detector(self, spent: Spent) -> Callable[[], Detector]:
+        """The layout models, borrowed or here; what was decided goes into `spent`."""
+        return lambda: _Seeing(self, spent)
 
     def cancelled(self) -> Callable[[], bool]:
         """Whether the job was cancelled, or runs again by now; looks at most twice a second."""
@@ -138,14 +138,14 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class _Seeing:
     place: Place
-    notes: list[str]
+    spent: Spent
 
     def detect(self, pictures: Sequence[Path]) -> list[tuple[Region, ...]]:
         tools = self.place.tools
         models = (tools.settings.layout_model, tools.settings.table_model)
-        found, notes = tools.borrower.detect(self.place.ask, pictures, models, tools.detector)
-        self.notes.extend(notes)
-        return found
+        return self.spent.add(
+            tools.borrower.detect(self.place.ask, pictures, models, tools.detector)
+        )
 
 
 # Stages: plain functions over artifacts, each idempotent
@@ -195,7 +195,7 @@ def probe_source(place: Place) -> Json:
 
 def read_pages(place: Place, batch: Batch) -> Json:
     """Partition one batch; its page records."""
-    tools, notes = place.tools, list[str]()
+    tools, spent = place.tools, Spent()
     result = partition_batch(
         tools.pool,
         place.readable,
@@ -203,10 +203,10 @@ def read_pages(place: Place, batch: Batch) -> Json:
         place.options,
         out=place.elements,
         crops=tools.paths.crops(place.spec["user"]),
-        detector=place.detector(notes),
+        detector=place.detector(spent),
         cancelled=place.cancelled(),
     )
-    return {"pages": [asdict(record) for record in result.pages], "notes": notes}
+    return {"pages": [asdict(record) for record in result.pages], **spent.as_dict()}
 
 
 def reread_pages(place: Place, batch: Batch) -> Json:
@@ -225,7 +225,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
     aside = place.work / f"again-{place.spec['attempt']}"
     with contextlib.suppress(FileNotFoundError):  # read by `reference` before
         write_once(aside / STYLE, (place.elements / STYLE).read_text(encoding="utf-8"))
-    notes: list[str] = []
+    spent = Spent()
     for page in wanted:
         result = partition_batch(
             place.tools.pool,
@@ -234,13 +234,13 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             options,
             out=aside,
             crops=place.tools.paths.crops(place.spec["user"]),
-            detector=place.detector(notes),
+            detector=place.detector(spent),
             cancelled=place.cancelled(),
         )
         found |= _by_page(result.path)
     pages = [found[n][0] for n in numbers]
     write_batch(target, pages, [e for n in numbers for e in found[n][1]])
-    return {"pages": [asdict(r) for r in pages], "notes": notes}
+    return {"pages": [asdict(r) for r in pages], **spent.as_dict()}
 
 
 def _by_page(checkpoint: Path) -> dict[int, tuple[PageRecord, list[Json]]]:
@@ -270,25 +270,23 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
     read_pages(place, batch)  # of another model or version by now: it is read here
     _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
     made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
-    ids, notes = _index(place, made)
+    ids, spent = _index(place, made)
     write_once(folder / f"carry-{batch.index:05d}.json", json.dumps(asdict(carry)))
     write_once(done, json.dumps(ids))
-    return {"records": len(ids), "notes": notes}
+    return {"records": len(ids), **spent.as_dict()}
 
 
-def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
+def _index(place: Place, made: list[Chunk]) -> tuple[list[str], Spent]:
     tools, spec = place.tools, place.spec
     user, collection = spec["user"], spec["collection"]
     space, encoder = _space(place)
     ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
     with tools.stores.workspaces.open(user) as workspace:
         there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
-    notes: list[str] = []
+    spent = Spent()
 
     def encode(texts: Sequence[str]) -> list[list[float]]:
-        vectors, said = tools.borrower.encode(place.ask, texts, encoder)
-        notes.extend(said)
-        return vectors
+        return spent.add(tools.borrower.encode(place.ask, texts, encoder))
 
     fresh = records(
         [c for c in made if c.record_id(spec["sha256"]) not in there],
@@ -302,7 +300,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], list[str]]:
     with tools.stores.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
     tools.catalog.set_model(user, collection, space.model, unless_set=True)
-    return ids, notes
+    return ids, spent
 
 
 def _space(place: Place) -> tuple[Space, Encoder]:

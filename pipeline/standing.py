@@ -87,6 +87,7 @@ class Standing:
             "saved_generation": summary.get("saved_generation"),
             "error": summary.get("error"),
             "pages_failed": summary.get("pages_failed", []),
+            "gpu_seconds": summary.get("gpu_seconds", 0.0),
             "notified": summary.get("notified"),
             "result": summary.get("result"),
             "target": next(

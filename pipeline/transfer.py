@@ -20,7 +20,7 @@ from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from errors import NotFound, QuireError, Refused
 from pipeline.admission import write_private
-from pipeline.borrow import GPU_WAIT, Ask, Borrower
+from pipeline.borrow import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.engine import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
@@ -378,10 +378,13 @@ def _anew(job: Job) -> tuple[str, Json]:
     until = row.created_at + GPU_WAIT
     ask = Ask(user=user, job=spec["job"], policy=spec["gpu"], until=until, tell=tell)
 
+    spent = Spent(seconds=float(spec.get("gpu_seconds") or 0))
+
     def encode(texts: Sequence[str]) -> list[list[float]]:
-        vectors, notes = tools.borrower.encode(ask, texts, encoder)
-        for note in notes:
-            job.note(note)
+        before = len(spent.notes)
+        vectors = spent.add(tools.borrower.encode(ask, texts, encoder))
+        for note in spent.notes[before:]:
+            job.note(note, summary={"gpu_seconds": round(spent.seconds, 1)})
         return vectors
 
     def report(done: int, total: int) -> None:

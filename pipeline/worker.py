@@ -208,7 +208,7 @@ def _run(
     borrower = Borrower(paths)
     detector: _Once[Detector] = _Once(load_detector)
     pool = Pool(settings.page_processes)
-    viewer = Pool(1)
+    viewer = Pool(1, nice=0)
     lent = Lent()
     library = Library(
         settings=settings,

@@ -280,7 +280,8 @@ class Broker:
             notes.append(
                 f"GPU: {_items(asked, done):,} {step.items} in {used:.0f} s of your quota."
             )
-        return {"notes": notes, "reason": _SAYS[action or "bug"] if left else None}
+        reason = _SAYS[action or "bug"] if left else None
+        return {"notes": notes, "reason": reason, "seconds": used}
 
     def _try(
         self, request: Any, asked: Asked, parts: list[int], limit: int

@@ -200,6 +200,7 @@ def test_a_job_borrows_for_pages_and_chunks_and_leaves_no_trace(
     said = [e["message"] for e in events]
     assert any(m.startswith("GPU: ") and "pages in" in m for m in said), said
     assert any(m.startswith("GPU: ") and "chunks in" in m for m in said), said
+    assert other.predict(job["id"], api_name="/job")["gpu_seconds"] > 0
     schedules = device.log("/schedule")
     assert {e["user"] for e in schedules} == {"ada"}
     forks = {int(e["pid"]) for e in device.log("/allow")}
@@ -319,7 +320,7 @@ def test_without_a_broker_the_worker_computes_itself(paths: Paths) -> None:
     borrower = Borrower(paths, worth=0)
     for policy in ("auto", "never", "wait"):
         ask = Ask(user="ada", job="j", policy=policy, until=time.time() + 60)
-        assert borrower.encode(ask, ["a", "bb"], Encoder()) == ([[1.0, 1.0], [2.0, 1.0]], [])
+        assert borrower.encode(ask, ["a", "bb"], Encoder()) == ([[1.0, 1.0], [2.0, 1.0]], [], 0.0)
 
 
 def test_vectors_cross_over_and_what_is_missing_is_computed(paths: Paths) -> None:
@@ -338,8 +339,9 @@ def test_vectors_cross_over_and_what_is_missing_is_computed(paths: Paths) -> Non
     served(paths, load, "ada")
     encoder = Encoder()
     texts = ["x" * (i % 7) for i in range(2 * PART + 5)]
-    found, notes = Borrower(paths, worth=0).encode(ADA, texts, encoder)
+    found, notes, seconds = Borrower(paths, worth=0).encode(ADA, texts, encoder)
     assert found == [[float(len(t)), 1.0] for t in texts]
+    assert 0 < seconds < 60
     assert notes[0].startswith(f"GPU: {len(texts):,} chunks")
     assert len(encoder.texts) == PART  # the part that was not a number
 
@@ -359,7 +361,7 @@ def test_what_is_waited_for_is_told_at_once(paths: Paths) -> None:
     broker._call = call
     broker.sleep = pauses.append
     ask = replace(ADA, tell=heard.append)
-    _, notes = Borrower(paths, worth=0).encode(ask, ["a"], Encoder())
+    _, notes, _ = Borrower(paths, worth=0).encode(ask, ["a"], Encoder())
     waits = [f"No GPU is free: waiting {n} s for one." for n in (5, 20)]
     asking = "Waiting for a GPU."
     assert heard == [asking, waits[0], asking, waits[1], asking]
@@ -389,7 +391,7 @@ def test_a_job_may_wait_for_a_gpu_or_never_want_one(paths: Paths) -> None:
     assert caught.value.code == "gpu_unavailable"
     assert "Waiting for a GPU" in caught.value.message
     late = Ask(user="ada", job="j", policy="wait", until=time.time() - 1)
-    found, notes = borrower.encode(late, ["a"], Encoder())
+    found, notes, _ = borrower.encode(late, ["a"], Encoder())
     assert (found, len(notes)) == ([[1.0, 1.0]], 1)
     assert "Going on with the CPU." in notes[0]
     assert borrower.encode(late, ["a"], Encoder())[1] == []  # told once per job
@@ -413,6 +415,6 @@ def test_regions_cross_over_whole(paths: Paths) -> None:
             return [()]
 
     pictures = [Path(f"/p/{i}.png") for i in (1, 2, 3)]
-    found, notes = Borrower(paths, worth=0).detect(ADA, pictures, ("l", "t"), Here)
+    found, notes, _ = Borrower(paths, worth=0).detect(ADA, pictures, ("l", "t"), Here)
     assert found == [*answers[:2], ()]
     assert notes[0].startswith("GPU: 3 pages in ")
