@@ -55,14 +55,15 @@ def borrow_gpu(paths: Paths) -> Any:
     in a call they would be paid from somebody's quota."""
     from web.broker import Broker
 
-    models = importlib.import_module("pipeline.models")
+    embedding = importlib.import_module("pipeline.models.embedding")
+    detection = importlib.import_module("pipeline.models.detection")
     # Gradio imports it in the first call, and it starts programs then; a fork would hang on those.
     importlib.import_module("matplotlib.pyplot")
 
     def load(step: str, names: tuple[str, ...]) -> Any:
         if step == "embed":
-            return models.load_encoder(*names).encode
-        return models.load_detector(*names).detect
+            return embedding.load_encoder(*names).encode
+        return detection.load_detector(*names).detect
 
     broker = Broker(paths, load=load)
     broker.listen()

@@ -21,7 +21,7 @@ import psutil
 
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
-from pipeline.models import load_encoder
+from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
 from pipeline.pool import Pool
 from quire_client import Quire

@@ -29,7 +29,7 @@ from pipeline import style
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.embed import records
-from pipeline.models import load_encoder
+from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
 from pipeline.pages import read_pages
 from pipeline.partition import partition_batch, plan

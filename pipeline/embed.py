@@ -11,7 +11,7 @@ Encode = Callable[[Sequence[str]], list[list[float]]]
 
 
 class Encoder(Protocol):
-    """A loaded model, as `models.py` makes it; the stages know no more of it."""
+    """A loaded model, as `models/embedding.py` makes it; the stages know no more of it."""
 
     @property
     def name(self) -> str: ...

@@ -196,12 +196,13 @@ def _run(
 
     def load_encoder(name: str) -> Encoder:
         with loading:
-            return cast("Encoder", _models().load_encoder(name))
+            return cast("Encoder", _models("embedding").load_encoder(name))
 
     def load_detector() -> Detector:
         with loading:
             return cast(
-                "Detector", _models().load_detector(settings.layout_model, settings.table_model)
+                "Detector",
+                _models("detection").load_detector(settings.layout_model, settings.table_model),
             )
 
     encoder = _Encoders(load_encoder, settings.embedding_model)
@@ -386,8 +387,8 @@ class _Encoders:
         return (once.made or once.problem) if once else None
 
 
-def _models() -> Any:
-    return importlib.import_module("pipeline.models")  # torch: seconds, off the way of the start
+def _models(kind: str) -> Any:
+    return importlib.import_module(f"pipeline.models.{kind}")  # torch: seconds, off the start's way
 
 
 def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from errors import InputError
 from pipeline.__main__ import main
-from pipeline.models import _square, _structured, load_detector
+from pipeline.models.detection import _square, _structured, load_detector
 from pipeline.options import PartitionOptions
 from pipeline.page import Box, PageContent, Word
 from pipeline.partition import Batch, partition_batch, read_batch

@@ -27,9 +27,13 @@ WEB_SEES = {
 HOMES = {
     "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/broker.py"},
     "spaces": {"web/broker.py"},
-    "torch": {"pipeline/models.py"},
-    "sentence_transformers": {"pipeline/models.py"},
-    "transformers": {"pipeline/models.py"},
+    "torch": {
+        "pipeline/models/lanes.py",
+        "pipeline/models/embedding.py",
+        "pipeline/models/detection.py",
+    },
+    "sentence_transformers": {"pipeline/models/embedding.py"},
+    "transformers": {"pipeline/models/embedding.py", "pipeline/models/detection.py"},
     "boto3": {"storage/s3.py", "pipeline/notify.py"},
     "chromadb": {"storage/chroma.py"},
     "dbos": {
@@ -55,7 +59,7 @@ HOMES = {
     "tablers": {"pipeline/readers/ruled.py"},
     "huggingface_hub": {
         "web/identity.py",
-        "pipeline/models.py",
+        "pipeline/models/weights.py",
         "storage/hub.py",
         "storage/push.py",
     },

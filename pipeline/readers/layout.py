@@ -59,7 +59,7 @@ class Region(NamedTuple):
 
 
 class Detector(Protocol):
-    """Loaded layout and table models, as `models.py` makes them."""
+    """Loaded layout and table models, as `models/detection.py` makes them."""
 
     def detect(self, pictures: Sequence[Path]) -> list[tuple[Region, ...]]:
         """The regions of each page picture."""

@@ -49,13 +49,13 @@ def read(
 
 def prepare(layout: str, table: str) -> None:
     """Both models, the library's own where none is named; its own loading of the table model fails on
-    the configuration as published (see `models.py`)."""
+    the configuration as published (see `detection.py`)."""
     if layout:
         _use_layout_model(layout)
     tables = importlib.import_module("unstructured_inference.models.tables")
     agent = tables.tables_agent
     if getattr(agent, "model", None) is None:
-        ours = importlib.import_module("pipeline.models")
+        ours = importlib.import_module("pipeline.models.detection")
         limits = tables.inference_config
         agent.device = "cpu"
         agent.feature_extractor, agent.model = ours.load_boxes(table or tables.DEFAULT_MODEL)
