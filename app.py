@@ -45,9 +45,7 @@ def prepare(settings: Settings) -> None:
 def supervise() -> subprocess.Popen[bytes]:
     """The worker's supervisor, without ZeroGPU's variables: torch is not patched there."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SPACES_ZERO")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.worker", "--supervise"], env=environment
-    )
+    return subprocess.Popen([sys.executable, "-m", "pipeline.supervisor"], env=environment)
 
 
 def borrow_gpu(paths: Paths) -> Any:

@@ -1,12 +1,9 @@
-"""The worker process: the DBOS executor, the stores, the models and the page processes.
-
-`python -m pipeline.worker` is the worker; with `--supervise` it is the small process that keeps one
-running, so that the app process starts nothing after launch. May be killed at any moment.
+"""The worker process, `python -m pipeline.worker`: the DBOS executor, the stores, the models and the
+page processes. May be killed at any moment; `supervisor.py` starts it again.
 """
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import functools
 import importlib
@@ -17,16 +14,14 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Generic, TypeVar, cast
+from typing import IO, Any, cast
 
 from dbos import DBOS, DBOSPortableJSONSerializer
 
@@ -40,6 +35,7 @@ from pipeline.engine import (
     QUEUE_PAGES,
     catalog_url,
 )
+from pipeline.held import Encoders, Once
 from pipeline.jobs import Jobs
 from pipeline.library import Library, dispatch
 from pipeline.link import accept, address, key
@@ -48,6 +44,7 @@ from pipeline.pool import Pool
 from pipeline.pushing import Lent
 from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
+from pipeline.supervisor import die_with_parent
 from pipeline.upkeep import Upkeep
 from settings import Settings
 from storage import chroma, journal
@@ -62,82 +59,24 @@ from storage.retrying import Proved, Retrying
 from storage.stores import open_stores
 
 log = logging.getLogger(__name__)
-_HEALTHY = 5.0
-_SAVING = 20.0  # what is unsaved at the end has this long
-_PAUSE = 0.2
-_LOADED = 3  # embedding models at once
-# By itself it tries for minutes, in which nobody is saved; a save is repeated anyway.
-_XET = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_RETRY_MAX_DURATION": "20s"}
 _TERM = 2.0  # intervals between saves that a lease lasts
-Made = TypeVar("Made")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.worker", description=__doc__)
-    parser.add_argument("--supervise", action="store_true", help="keep a worker running")
     parser.add_argument(
         "--reader", action="store_true", help="only read pages, beside a worker that does the rest"
     )
     logs.configure()
     asked = parser.parse_args(arguments)
-    if asked.supervise:
-        return supervise(["--reader"] if asked.reader else [])
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
     settings = Settings.from_env(os.environ, os.cpu_count() or 2)
     return work(settings, reader=asked.reader)
 
 
-# The supervisor
-
-
-def supervise(arguments: list[str]) -> int:
-    """Restart the worker when it ends: soon after a run of some seconds, else with back-off to 30 s."""
-    _die_with_parent()
-    stopping = threading.Event()
-    children: list[subprocess.Popen[bytes]] = []
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
-        for child in children:
-            child.terminate()
-            late = threading.Timer(_SAVING, child.kill)
-            late.daemon = True
-            late.start()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    pause = _PAUSE
-    while not stopping.is_set():
-        began = time.monotonic()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", *arguments], env={**_XET, **os.environ}
-        )
-        children[:] = [child]
-        log.info("worker started", extra={"worker": child.pid})
-        if stopping.is_set():  # it was told while the child came to be
-            child.terminate()
-        child.wait()
-        pause = _PAUSE if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
-        if not stopping.is_set():
-            log.warning(
-                "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
-            )
-            stopping.wait(pause)
-    return 0
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() == 1:
-        sys.exit(0)
-
-
-# The worker
-
-
 def work(settings: Settings, *, reader: bool = False) -> int:
     """Until SIGTERM: take jobs and calls, or only pages to read."""
-    _die_with_parent()
+    die_with_parent()
     stopping = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -205,9 +144,9 @@ def _run(
                 _models("detection").load_detector(settings.layout_model, settings.table_model),
             )
 
-    encoder = _Encoders(load_encoder, settings.embedding_model)
+    encoder = Encoders(load_encoder, settings.embedding_model)
     borrower = Borrower(paths)
-    detector: _Once[Detector] = _Once(load_detector)
+    detector: Once[Detector] = Once(load_detector)
     pool = Pool(settings.page_processes)
     viewer = Pool(1, nice=0)
     lent = Lent()
@@ -335,56 +274,6 @@ def _lasting(run: Callable[[], None], stopping: threading.Event) -> None:
         run()
     finally:
         stopping.set()
-
-
-class _Once(Generic[Made]):
-    """Makes a thing on first call, for any number of threads; `made` is it, or None before, and
-    `problem` why the last call made none."""
-
-    def __init__(self, make: Callable[[], Made]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self.made: Made | None = None
-        self.problem: QuireError | None = None
-
-    def __call__(self) -> Made:
-        with self._lock:
-            if self.made is None:
-                try:
-                    self.made = self._make()
-                except QuireError as problem:
-                    self.problem = problem
-                    raise
-            return self.made
-
-
-class _Encoders:
-    """Embedding models by name, the default one as None; each takes memory, so few stay loaded.
-    One that is being loaded keeps nobody waiting who asks for one that is there."""
-
-    def __init__(self, load: Callable[[str], Encoder], default: str) -> None:
-        self._load = load
-        self._default = default
-        self._lock = threading.Lock()
-        self._held: OrderedDict[str, _Once[Encoder]] = OrderedDict()
-
-    def __call__(self, name: str | None) -> Encoder:
-        wanted = name or self._default
-        with self._lock:
-            once = self._held.setdefault(wanted, _Once(functools.partial(self._load, wanted)))
-            self._held.move_to_end(wanted)
-            while len({id(o) for o in self._held.values()}) > _LOADED:
-                self._held.popitem(last=False)
-        found = once()
-        with self._lock:  # also under the commit that it turned out to be
-            self._held.setdefault(found.name, once)
-        return found
-
-    def state(self) -> Encoder | QuireError | None:
-        """The default one, or why it cannot be loaded; None before it was."""
-        with self._lock:
-            once = self._held.get(self._default)
-        return (once.made or once.problem) if once else None
 
 
 def _models(kind: str) -> Any:

@@ -116,7 +116,7 @@ def engine(data: Path, *, patience: float = 120, **extra: str) -> Iterator[Engin
     }
     with (data / "worker.log").open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", "--supervise"],
+            [sys.executable, "-m", "pipeline.supervisor"],
             cwd=ROOT,
             env=environment,
             stdout=out,

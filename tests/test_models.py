@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from errors import InputError, QuireError, Unavailable
+from pipeline.held import Encoders
 from pipeline.models.embedding import LoadedModel, load_encoder, processor_flags
-from pipeline.worker import _Encoders
 from tests.tiny_models import embedding_model, layout_model
 
 TEXT = st.text("abc xyz.", max_size=400)
@@ -149,7 +149,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
 
 
 def test_why_the_default_model_cannot_be_loaded_stays_known(tmp_path: Path) -> None:
-    encoders = _Encoders(load_encoder, str(tmp_path))
+    encoders = Encoders(load_encoder, str(tmp_path))
     assert encoders.state() is None
     with pytest.raises(InputError):
         encoders(None)

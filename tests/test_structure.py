@@ -67,6 +67,7 @@ HOMES = {
 READS_ENVIRONMENT = {
     "app.py",
     "pipeline/__main__.py",
+    "pipeline/supervisor.py",
     "pipeline/worker.py",
     "pipeline/pool.py",
     "pipeline/maintain.py",

@@ -1,0 +1,76 @@
+"""The small process that keeps a worker running, `python -m pipeline.supervisor`, so that the app process
+starts nothing after launch. Imports nothing heavy.
+"""
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import FrameType
+
+from pipeline import logs
+
+log = logging.getLogger(__name__)
+_HEALTHY = 5.0
+_SAVING = 20.0  # what is unsaved at the end has this long
+_PAUSE = 0.2
+# By itself it tries for minutes, in which nobody is saved; a save is repeated anyway.
+_XET = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_RETRY_MAX_DURATION": "20s"}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.supervisor", description=__doc__)
+    parser.add_argument("--reader", action="store_true", help="of a worker that only reads pages")
+    logs.configure()
+    return supervise(["--reader"] if parser.parse_args(arguments).reader else [])
+
+
+def supervise(arguments: list[str]) -> int:
+    """Restart the worker when it ends: soon after a run of some seconds, else with back-off to 30 s."""
+    die_with_parent()
+    stopping = threading.Event()
+    children: list[subprocess.Popen[bytes]] = []
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+        for child in children:
+            child.terminate()
+            late = threading.Timer(_SAVING, child.kill)
+            late.daemon = True
+            late.start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    pause = _PAUSE
+    while not stopping.is_set():
+        began = time.monotonic()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker", *arguments], env={**_XET, **os.environ}
+        )
+        children[:] = [child]
+        log.info("worker started", extra={"worker": child.pid})
+        if stopping.is_set():  # it was told while the child came to be
+            child.terminate()
+        child.wait()
+        pause = _PAUSE if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
+        if not stopping.is_set():
+            log.warning(
+                "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
+            )
+            stopping.wait(pause)
+    return 0
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() == 1:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
