@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
+from sqlalchemy.exc import OperationalError
 
 from pipeline.engine import NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
 from pipeline.notify import sealed
@@ -151,3 +152,20 @@ def test_a_workflow_that_runs_nowhere_is_resumed(tmp_path: Path) -> None:
             )
         done = running.finished(job)
         assert done["status"] == "succeeded"
+
+
+def test_a_worker_whose_watchdog_dies_is_ended_and_started_again(tmp_path: Path) -> None:
+    """Its table is taken away under it: the next pass breaks, and health is red until a new worker
+    has made it again. The job in its middle goes on."""
+    with engine(tmp_path / "data") as running:
+        job = running.submit(running.pdf(30, "scan"), strategy="ocr_only")
+        running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0))
+        first = (running.data / "run" / "ready").read_text()
+        with sqlite3.connect(running.data / "catalog.sqlite", timeout=30) as database:
+            database.execute("ALTER TABLE workers RENAME TO taken")
+        with pytest.raises(OperationalError):
+            running.jobs.health()
+        running.eventually(lambda: "the worker ended with" in running.log())
+        assert running.finished(job)["status"] == "succeeded"
+        running.eventually(lambda: running.jobs.health()["ready"])
+        assert (running.data / "run" / "ready").read_text() != first
