@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -193,11 +194,12 @@ def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> 
     import pikepdf  # 11 MB, for files that need it
 
     copy.parent.mkdir(parents=True, exist_ok=True)
+    aside = copy.with_name(f".{copy.name}.{os.getpid()}")
     try:
         with pikepdf.open(path, password=password or "") as document:
             if not len(document.pages):
                 raise InputError("no_pages", "The PDF has no pages.", "Check the file.")
-            document.save(copy, encryption=False)
+            document.save(aside, encryption=False)
             lock = "none"
             if document.is_encrypted:
                 lock = "user" if password and not _opens(path) else "owner"
@@ -215,7 +217,8 @@ def _copy(path: Path, copy: Path, password: str | None, problem: InputError) -> 
         ) from cause
     except (pikepdf.PdfError, ValueError, RuntimeError) as cause:
         raise problem from cause
-    copy.chmod(0o600)
+    aside.chmod(0o600)
+    aside.replace(copy)  # another run of this may have its copy read already
     return lock
 
 

@@ -155,18 +155,18 @@ def probe_source(place: Place) -> Json:
     """What is in the file; written once beside its elements, and told in the job's row."""
     tools, spec = place.tools, place.spec
     tools.stores.committer.touch(spec["user"])  # the job and its original are saved soon
-    target = place.elements / "probe.json"
+    target, secret = place.elements / "probe.json", place.work / "password"
+    # Before the answer is looked for: another run of this stage takes it away after it has written that.
+    password = secret.read_text(encoding="utf-8") if secret.exists() else None
     with contextlib.suppress(NotFound):  # read before, on a disk that is gone
         tools.stores.restore.elements(spec["user"], spec["sha256"], place.options.version())
     original = tools.stores.restore.original(spec["user"], spec["sha256"])
     told: Json = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
     if not told or (told["copy"] and not place.copy.exists()):
-        secret = place.work / "password"
-        if spec["locked"] and not secret.exists():
+        if spec["locked"] and password is None:
             raise InputError(
                 "password_lost", "The password is no longer there.", "Submit the file again."
             )
-        password = secret.read_text(encoding="utf-8") if secret.exists() else None
         found = look(
             tools.pool,
             original,
@@ -175,11 +175,11 @@ def probe_source(place: Place) -> Json:
             max_pages=tools.settings.max_pages,
             cancelled=place.cancelled(),
         )
-        secret.unlink(missing_ok=True)
         if place.options.strategy != "reference":
             style_of(tools.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))
         told = json.loads(target.read_text(encoding="utf-8"))
+    secret.unlink(missing_ok=True)
     kept = ("lock", "text_share", "scan_share", "languages", "scripts")
     tools.catalog.update_job(
         spec["job"],
