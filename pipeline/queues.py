@@ -34,9 +34,9 @@ def register(pages: int, *, busy: bool) -> None:
         partition_worker_concurrency=4,
         polling_interval_sec=every[QUEUE_OUT],
     )
-    DBOS.register_queue(
+    DBOS.register_queue(  # a user's batches follow each other; nobody waits for another's
         QUEUE_INDEX,
-        worker_concurrency=1,
+        worker_concurrency=2,
         partition_worker_concurrency=1,
         polling_interval_sec=every[QUEUE_INDEX],
     )

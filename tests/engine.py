@@ -71,8 +71,15 @@ class Engine:
             time.sleep(0.05)
 
     def kill_worker(self) -> None:
+        """The one that runs, or the next one where the supervisor has yet to start it."""
+        self.eventually(self._killed)
+
+    def _killed(self) -> bool:
         told = [x for x in lines(self.data / "worker.log") if x["message"] == "worker started"]
-        os.kill(told[-1]["worker"], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(told[-1]["worker"], signal.SIGKILL)
+            return True
+        return False
 
     def whole(self) -> list[psutil.Process]:
         """The supervisor, the worker, every page process."""
