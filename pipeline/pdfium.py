@@ -196,7 +196,7 @@ def page_image(path: Path, number: int, width: int) -> bytes:
         with loaded(document, number) as page:
             picture = render(page, dpi=72 * width / max(across, 1.0), long_side=long_side)
         out = io.BytesIO()
-        picture.convert("RGB").save(out, "WEBP", quality=80, method=2)
+        picture.convert("RGB").save(out, "WEBP", quality=77, method=1)
         return out.getvalue()
 
 

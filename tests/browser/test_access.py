@@ -127,3 +127,14 @@ def test_the_phone_s_sidebar_opens_and_closes(
     expect(page.locator("#side").get_by_text("Shelf")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#side")).not_to_be_visible()
+
+
+def test_the_sidebar_stays_beside_a_long_page(
+    open_page: Callable[..., Page], app: Running, collection: str
+) -> None:
+    page = open_page(height=300)
+    page.goto(f"{app.url}/?collection={collection}")
+    expect(page.locator("#drop")).to_be_visible()
+    page.evaluate("scrollTo(0, 10_000)")
+    assert page.evaluate("scrollY") > 50
+    assert abs(page.evaluate("document.querySelector('#side').getBoundingClientRect().top")) < 2
