@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from joblib import cpu_count
+
 from pipeline import logs
 from pipeline.engine import catalog_url
 from pipeline.jobs import Jobs
@@ -81,7 +83,7 @@ def free_port(settings: Settings) -> int:
 
 def main() -> None:
     logs.configure()
-    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    settings = Settings.from_env(os.environ, cpu_count())
     prepare(settings)
     worker = supervise()
     # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.

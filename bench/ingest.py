@@ -9,7 +9,6 @@ the worker's log.
 import argparse
 import collections
 import json
-import os
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psutil
+from joblib import cpu_count
 
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
@@ -38,7 +38,7 @@ def alone(file: Path) -> tuple[float, dict[int, float], int]:
         elements = json.loads((Path(out) / f"{file.stem}.json").read_text(encoding="utf-8"))
     texts = [c.text for c in chunks([elements], ChunkOptions())]
     spent = {}
-    for threads in (1, len(os.sched_getaffinity(0))):
+    for threads in (1, cpu_count()):
         encoder = load_encoder(DEFAULT_MODEL, threads=threads)
         encoder.encode(texts[:8])
         began = time.perf_counter()

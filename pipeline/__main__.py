@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
 from tqdm import tqdm
 
 from errors import QuireError
@@ -141,7 +142,7 @@ def _partition(arguments: argparse.Namespace) -> int:
 
 def _jobs(arguments: argparse.Namespace) -> int:
     """A line per job of everybody, newest first, and the workers' signs of life."""
-    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    settings = Settings.from_env(os.environ, cpu_count())
     catalog = Catalog(catalog_url(settings, Paths(settings.data_dir)))
     statuses = None if arguments.all else ACTIVE
     for row in catalog.jobs(None, statuses, arguments.limit):

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from errors import InputError, NotFound, QuireError, Refused
 from pipeline.engine import catalog_url
 from pipeline.worker import remotes
@@ -168,7 +170,7 @@ def import_chroma(
 
 @contextmanager
 def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
-    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    settings = Settings.from_env(os.environ, cpu_count())
     paths = Paths(settings.data_dir)
     paths.run.mkdir(parents=True, exist_ok=True)
     if arguments.user:

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import IO, Any, cast
 
 from dbos import DBOS, DBOSPortableJSONSerializer
+from joblib import cpu_count
 
 from errors import QuireError
 from pipeline import housekeeping, ingest, logs, queues, transfer
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
     logs.configure()
     asked = parser.parse_args(arguments)
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
-    settings = Settings.from_env(os.environ, os.cpu_count() or 2)
+    settings = Settings.from_env(os.environ, cpu_count())
     return work(settings, reader=asked.reader)
 
 

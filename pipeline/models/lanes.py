@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from joblib import cpu_count
 
 from pipeline.pool import NICE
 
@@ -25,7 +26,7 @@ def lanes(device: str, threads: int | None) -> int:
     if device != "cpu":
         return 1
     torch.set_num_threads(1)
-    return threads or len(os.sched_getaffinity(0))
+    return threads or cpu_count()
 
 
 def side_by_side(
