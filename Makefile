@@ -26,7 +26,7 @@ test: setup-dev   ## everything that CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not browser"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not browser"
 	$(BIN)/python -m pytest -m browser
 
 bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, CORPUS=folder SCORER=script

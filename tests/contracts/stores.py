@@ -1,14 +1,17 @@
 """The stores that the contract suite runs against, and the changes it commits to them."""
 
 import hashlib
+import io
 import logging
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from moto.server import ThreadedMotoServer
@@ -38,15 +41,32 @@ def keys() -> Iterator[None]:
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """moto checks neither signatures nor digests; its preconditions hold under races."""
+    """moto checks neither signatures nor digests; its preconditions hold, one write at a time."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells every request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    http: Any = server._server
+    http.app = _atomic(http.app)
     host, port = server.get_host_and_port()
     try:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def _atomic(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Writes happen one after the other, as S3's do: moto looks for the key and then writes it, and
+    seldom, between the two, another thread does as well."""
+    one = threading.Lock()
+
+    def serve(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "PUT":
+            return app(environ, start)
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        with one:
+            return list(app({**environ, "wsgi.input": io.BytesIO(body)}, start))
+
+    return serve
 
 
 def bucket(url: str, prefix: str = "") -> S3Remote:
