@@ -113,10 +113,9 @@ def _partition(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     detector: Detector | None = None
     if options.strategy == "hi_res":
-        models = importlib.import_module(
-            "pipeline.models.detection"
-        )  # torch: seconds, for hi_res only
-        detector = models.load_detector(arguments.layout_model, arguments.table_model)
+        # torch takes seconds: for hi_res only
+        detection = importlib.import_module("pipeline.models.detection")
+        detector = detection.load_detector(arguments.layout_model, arguments.table_model)
     progress = Progress(shown=True)
 
     def one(path: Path) -> bool:

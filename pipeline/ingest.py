@@ -187,14 +187,14 @@ class _Run:
     async def ask(self, queue: str, key: str, name: str, *, value: Json | None = None) -> Json:
         """A child's answer, as it is."""
         started = await self.start(queue, key, name, value=value)
-        return dict(await started.get_result(polling_interval_sec=_LOOK))
+        return await _answer(started)
 
     async def settle(self, queue: str, name: str, *, value: Json | None = None) -> Json:
         return await self.settled(name, await self.start(queue, name, name, value=value))
 
     async def settled(self, key: str, started: Any) -> Json:
         """The child's answer; what may pass is waited for, what does not ends the job."""
-        return self.good(key, await started.get_result(polling_interval_sec=_LOOK))
+        return self.good(key, await _answer(started))
 
     def good(self, key: str, found: Json) -> Json:
         """That answer of the child with that key, or what becomes of its error."""
@@ -205,6 +205,10 @@ class _Run:
         if error["permanent"] or tries == len(BACKOFF):
             raise _Failed({k: error[k] for k in ("code", "message", "advice")})
         raise _Later(key, tries, error)
+
+
+async def _answer(started: Any) -> Json:
+    return dict(await started.get_result(polling_interval_sec=_LOOK))
 
 
 def _key(name: str, batch: Json) -> str:
@@ -292,7 +296,7 @@ async def _read_and_index(run: _Run, batches: list[Json], pages: int) -> None:
     reading = [await run.start(QUEUE_PAGES, _key(name, b), name, batch=b) for b in open_[:WINDOW]]
     ahead: tuple[Json, Any] | None = None
     for i, batch in enumerate(open_):
-        result = await reading[i].get_result(polling_interval_sec=_LOOK)
+        result = await _answer(reading[i])
         here: tuple[Json, Any] | None = None
         if "error" not in result:
             if i + WINDOW < len(open_):

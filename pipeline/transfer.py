@@ -377,15 +377,14 @@ def _anew(job: Job) -> tuple[str, Json]:
 
     until = row.created_at + GPU_WAIT
     ask = Ask(user=user, job=spec["job"], policy=spec["gpu"], until=until, tell=tell)
-
     spent = Spent(seconds=float(spec.get("gpu_seconds") or 0))
 
     def encode(texts: Sequence[str]) -> list[list[float]]:
-        before = len(spent.notes)
-        vectors = spent.add(tools.borrower.encode(ask, texts, encoder))
-        for note in spent.notes[before:]:
+        answers = tools.borrower.encode(ask, texts, encoder)
+        spent.add(answers)
+        for note in answers.notes:
             job.note(note, summary={"gpu_seconds": round(spent.seconds, 1)})
-        return vectors
+        return answers.made
 
     def report(done: int, total: int) -> None:
         if job.cancelled():

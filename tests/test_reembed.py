@@ -22,7 +22,7 @@ from settings import Settings
 from storage.catalog import JobRow
 from storage.chroma import VectorStore
 from storage.workspace import Space
-from tests.conftest import ROOT, SAMPLES, start_app
+from tests.conftest import ROOT, SAMPLES, once_restored, start_app
 from tests.house import USER, House, record
 from tests.tiny_models import embedding_model
 
@@ -351,11 +351,6 @@ def test_a_collection_changes_its_model_over_a_killed_worker(tmp_path: Path) -> 
         path.rename(path.with_name(f"lost-{name}"))
     app = start_app(tmp_path / "data", **models)
     quire = Quire(app.url)
-    while True:  # it may take longer than a question waits
-        try:
-            assert asked() == whole
-            break
-        except AppError as problem:
-            assert problem.title == "restoring"
+    assert once_restored(asked) == whole
     assert quire.collections()[0]["model"] == second
     assert app.stop() == 0
