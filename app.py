@@ -17,13 +17,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from joblib import cpu_count
-
 from pipeline import logs
 from pipeline.engine import catalog_url
 from pipeline.jobs import Jobs
 from pipeline.link import Link
-from settings import Settings
+from settings import Settings, processors
 from storage.accounts import Accounts
 from storage.catalog import Catalog
 from storage.paths import Paths
@@ -83,7 +81,7 @@ def free_port(settings: Settings) -> int:
 
 def main() -> None:
     logs.configure()
-    settings = Settings.from_env(os.environ, cpu_count())
+    settings = Settings.from_env(os.environ, processors())
     prepare(settings)
     worker = supervise()
     # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.

@@ -17,7 +17,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import psutil
-from joblib import cpu_count
 
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
@@ -25,7 +24,7 @@ from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
 from pipeline.pool import Pool
 from quire_client import Quire
-from settings import DEFAULT_MODEL
+from settings import DEFAULT_MODEL, processors
 from tests.conftest import start_app
 
 
@@ -38,7 +37,7 @@ def alone(file: Path) -> tuple[float, dict[int, float], int]:
         elements = json.loads((Path(out) / f"{file.stem}.json").read_text(encoding="utf-8"))
     texts = [c.text for c in chunks([elements], ChunkOptions())]
     spent = {}
-    for threads in (1, cpu_count()):
+    for threads in (1, processors()):
         encoder = load_encoder(DEFAULT_MODEL, threads=threads)
         encoder.encode(texts[:8])
         began = time.perf_counter()

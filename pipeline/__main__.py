@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from joblib import cpu_count
 from tqdm import tqdm
 
 from errors import QuireError
@@ -27,7 +26,7 @@ from pipeline.pool import Pool
 from pipeline.readers.layout import Detector
 from pipeline.router import STRATEGIES
 from pipeline.source import check_upload, look
-from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings
+from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings, processors
 from storage.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 
@@ -141,7 +140,7 @@ def _partition(arguments: argparse.Namespace) -> int:
 
 def _jobs(arguments: argparse.Namespace) -> int:
     """A line per job of everybody, newest first, and the workers' signs of life."""
-    settings = Settings.from_env(os.environ, cpu_count())
+    settings = Settings.from_env(os.environ, processors())
     catalog = Catalog(catalog_url(settings, Paths(settings.data_dir)))
     statuses = None if arguments.all else ACTIVE
     for row in catalog.jobs(None, statuses, arguments.limit):

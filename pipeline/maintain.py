@@ -13,12 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from joblib import cpu_count
-
 from errors import InputError, NotFound, QuireError, Refused
 from pipeline.engine import catalog_url
 from pipeline.worker import remotes
-from settings import Settings
+from settings import Settings, processors
 from storage import erase, foreign, verify
 from storage.catalog import Catalog
 from storage.chroma import Record
@@ -170,7 +168,7 @@ def import_chroma(
 
 @contextmanager
 def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
-    settings = Settings.from_env(os.environ, cpu_count())
+    settings = Settings.from_env(os.environ, processors())
     paths = Paths(settings.data_dir)
     paths.run.mkdir(parents=True, exist_ok=True)
     if arguments.user:

@@ -24,7 +24,6 @@ from types import FrameType
 from typing import IO, Any, cast
 
 from dbos import DBOS, DBOSPortableJSONSerializer
-from joblib import cpu_count
 
 from errors import QuireError
 from pipeline import housekeeping, ingest, logs, queues, transfer
@@ -47,7 +46,7 @@ from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from pipeline.supervisor import die_with_parent
 from pipeline.upkeep import Upkeep
-from settings import Settings
+from settings import Settings, processors
 from storage import chroma, journal
 from storage.accounts import Accounts
 from storage.catalog import ACTIVE, Catalog
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> int:
     logs.configure()
     asked = parser.parse_args(arguments)
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
-    settings = Settings.from_env(os.environ, cpu_count())
+    settings = Settings.from_env(os.environ, processors())
     return work(settings, reader=asked.reader)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.jobs import Jobs
-from settings import Settings
+from settings import Settings, processors
 from storage.catalog import Catalog, JobRow
 from storage.paths import Paths
 from tests.conftest import ROOT
@@ -104,3 +104,23 @@ def test_what_a_restart_would_lose_is_said_plainly(
     assert told in loses["message"]
     if "SPACE_ID" in environment:
         assert (loses["changes"], loses["jobs"]) == (unsaved, active if everything else 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "most"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "90000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_counts_the_processors_that_it_is_given(
+    tmp_path: Path, told: dict[str, str], most: int | None
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in told.items():
+        (tmp_path / name).write_text(text)
+    assert processors(tmp_path) == (most or len(os.sched_getaffinity(0)))

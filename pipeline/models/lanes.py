@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-from joblib import cpu_count
 
 from pipeline.pool import NICE
+from settings import processors
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -26,7 +26,7 @@ def lanes(device: str, threads: int | None) -> int:
     if device != "cpu":
         return 1
     torch.set_num_threads(1)
-    return threads or cpu_count()
+    return threads or processors()
 
 
 def side_by_side(
