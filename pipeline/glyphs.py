@@ -5,6 +5,7 @@ Letters come in runs, boxes and fonts are asked for as seldom as can be. Knows n
 """
 
 import ctypes
+import functools
 import math
 import re
 import unicodedata
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
+from pipeline import downward
 from pipeline.page import Box, Frame, Word
 
 MAX_FIELDS = 2_000
@@ -22,6 +24,7 @@ HYPHEN = "\x02"  # pdfium's own sign for the hyphen at the end of a line
 _RUN = re.compile("[^\\0\t\n\r \u00a0\u2028\x02]+\x02?")
 BAD = re.compile("[\x01\x03-\x08\x0b\x0c\x0e-\x1f\ufffd\ue000-\uf8ff]")
 _BY_LETTER = re.compile("[\x01\x03-\x1f\u0590-\u08ff\ufb1d-\ufefc]")
+_EASTERN = re.compile("[\u2e80-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uff9f]")
 _BOLD = re.compile(r"bold|black|heavy|demi|cmbx", re.I)
 _MONO = re.compile(r"mono(?!type)|courier|consol|typewriter|cmtt|sourcecode|menlo|firacode", re.I)
 _SIGNS = re.compile(r"cmsy|lmmathsymbols", re.I)
@@ -91,6 +94,8 @@ def _read(page: Any, frame: Frame) -> Written:
     with closing(page.get_textpage()) as text:
         glyphs = _Glyphs(text, frame)
         words = tuple(glyphs.words())
+        if glyphs.downward:
+            words = tuple(downward.arranged(words))
     return Written(words, glyphs.seen, glyphs.bad / glyphs.seen if glyphs.seen else 0.0)
 
 
@@ -171,6 +176,7 @@ class _Glyphs:
         self._faces: dict[int | None, _Face] = {}
         self.bad = len(BAD.findall(self._letters))
         self.seen = 0
+        self.downward = False
 
     def words(self) -> Iterator[Word]:
         for run in _RUN.finditer(self._letters):
@@ -178,7 +184,8 @@ class _Glyphs:
             letters = run.group()
             whole = None if _BY_LETTER.search(letters) else self._whole(start, end)
             if whole is None:
-                yield from self._by_letter(start, end)
+                column = self._column(start, letters)
+                yield from self._by_letter(start, end) if column is None else (column,)
                 continue
             box, pieces = whole
             self.seen += end - start
@@ -212,6 +219,23 @@ class _Glyphs:
         if end - start > 1 and top - bottom > right - left and self._look(start).low is not None:
             return None  # perhaps written downwards
         return Box(left, bottom, right, top), pieces
+
+    def _column(self, start: int, letters: str) -> Word | None:
+        """That run as one word where it is Chinese or Japanese and written downwards."""
+        if len(letters) < 2 or not _EASTERN.search(letters):
+            return None
+        boxes = []
+        for i in range(start, start + len(letters)):
+            seen = _get_char_box(self._handle, i, *self._at)
+            x0, x1, y0, y1 = self._four
+            if seen and x1 - x0 > 0.1:
+                boxes.append(self._frame.box(x0, y0, x1, y1))
+        if not downward.is_column(boxes):
+            return None
+        self.downward = True
+        self.seen += len(letters)
+        around = functools.reduce(Box.union, boxes)
+        return Word(letters, around, around.width, self._look(start).bold, downward.DOWN)
 
     def _by_letter(self, start: int, end: int) -> Iterator[Word]:
         word: list[str] = []
@@ -247,7 +271,8 @@ class _Glyphs:
     def _word(self, start: int, letters: str, tight: Box) -> Word:
         angle, low, high, bold, mono, maths, _, invisible = self._look(start)
         x0, y0, x1, y1 = tight
-        if low is not None and high - low <= 3.5 * max(y1 - y0, 3.0):
+        flat = y1 - y0 < 0.1  # a letter of a font that is neither in the file nor here
+        if low is not None and (flat or high - low <= 3.5 * max(y1 - y0, 3.0)):
             y0, y1 = min(y0, low), max(y1, high)
         box = self._frame.box(x0, y0, x1, y1)
         if letters[-1] == HYPHEN:
@@ -325,7 +350,8 @@ def _ends(letters: Sequence[str], letter: str, word: Box, box: Box) -> bool:
         return False  # a mark stands above another letter
     height = max(word.height, box.height, 1.0)
     apart = min(word.y1, box.y1) - max(word.y0, box.y0) < 0.05 * height - 1.5
-    gap = 0.4 * height + 0.6
+    square = _EASTERN.match(letter) and _EASTERN.match(letters[-1])  # a stop is half empty
+    gap = (1.0 if square else 0.4) * height + 0.6
     if rtl:
         away = word.x0 - box.x1 > gap or box.x1 > word.x1 + 1
     else:

@@ -363,5 +363,6 @@ def _summary(run: _Run, status: str, error: Json | None) -> str:
         return f"{error['message']} {error['advice']}"
     if status == "partial":
         listed = ", ".join(map(str, run.failed[:20]))
-        return f"Done, but {len(run.failed)} pages were not read: {listed}."
+        how_many = f"{n} pages were" if (n := len(run.failed)) > 1 else "1 page was"
+        return f"Done, but {how_many} not read: {listed}."
     return "Done."

@@ -9,7 +9,7 @@ from typing import Any
 from errors import InputError
 from pipeline.router import STRATEGIES
 
-VERSION = "8"
+VERSION = "9"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

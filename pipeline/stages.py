@@ -210,17 +210,18 @@ def read_pages(place: Place, batch: Batch) -> Json:
 
 
 def reread_pages(place: Place, batch: Batch) -> Json:
-    """Pages asked for again, with their own strategy, put in the place of what the batch had."""
+    """Pages asked for again, with their own strategy, put in the place of what the batch had. What
+    was read before stays where the new reader fails."""
     again = place.spec["again"]
     numbers, asked = range(batch.first, batch.last + 1), set(again["pages"])
     wanted = [p for p in numbers if p in asked]
     if not wanted:
         return read_pages(place, batch)
     target = place.elements / f"batch-{batch.index:05d}.jsonl"
-    found: dict[int, tuple[PageRecord, list[Json]]] = {}
     if len(wanted) < len(numbers):  # the others stay; a cancelled attempt may not have read them
         read_pages(place, batch)
-        found = _by_page(target)
+    found = _by_page(target) if target.exists() else {}
+    told: dict[int, PageRecord] = {}
     options = replace(place.options, strategy=again["strategy"])
     aside = place.work / f"again-{place.spec['attempt']}"
     with contextlib.suppress(FileNotFoundError):  # read by `reference` before
@@ -237,10 +238,17 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             detector=place.detector(spent),
             cancelled=place.cancelled(),
         )
-        found |= _by_page(result.path)
+        (record,) = result.pages
+        if record.error and page in found and not found[page][0].error:
+            told[page] = replace(record, reason=f"{record.reason} What it had stays.")
+        else:
+            found |= _by_page(result.path)
     pages = [found[n][0] for n in numbers]
     write_batch(target, pages, [e for n in numbers for e in found[n][1]])
-    return {"pages": [asdict(r) for r in pages], **spent.as_dict()}
+    return {
+        "pages": [asdict(told.get(r.page, r)) for r in pages],
+        **spent.as_dict(),
+    }
 
 
 def _by_page(checkpoint: Path) -> dict[int, tuple[PageRecord, list[Json]]]:

@@ -14,6 +14,7 @@ from aiosmtpd.controller import Controller
 from errors import NotFound, QuireError, Refused
 from pipeline.engine import BACKOFF, QUEUE_JOBS, WORKFLOW
 from pipeline.jobs import Jobs, Request
+from tests.conftest import SAMPLES
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub
 from tests.test_notify import Inbox, free_port
@@ -53,6 +54,23 @@ def test_a_cancelled_job_starts_nothing_more_and_keeps_what_it_has(running: Engi
     assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
     read_again = {line["batch"] for line in running.started(job=job, stage="partition", attempt=2)}
     assert read_again  # asked for, and answered by what was there
+
+
+def test_a_page_that_another_reader_cannot_read_keeps_what_it_had(running: Engine) -> None:
+    copied = shutil.copyfile(SAMPLES / "greek.pdf", running.data / "greek.pdf")
+    job = running.submit(copied, collection="greek")
+    source = running.finished(job)["source"]["id"]
+    before = running.link.call("elements", USER, source_id=source)
+    running.jobs.retry(USER, job, [1], "ocr_only")  # its letters need a pack that is not there
+    done = running.finished(job)
+    assert (done["status"], done["message"]) == ("partial", "Done, but 1 page was not read: 1.")
+    told = [e["message"] for e in running.jobs.read_events(USER, job, 0)[0]]
+    assert any(m.startswith("Page 1 was not") and m.endswith("What it had stays.") for m in told)
+    assert before and running.link.call("elements", USER, source_id=source) == before
+    assert running.link.call("pages", USER, source_id=source)[0]["reader"] == "text"
+    assert records(running, "greek") > 0
+    running.jobs.retry(USER, job)
+    assert running.finished(job)["status"] == "succeeded"
 
 
 def test_what_a_cancelled_job_indexed_is_removed_when_asked(running: Engine) -> None:

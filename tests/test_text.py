@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from reportlab.lib.utils import ImageReader
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen import canvas
 from unstructured.staging.base import elements_from_json
 
@@ -75,6 +77,40 @@ def test_a_masthead_drawn_last_is_read_first(pool: Pool, tmp_path: Path) -> None
     found = texts(read(pool, pdf(tmp_path / "m.pdf", draw)))
     assert found[0] == "The harbour gazette"
     assert " ".join(found).index("sixty hours") < " ".join(found).index("Tides follow")
+
+
+JAPANESE = (
+    ("吾輩は猫である。名前", "はまだ無い。"),
+    (
+        "吾輩はここで始めて人間",
+        "というものを見た。しかもあとで",
+        "聞くとそれは書生という人間",
+        "であった。",
+    ),
+)
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_japanese_is_read_in_paragraphs_without_spaces(
+    pool: Pool, tmp_path: Path, down: bool
+) -> None:
+    """The first line of each paragraph is indented; columns go from the right to the left."""
+    font = "HeiseiKakuGo-W5" if down else "HeiseiMin-W3"
+    pdfmetrics.registerFont(UnicodeCIDFont(font, isVertical=down))
+
+    def draw(page: canvas.Canvas) -> None:
+        page.setFont(font, 12)
+        line = 0
+        for text in JAPANESE:
+            for words in text:
+                step, indent = 20 * line, 12 if words is text[0] else 0
+                place = (400 - step, 600 - indent) if down else (50 + indent, 600 - step)
+                page.drawString(*place, words)
+                line += 1
+
+    found = read(pool, pdf(tmp_path / "j.pdf", draw))
+    assert texts(found) == ["".join(lines) for lines in JAPANESE]
+    assert {e["type"] for e in found} == {"NarrativeText"}
 
 
 def test_a_word_parted_between_columns_is_whole(pool: Pool, tmp_path: Path) -> None:

@@ -10,6 +10,11 @@ from functools import cached_property
 from pipeline.page import Box, Word
 
 RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
+# Written without spaces: Thai and its neighbours, Chinese, Japanese; not Korean.
+UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u31ff\u3400-\u9fff"
+    r"\uf900-\ufaff\uff00-\uff9f]"
+)
 _LEADER = re.compile(r"\.{4,}$")
 _NUMBER = re.compile(r"[-–(+$€£]?\d+([.,]\d+)*[%)]?")
 
@@ -36,11 +41,23 @@ class Segment:
 
 
 def joined(words: Sequence[Word]) -> str:
-    """With a space between two words, but none before an index or exponent of the word before."""
+    """With a space between two words, but none before an index or exponent of the word before, nor
+    where a column of Chinese or Japanese goes on."""
     parts = [words[0].text] if words else []
     for last, word in itertools.pairwise(words):
-        parts += [word.text] if _script(last, word) else [" ", word.text]
+        turned = turns(word) and not between(last.text, word.text)
+        parts += [word.text] if turned or _script(last, word) else [" ", word.text]
     return "".join(parts)
+
+
+def between(text: str, more: str) -> str:
+    """What stands between the end of a line and the next one: a space, except in a script without."""
+    return "" if UNSPACED.match(text[-1:]) and UNSPACED.match(more) else " "
+
+
+def turns(word: Word) -> bool:
+    """Whether it does not run from left to right, or from right to left."""
+    return 15 < word.angle < 345
 
 
 def _script(last: Word, word: Word) -> bool:
@@ -72,7 +89,7 @@ def drawn(words: Sequence[Word], gap: float = 1.0) -> list[Segment]:
     current: list[Word] = []
     start = 0
     for i, word in enumerate(words):
-        if current and not _continues(current[-1], word, gap):
+        if current and not _continues(current, word, gap):
             found.append(segment(current, start))
             current = []
         if not current:
@@ -83,15 +100,15 @@ def drawn(words: Sequence[Word], gap: float = 1.0) -> list[Segment]:
     return found
 
 
-def _continues(last: Word, word: Word, gap: float) -> bool:
+def _continues(line: Sequence[Word], word: Word, gap: float) -> bool:
+    last = line[-1]
     a, b = last.box, word.box
     if last.angle != word.angle:
         return False
-    if 15 < word.angle < 345:  # turned text: near in either direction
-        return (
-            max(a.x0, b.x0) - min(a.x1, b.x1) < gap * word.size
-            and max(a.y0, b.y0) - min(a.y1, b.y1) < gap * word.size
-        )
+    if turns(word) and UNSPACED.search(word.text):
+        return _near(around(w.box for w in line), b, 1.2 * word.size) and not _paragraph(line, word)
+    if turns(word):
+        return _near(a, b, gap * word.size)
     shared = min(a.y1, b.y1) - max(a.y0, b.y0)
     size = max(last.size, word.size)
     if _rtl(last) or _rtl(word):
@@ -101,6 +118,22 @@ def _continues(last: Word, word: Word, gap: float) -> bool:
         and b.x0 - a.x1 < gap * size
         and b.x0 > a.x0 - 0.3 * size
     )
+
+
+def _near(a: Box, b: Box, gap: float) -> bool:
+    """In either direction."""
+    across = max(a.x0, b.x0) - min(a.x1, b.x1)
+    down = max(a.y0, b.y0) - min(a.y1, b.y1)
+    return across < gap and down < gap
+
+
+def _paragraph(columns: Sequence[Word], word: Word) -> bool:
+    """Whether another one begins with that word of Chinese or Japanese: with a column that is
+    indented, or in letters of another size."""
+    size = max(w.size for w in columns)
+    indented = word.box.y0 - min(w.box.y0 for w in columns) > 0.7 * size
+    moved = word.box.x1 <= columns[-1].box.x0 + 1
+    return moved and indented or len(word.text) > 1 and not 0.72 <= word.size / size <= 1.4
 
 
 def _rtl(word: Word) -> bool:

@@ -19,8 +19,8 @@ from pipeline.language import PART3
 from pipeline.page import Box, Word
 from pipeline.readers import raster, ruled, strokes
 from pipeline.readers.grid import Table
-from pipeline.readers.lines import around
-from pipeline.readers.text import Block
+from pipeline.readers.lines import around, between
+from pipeline.readers.text import Block, count
 
 _TESSDATA = (
     Path("/usr/share/tesseract-ocr/5/tessdata"),
@@ -84,6 +84,11 @@ def packs(languages: tuple[str, ...]) -> str:
         if not installed(code):
             raise _missing(code, f"There is no OCR language pack {code!r}.")
     return "+".join(wanted)
+
+
+def _columns(pack: str) -> str:
+    """The installed packs that read the same languages written downwards."""
+    return "+".join(f"{p}_vert" for p in pack.split("+") if installed(f"{p}_vert"))
 
 
 def _missing(code: str, message: str) -> InputError:
@@ -236,6 +241,13 @@ def _seen(picture: Any, width: float, height: float, languages: tuple[str, ...])
         pack = _SCRIPT[script]
         if not installed(pack):
             raise _missing(pack, f"The page is in {script} script, and its pack is not installed.")
+    columns = _columns(pack)
+    if columns and (best is None or best.confidence < _SURE):
+        best = max(
+            (a for a in (best, _recognised(first, columns)) if a), key=lambda a: a.confidence
+        )
+        if best.confidence >= _SURE:
+            return best
     if posture.sideways and turned in {0, 180}:
         turned = 90  # tesseract cannot tell; the other way is tried when this one is not sure
     for turn in dict.fromkeys((turned, (turned + 180) % 360)):
@@ -327,14 +339,13 @@ def _block(paragraph: Sequence[_Seen], back: Any, index: int) -> Block:
         if seen.line and re.search(r"\w-$", text) and said[0].islower():
             text = text[:-1] + said
         else:
-            text = f"{text} {said}" if text else said
+            text = f"{text}{between(text, said)}{said}" if text else said
     return Block(kind=_classify(text), text=text, box=back(box), index=index)
 
 
 def _classify(text: str) -> str:
-    words = text.split()
     if _ITEM.match(text):
         return "ListItem"
-    if len(words) <= 8 and text[0].isupper() and text[-1] not in ".,;:":
+    if count(text) <= 8 and text[0].isupper() and text[-1] not in ".,;:":
         return "Title"
-    return "NarrativeText" if len(words) >= 5 else "UncategorizedText"
+    return "NarrativeText" if count(text) >= 5 else "UncategorizedText"

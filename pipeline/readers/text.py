@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pipeline.page import Box, PageContent, Style, Word
-from pipeline.readers.lines import RTL, Segment, around, drawn
+from pipeline.readers.lines import RTL, UNSPACED, Segment, around, between, drawn
 
 HYPHENS = "-\u00ad\u2010"
 _PLAIN = Style()
@@ -25,8 +25,10 @@ SHORT = 150  # letters
 _ITEM = re.compile(
     r"([•▪●○■◦‣⁃∙·]|[-–—*])\s+\S|(\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+\S"
 )
-_BULLET = re.compile(r"[•▪●○■◦‣⁃∙·\uf0b7\uf0a7]")
-_CAPTION = re.compile(r"(fig(ure|\.)?|abb(ildung|\.)?|table|tab\.|tableau|tabelle)\s*\d", re.I)
+_BULLET = re.compile(r"[•▪●○■◦‣⁃∙·・①-⑳\uf0b7\uf0a7]")
+_CAPTION = re.compile(
+    r"(fig(ure|\.)?|abb(ildung|\.)?|table|tab\.|tableau|tabelle|[図图圖表])\s*\d", re.I
+)
 _CODE_SIGN = re.compile(r"[{}()=<>;]")
 _CODE = re.compile(
     r"(^|\s)(def |class |import |return |#include|function |var |let |const |\{|\};?)"
@@ -155,7 +157,7 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
         return False
     if not 0.72 <= s.size / height <= 1.4:
         return False
-    same_line = min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5 * min(a.height, b.height)
+    same_line = _same_line(a, b)
     if same_line and RTL.search(s.text):
         return a.x0 - b.x1 < 2.2 * height
     if same_line:
@@ -165,22 +167,27 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
     if last.bold != s.bold and len(block) == 1:
         return False
     gap = b.y0 - a.y1
-    if not -0.5 * height < gap < 0.65 * height:
+    unspaced = UNSPACED.match(last.text[-1]) and UNSPACED.match(s.text)
+    if not -0.5 * height < gap < (1.15 if unspaced else 0.65) * height:
         return False
     left = min(x.box.x0 for x in block)
     right = max(x.box.x1 for x in block)
     shared = min(right, b.x1) - max(left, b.x0)
     if shared < 0.5 * min(right - left, b.width):
         return False
-    short = a.x1 < left + 0.55 * (right - left)
-    indented = b.x0 - left > 6
+    short = unspaced or a.x1 < left + 0.55 * (right - left)
+    indented = b.x0 - left > (0.7 * height if unspaced else 6)
     return not (short and indented)
+
+
+def _same_line(a: Box, b: Box) -> bool:
+    return min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5 * min(a.height, b.height)
 
 
 def _join(group: Sequence[Segment]) -> str:
     """Lines joined by a space; a hyphen at a line's end before a small letter is taken out."""
     text = ""
-    for s in group:
+    for i, s in enumerate(group):
         line = s.text.replace("\u00ad\u00ad", "\u00ad")
         if not text:
             text = line
@@ -189,35 +196,41 @@ def _join(group: Sequence[Segment]) -> str:
         elif text[-1] == "\u00ad":
             text = f"{text[:-1]}-{line}"
         else:
-            text = f"{text} {line}"
+            space = " " if _same_line(group[i - 1].box, s.box) else between(text, line)
+            text = f"{text}{space}{line}"
     return text[:-1].replace("\u00ad", "") + text[-1:]
 
 
+def count(text: str) -> int:
+    """Its words; two letters are about one where no space parts them."""
+    return len(text.split()) + len(UNSPACED.findall(text)) // 2
+
+
 def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> str:
-    words = text.split()
+    words = count(text)
     letters = sum(c.isalpha() for c in text)
     solid = max(1, sum(not c.isspace() for c in text))
-    if _CAPTION.match(text) and len(words) < 60:
+    if _CAPTION.match(text) and words < 60:
         return "FigureCaption"
     if _ITEM.match(text) or _BULLET.match(text):
         return "ListItem"
     if _is_formula(group):
         return "Formula"
     mostly = letters > 0.5 * solid
-    if mostly and len(words) <= 14 and len(group) <= 3:
+    if mostly and words <= 14 and len(group) <= 3:
         larger = size > 1.18 * page.size
-        bold = all(s.bold for s in group) and text[-1] not in ".,;"
-        if larger or (bold and len(words) <= 12):
+        bold = all(s.bold for s in group) and text[-1] not in ".,;。、"
+        if larger or (bold and words <= 12):
             return "Title"
         if (
             len(group) == 1
-            and len(words) <= 8
+            and words <= 8
             and text[0].isupper()
             and text[-1] not in ".,;:"
             and size > 1.05 * page.size
         ):
             return "Title"
-    if mostly and len(words) >= 6:
+    if mostly and words >= 6:
         return "NarrativeText"
     if len(_CODE.findall(text)) >= 2:
         return "CodeSnippet"
