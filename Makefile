@@ -8,7 +8,6 @@ setup:            ## apt packages, virtual environment, pinned requirements
 
 setup-dev:        ## the same with what tests need
 	@bash bin/setup requirements-dev.lock
-	@bash tests/swift/setup
 
 demo: setup       ## the main job end to end; PDF=path for your own file, KILL=1 kills the worker
 	@$(BIN)/python demo.py $(PDF) $(if $(KILL),--kill)
@@ -27,7 +26,7 @@ test: setup-dev   ## everything that CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not browser"
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser
 
 bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, CORPUS=folder SCORER=script
 	$(BIN)/python bench/run.py $(PDF) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SCORER),--scorer $(SCORER))
@@ -48,4 +47,4 @@ samples: setup-dev
 	PYTHONPATH=. $(BIN)/python -m tests.samples samples
 
 clean:
-	rm -rf .venv demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-swift .venv-swift.lock demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,7 +24,6 @@ from storage.chroma import VectorStore
 from storage.workspace import Space
 from tests.conftest import ROOT, SAMPLES, once_restored, start_app
 from tests.house import USER, House, record
-from tests.tiny_models import embedding_model
 
 Vectors = list[list[float]]
 
@@ -304,6 +303,8 @@ def test_killed_at_any_moment_one_of_both_is_there(
 @pytest.mark.slow
 def test_a_collection_changes_its_model_over_a_killed_worker(tmp_path: Path) -> None:
     """Two models of unlike length; asked before, meanwhile, after, and from the store alone."""
+    from tests.tiny_models import embedding_model
+
     first = str(embedding_model(tmp_path / "first"))
     second = str(embedding_model(tmp_path / "second", dimension=48))
     models = {"QUIRE_EMBEDDING_MODEL": first, "QUIRE_EMBEDDING_MODELS": f"{second}, {first}"}

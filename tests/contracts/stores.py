@@ -23,7 +23,7 @@ from storage.s3 import S3Remote, connect
 from tests.hub.server import Hub
 
 SWIFT = Path(__file__).resolve().parent.parent / "swift"
-SWIFT_HOME = Path(__file__).resolve().parent.parent.parent / ".venv" / "swift"
+SWIFT_HOME = Path(__file__).resolve().parent.parent.parent / ".venv-swift"
 MANIFEST = "users/u/manifest.json"
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test:tester",
