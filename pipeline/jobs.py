@@ -42,7 +42,6 @@ from storage.paths import Paths
 EXPORTS = ("parquet", "chroma", "json", "markdown")
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
-SILENT = 60.0
 LISTED = 1000  # jobs of one user that are told at once
 
 
@@ -366,29 +365,6 @@ class Jobs:
         """The worker has opened its database and takes jobs."""
         return self.engine.ready()
 
-    def health(self) -> dict[str, Any]:
-        """`ready` is false as well while the worker's upkeep gives no sign of life."""
-        silent = self.catalog.workers.silence("main")
-        alive = silent is not None and silent < SILENT
-        return {"ready": self.ready() and alive, "silent_seconds": silent}
-
-    def metrics(self) -> str:
-        """Prometheus' text format: counts only, nobody's names."""
-        lines = ["# TYPE quire_jobs gauge"]
-        totals = self.catalog.totals()
-        lines += [f'quire_jobs{{status="{s}"}} {totals.get(s, 0)}' for s in (*ACTIVE, *FINISHED)]
-        health = self.health()
-        lines += ["# TYPE quire_ready gauge", f"quire_ready {int(health['ready'])}"]
-        silent = health["silent_seconds"]
-        if silent is not None:
-            lines += [
-                "# TYPE quire_worker_silent_seconds gauge",
-                f"quire_worker_silent_seconds {silent:.1f}",
-            ]
-        free = shutil.disk_usage(self.paths.root).free
-        lines += ["# TYPE quire_disk_free_bytes gauge", f"quire_disk_free_bytes {free}"]
-        return "\n".join(lines) + "\n"
-
     # Inside
 
     def _transfer_again(self, row: JobRow) -> dict[str, Any]:
@@ -430,7 +406,8 @@ class Jobs:
         self, row: JobRow, name: str, queue: str, attempt: int, **options: Any
     ) -> None:
         """One stage by itself, beside the job's own workflow."""
-        beside, body = f"{name}-{run_id(row.id, attempt)}", self._body(row, attempt, {})
+        beside = f"{name}-{run_id(row.id, attempt)}"
+        body = {**self._body(row, attempt, {}), "beside": True}
         self.engine.start(
             row.user, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options
         )

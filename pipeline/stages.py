@@ -167,14 +167,21 @@ def probe_source(place: Place) -> Json:
             raise InputError(
                 "password_lost", "The password is no longer there.", "Submit the file again."
             )
-        found = look(
-            tools.pool,
-            original,
-            place.copy,
-            password=password,
-            max_pages=tools.settings.max_pages,
-            cancelled=place.cancelled(),
-        )
+        try:
+            found = look(
+                tools.pool,
+                original,
+                place.copy,
+                password=password,
+                max_pages=tools.settings.max_pages,
+                cancelled=place.cancelled(),
+            )
+        except InputError:
+            if not spec.get(
+                "beside"
+            ):  # else the job's own look would not know why it cannot open it
+                secret.unlink(missing_ok=True)
+            raise
         if place.options.strategy != "reference":
             style_of(tools.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))

@@ -81,7 +81,7 @@ def test_a_second_client_comes_back_to_a_job(quire: Quire, app: Running) -> None
 
 
 def test_bad_files_fail_alone_and_with_a_reason(
-    quire: Quire, tmp_path: Path, make_pdf: Callable[..., Path]
+    app: Running, quire: Quire, tmp_path: Path, make_pdf: Callable[..., Path]
 ) -> None:
     empty, text = tmp_path / "empty.pdf", tmp_path / "text.pdf"
     empty.write_bytes(b"")
@@ -99,6 +99,7 @@ def test_bad_files_fail_alone_and_with_a_reason(
     assert done[3]["status"] == "succeeded"
     wrong = finish(quire, quire.submit(locked, collection="bad", password="falsch")[0])
     assert wrong["error"]["code"] == "password_wrong"
+    assert not list((app.data / "users").glob("*/work/*/password"))
     right = finish(quire, quire.submit(locked, collection="bad", password="geheim")[0])
     assert right["status"] == "succeeded"
 

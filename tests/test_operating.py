@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.health import metrics
 from pipeline.jobs import Jobs
 from settings import Settings, processors
 from storage.catalog import Catalog, JobRow
@@ -41,7 +42,7 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
     put(jobs.catalog, "one", "queued")
     put(jobs.catalog, "two", "queued")
     put(jobs.catalog, "three", "failed", time.time())
-    lines = jobs.metrics().splitlines()
+    lines = metrics(jobs).splitlines()
     told = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert told['quire_jobs{status="queued"}'] == "2"
     assert told['quire_jobs{status="failed"}'] == "1"
@@ -50,14 +51,14 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
     assert "quire_worker_silent_seconds" not in told
     disk = shutil.disk_usage(jobs.paths.root).total
     assert 0 < int(told["quire_disk_free_bytes"]) < disk
-    assert USER not in jobs.metrics()
+    assert USER not in metrics(jobs)
     kinds = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     assert kinds == {name.split("{")[0] for name in told}
     jobs.catalog.workers.beat("w", "main")
     jobs.paths.run.mkdir(parents=True, exist_ok=True)
     (jobs.paths.run / "ready").write_text("1", encoding="ascii")
-    assert "\nquire_ready 1\n" in jobs.metrics()
-    assert "\nquire_worker_silent_seconds 0." in jobs.metrics()
+    assert "\nquire_ready 1\n" in metrics(jobs)
+    assert "\nquire_worker_silent_seconds 0." in metrics(jobs)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.options", "pipeline.notify",
+    "pipeline.health", "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.options", "pipeline.notify",
     "pipeline.pushing", "storage.paths", "storage.catalog", "storage.accounts",
 }  # fmt: skip
 HOMES = {

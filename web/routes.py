@@ -20,6 +20,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from errors import NotFound, QuireError
+from pipeline.health import health, metrics
 from web import assets
 from web.answers import NO_STORE, Asked, route
 from web.api import App
@@ -69,15 +70,15 @@ def routes(app: App) -> list[Route]:
     async def uploads(request: Request) -> Response:
         return await upload(request, app.identity, app.jobs)
 
-    def health(_: Request) -> Response:
+    def healthz(_: Request) -> Response:
         return JSONResponse({"ok": True})
 
-    def ready(_: Request) -> Response:
-        state = app.jobs.health()
+    def readyz(_: Request) -> Response:
+        state = health(app.jobs)
         return JSONResponse(state, status_code=200 if state["ready"] else 503)
 
-    def metrics(_: Request) -> Response:
-        return PlainTextResponse(app.jobs.metrics(), headers=NO_STORE)
+    def counts(_: Request) -> Response:
+        return PlainTextResponse(metrics(app.jobs), headers=NO_STORE)
 
     return [
         route(app, "/pages/{source}/{page:int}", page),
@@ -86,9 +87,9 @@ def routes(app: App) -> list[Route]:
         Route("/events", events),
         Route("/gradio_api/upload", uploads, methods=["POST"]),
         *account.routes(app),
-        Route("/healthz", health),
-        Route("/readyz", ready),
-        Route("/metrics", metrics),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", counts),
         *collections.routes(app),
         *documents.routes(app),
         *search.routes(app),

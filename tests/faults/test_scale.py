@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.health import health
 from pipeline.upkeep import DEAD_AFTER
 from tests.conftest import ROOT
 from tests.engine import USER, Engine, engine, lines
@@ -60,7 +61,7 @@ def test_what_dead_readers_had_taken_is_read_by_another(tmp_path: Path) -> None:
             assert taken(running, name) & again  # what it had taken was read again, here
         history = running.jobs.read_events(USER, job, 0)[0]
         assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
-        assert running.jobs.health()["ready"]
+        assert health(running.jobs)["ready"]
 
 
 def taken(running: Engine, name: str) -> set[int]:

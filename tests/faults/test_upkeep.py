@@ -14,6 +14,7 @@ from aiosmtpd.controller import Controller
 from sqlalchemy.exc import OperationalError
 
 from pipeline.engine import NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
+from pipeline.health import health
 from pipeline.notify import sealed
 from pipeline.upkeep import KEEP_JOBS
 from settings import Settings
@@ -164,8 +165,8 @@ def test_a_worker_whose_watchdog_dies_is_ended_and_started_again(tmp_path: Path)
         with sqlite3.connect(running.data / "catalog.sqlite", timeout=30) as database:
             database.execute("ALTER TABLE workers RENAME TO taken")
         with pytest.raises(OperationalError):
-            running.jobs.health()
+            health(running.jobs)
         running.eventually(lambda: "the worker ended with" in running.log())
         assert running.finished(job)["status"] == "succeeded"
-        running.eventually(lambda: running.jobs.health()["ready"])
+        running.eventually(lambda: health(running.jobs)["ready"])
         assert (running.data / "run" / "ready").read_text() != first
