@@ -234,8 +234,8 @@ class _Glyphs:
             return None
         self.downward = True
         self.seen += len(letters)
-        around = functools.reduce(Box.union, boxes)
-        return Word(letters, around, around.width, self._look(start).bold, downward.DOWN)
+        look, around = self._look(start), functools.reduce(Box.union, boxes)
+        return Word(letters, around, around.width, look.bold, downward.DOWN, look.invisible)
 
     def _by_letter(self, start: int, end: int) -> Iterator[Word]:
         word: list[str] = []

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ GERMAN = (
     "erzählen von früher, als die Brücke noch nicht gebaut war.",
     "Nachmittags kehren sie müde mit gefüllten Körben zurück.",
 )
+
+CAT = (
+    "吾輩は猫である。名前はまだ無い。",
+    "どこで生れたか見当がつかぬ。",
+    "何でも薄暗い所で泣いていた。",
+)
+DROID = "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf"
 
 
 def drawn(lines: tuple[str, ...], *, table: bool = False) -> Image.Image:
@@ -115,6 +123,25 @@ def test_a_script_without_its_pack_is_named_instead_of_misread(
         ocr.read(drawn(lines), *POINTS, ())
     assert caught.value.code == "language_missing"
     assert "tesseract-ocr-ell" in caught.value.advice
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("down", [False, True])
+def test_japanese_is_read_across_and_downwards(down: bool) -> None:
+    """Asked for as one language; columns need the pack for them."""
+    font, size = ImageFont.truetype(DROID, 36), 36
+    picture = Image.new("L", SIZE, 245)
+    draw = ImageDraw.Draw(picture)
+    for line, words in enumerate(CAT):
+        for i, letter in enumerate(words):
+            along, aside = 200 + size * i, 2 * size * line
+            place = (1000 - aside, along) if down else (along, 300 + aside)
+            draw.text(place, letter, fill=20, font=font)
+    found = ocr.read(picture, *POINTS, ("jpn",))
+    text = "".join(b.text for b in found.things if isinstance(b, Block))
+    wanted = "".join(CAT)
+    assert SequenceMatcher(None, text, wanted).ratio() > 0.9, text
+    assert found.pack == ("jpn_vert" if down else "jpn")
 
 
 @pytest.fixture(scope="module")

@@ -243,9 +243,8 @@ def _seen(picture: Any, width: float, height: float, languages: tuple[str, ...])
             raise _missing(pack, f"The page is in {script} script, and its pack is not installed.")
     columns = _columns(pack)
     if columns and (best is None or best.confidence < _SURE):
-        best = max(
-            (a for a in (best, _recognised(first, columns)) if a), key=lambda a: a.confidence
-        )
+        down = _downward(first, columns)
+        best = down if best is None or down.confidence > best.confidence else best
         if best.confidence >= _SURE:
             return best
     if posture.sideways and turned in {0, 180}:
@@ -265,9 +264,18 @@ def _seen(picture: Any, width: float, height: float, languages: tuple[str, ...])
     return best
 
 
-def _recognised(view: _View, pack: str) -> _Answer:
+def _downward(view: _View, pack: str) -> _Answer:
+    """Columns as tesseract parts the page, or all of it as one block: on a page with wide gaps between
+    columns it takes most of them for something else than text."""
+    parted = _recognised(view, pack)
+    whole = _recognised(view, pack, tesserocr.PSM.SINGLE_BLOCK_VERT_TEXT)
+    letters = [sum(len(w.word.text) for w in answer.words) for answer in (parted, whole)]
+    return whole if letters[1] > 1.2 * letters[0] else parted
+
+
+def _recognised(view: _View, pack: str, mode: int = tesserocr.PSM.AUTO) -> _Answer:
     found: list[_Seen] = []
-    with tesserocr.PyTessBaseAPI(path=str(tessdata()), lang=pack, psm=tesserocr.PSM.AUTO) as api:
+    with tesserocr.PyTessBaseAPI(path=str(tessdata()), lang=pack, psm=mode) as api:
         api.SetImage(view.picture)
         api.Recognize()
         confidence = float(api.MeanTextConf())
