@@ -15,6 +15,7 @@ from errors import Unavailable
 from pipeline.options import VERSION
 from settings import Settings
 from storage.paths import Paths
+from storage.schema import FROZEN_FOR
 
 APPLICATION = "quire"
 # Another one when a recorded workflow could not be replayed, and when its checkpoints are not looked for.
@@ -80,6 +81,7 @@ class Engine:
                 system_database_url=self.settings.database_url,
                 serializer=DBOSPortableJSONSerializer(),
                 retry_connection_errors=False,
+                sys_db_idle_transaction_timeout_sec=FROZEN_FOR,
             )
         return self._client
 

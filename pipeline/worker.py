@@ -56,6 +56,7 @@ from storage.paths import Paths
 from storage.remote import Remote
 from storage.replication import Replication
 from storage.retrying import Proved, Retrying
+from storage.schema import FROZEN_FOR
 from storage.stores import open_stores
 
 log = logging.getLogger(__name__)
@@ -313,6 +314,7 @@ def _launch(settings: Settings, executor: str, names: Sequence[str], *, busy: bo
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "notification_listener_polling_interval_sec": 0.5,
+            "sys_db_idle_transaction_timeout_sec": FROZEN_FOR,
         }
     )
     DBOS.listen_queues(list(names))

@@ -90,12 +90,15 @@ events = Table(
 )
 
 
+FROZEN_FOR = 10.0  # seconds
+
+
 def connect(url: str, tables: MetaData = _meta) -> Engine:
     """An engine whose tables are there; SQLite in WAL mode."""
     arguments = {"timeout": 30} if url.startswith("sqlite") else {}
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
-    if url.startswith("sqlite"):
-        event.listen(engine, "connect", _configure_sqlite)
+    sqlite = engine.dialect.name == "sqlite"
+    event.listen(engine, "connect", _configure_sqlite if sqlite else _configure_postgres)
     try:
         tables.create_all(engine)
     except OperationalError as problem:
@@ -104,6 +107,13 @@ def connect(url: str, tables: MetaData = _meta) -> Engine:
                 "catalog_unavailable", "The catalogue cannot be opened.", "Try again shortly."
             ) from problem
     return engine
+
+
+def _configure_postgres(connection: Any, _record: Any) -> None:
+    """A process that is frozen in the middle of a change keeps its rows locked for so long only."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * FROZEN_FOR)}")
+    connection.commit()
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -99,11 +99,11 @@ def test_page_processes_end_with_the_job_that_needed_them(running: Engine) -> No
 
 
 def test_a_job_that_waits_in_line_says_why_and_can_be_cancelled(running: Engine) -> None:
-    files = [running.pdf(100 + n, f"line{n}") for n in range(6)]
-    made = [running.submit(file, OTHER, strategy="ocr_only") for file in files]
+    files = [running.pdf(300 + n, f"line{n}") for n in range(6)]
+    made = [running.submit(file, OTHER) for file in files]
     last = running.jobs.job(OTHER, made[5])
     assert (last["status"], last["waits_for"]) == ("queued", "5 of your jobs are before this one.")
-    assert running.until(made[5], lambda j: j["eta_seconds"], OTHER)["source"]["pages"] == 105
+    assert running.until(made[5], lambda j: j["eta_seconds"], OTHER)["source"]["pages"] == 305
     refused = running.jobs.submit(
         OTHER, Request(path=running.pdf(3, "too many"), filename="too many.pdf")
     )
