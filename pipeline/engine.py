@@ -26,7 +26,7 @@ QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "out
 UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
 BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))  # seconds until what is away is asked again
-LAST_IN_LINE = 2**31 - 1  # a priority of the engine's
+LOOK_AHEAD = 6 << 26  # a priority: before its user's pages of documents that have 32 or more
 
 
 def catalog_url(settings: Settings, paths: Paths) -> str:

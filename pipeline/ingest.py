@@ -284,7 +284,8 @@ async def _compose(run: _Run) -> None:
 
 
 def _priority(pages: int, order: int) -> int:
-    """Among one user's jobs the smaller class (powers of two of pages) goes first, then the older."""
+    """Among one user's jobs the smaller class (powers of two of pages) goes first, then the older;
+    compare LOOK_AHEAD."""
     return (min(pages.bit_length(), 30) << 26) + 1 + order % (1 << 26)
 
 

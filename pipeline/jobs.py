@@ -20,7 +20,7 @@ from pipeline import admission, borrow
 from pipeline.admission import Admission, display_name, write_private
 from pipeline.chunk import ChunkOptions
 from pipeline.engine import (
-    LAST_IN_LINE,
+    LOOK_AHEAD,
     NO_BATCH,
     QUEUE_INDEX,
     QUEUE_JOBS,
@@ -399,8 +399,8 @@ class Jobs:
         }
 
     def _look_ahead(self, row: JobRow) -> None:
-        """The probe, when nothing else is to be done: pages and time are known before the start."""
-        self._start_stage(row, "probe", QUEUE_PAGES, 1, priority=LAST_IN_LINE)
+        """The probe, beside jobs that are at work: pages and time are known before the start."""
+        self._start_stage(row, "probe", QUEUE_PAGES, 1, priority=LOOK_AHEAD)
 
     def _start_stage(
         self, row: JobRow, name: str, queue: str, attempt: int, **options: Any
