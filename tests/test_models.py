@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.held import Encoders
+from pipeline.models import embedding
 from pipeline.models.embedding import LoadedModel, load_encoder, processor_flags
 from tests.tiny_models import embedding_model, layout_model
 
@@ -165,3 +166,19 @@ def test_a_processor_tells_what_it_can(tmp_path: Path) -> None:
     told.write_text("Features\t: fp asimd bf16\n", encoding="utf-8")
     assert "bf16" in processor_flags(told)
     assert processor_flags(tmp_path / "none") == set()
+
+
+@pytest.mark.parametrize(
+    ("flags", "seconds", "taken"),
+    [
+        ({"avx512_bf16"}, {torch.float32: 2.0, torch.bfloat16: 1.0}, torch.bfloat16),
+        ({"avx512_bf16"}, {torch.float32: 1.0, torch.bfloat16: 2.0}, torch.float32),
+        ({"avx2"}, {}, torch.float32),
+    ],
+)
+def test_half_precision_is_for_processors_that_are_quicker_in_it(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], seconds: dict[Any, float], taken: Any
+) -> None:
+    monkeypatch.setattr(embedding, "processor_flags", lambda _: flags)
+    monkeypatch.setattr(embedding, "_seconds", seconds.__getitem__)
+    assert embedding._precision("cpu") == taken
