@@ -177,9 +177,8 @@ def probe_source(place: Place) -> Json:
                 cancelled=place.cancelled(),
             )
         except InputError:
-            if not spec.get(
-                "beside"
-            ):  # else the job's own look would not know why it cannot open it
+            # The job's own look is what tells why it cannot be opened: it needs the password, too.
+            if not spec.get("beside"):
                 secret.unlink(missing_ok=True)
             raise
         if place.options.strategy != "reference":
@@ -252,10 +251,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
             found |= _by_page(result.path)
     pages = [found[n][0] for n in numbers]
     write_batch(target, pages, [e for n in numbers for e in found[n][1]])
-    return {
-        "pages": [asdict(told.get(r.page, r)) for r in pages],
-        **spent.as_dict(),
-    }
+    return {"pages": [asdict(told.get(r.page, r)) for r in pages], **spent.as_dict()}
 
 
 def _by_page(checkpoint: Path) -> dict[int, tuple[PageRecord, list[Json]]]:

@@ -133,7 +133,8 @@ def _paragraph(columns: Sequence[Word], word: Word) -> bool:
     size = max(w.size for w in columns)
     indented = word.box.y0 - min(w.box.y0 for w in columns) > 0.7 * size
     moved = word.box.x1 <= columns[-1].box.x0 + 1
-    return moved and indented or len(word.text) > 1 and not 0.72 <= word.size / size <= 1.4
+    other = len(word.text) > 1 and not 0.72 <= word.size / size <= 1.4
+    return other or (moved and indented)
 
 
 def _rtl(word: Word) -> bool:
