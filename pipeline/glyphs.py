@@ -17,14 +17,13 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
 from pipeline import downward
+from pipeline.letters import BY_LETTER, RTL, SQUARE
 from pipeline.page import Box, Frame, Word
 
 MAX_FIELDS = 2_000
 HYPHEN = "\x02"  # pdfium's own sign for the hyphen at the end of a line
 _RUN = re.compile("[^\\0\t\n\r \u00a0\u2028\x02]+\x02?")
 BAD = re.compile("[\x01\x03-\x08\x0b\x0c\x0e-\x1f\ufffd\ue000-\uf8ff]")
-_BY_LETTER = re.compile("[\x01\x03-\x1f\u0590-\u08ff\ufb1d-\ufefc]")
-_EASTERN = re.compile("[\u2e80-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uff9f]")
 _BOLD = re.compile(r"bold|black|heavy|demi|cmbx", re.I)
 _MONO = re.compile(r"mono(?!type)|courier|consol|typewriter|cmtt|sourcecode|menlo|firacode", re.I)
 _SIGNS = re.compile(r"cmsy|lmmathsymbols", re.I)
@@ -182,7 +181,7 @@ class _Glyphs:
         for run in _RUN.finditer(self._letters):
             start, end = run.span()
             letters = run.group()
-            whole = None if _BY_LETTER.search(letters) else self._whole(start, end)
+            whole = None if BY_LETTER.search(letters) else self._whole(start, end)
             if whole is None:
                 column = self._column(start, letters)
                 yield from self._by_letter(start, end) if column is None else (column,)
@@ -222,7 +221,7 @@ class _Glyphs:
 
     def _column(self, start: int, letters: str) -> Word | None:
         """That run as one word where it is Chinese or Japanese and written downwards."""
-        if len(letters) < 2 or not _EASTERN.search(letters):
+        if len(letters) < 2 or not SQUARE.search(letters):
             return None
         boxes = []
         for i in range(start, start + len(letters)):
@@ -260,7 +259,7 @@ class _Glyphs:
             else:
                 box = box.union(here)
             # pdfium turns right-to-left text around letter by letter, a ligature's letters as well
-            if word and here == before and is_rtl(letter) and is_rtl(word[-1]):
+            if word and here == before and RTL.match(letter) and RTL.match(word[-1]):
                 word.insert(-1, letter)
             else:
                 word.append(letter)
@@ -345,21 +344,16 @@ def _ends(letters: Sequence[str], letter: str, word: Box, box: Box) -> bool:
     """Whether a word is over before that letter: by a gap, or where the script turns around."""
     if len(letters) > 1 and word.height > 2 * word.width:
         return False  # written downwards
-    rtl = is_rtl(letter)
+    rtl = bool(RTL.match(letter))
     if rtl and unicodedata.category(letter) == "Mn":
         return False  # a mark stands above another letter
     height = max(word.height, box.height, 1.0)
     apart = min(word.y1, box.y1) - max(word.y0, box.y0) < 0.05 * height - 1.5
-    square = _EASTERN.match(letter) and _EASTERN.match(letters[-1])  # a stop is half empty
+    square = SQUARE.match(letter) and SQUARE.match(letters[-1])  # a stop is half empty
     gap = (1.0 if square else 0.4) * height + 0.6
     if rtl:
         away = word.x0 - box.x1 > gap or box.x1 > word.x1 + 1
     else:
         away = box.x0 - word.x1 > gap or box.x0 < word.x0 - 1
-    turns = letter.isalpha() and letters[-1].isalpha() and rtl != is_rtl(letters[-1])
+    turns = letter.isalpha() and letters[-1].isalpha() and rtl != bool(RTL.match(letters[-1]))
     return away or apart or turns
-
-
-def is_rtl(letter: str) -> bool:
-    """Hebrew, Arabic and their neighbours, presentation forms included."""
-    return "\u0590" <= letter <= "\u08ff" or "\ufb1d" <= letter <= "\ufefc"

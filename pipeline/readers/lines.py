@@ -7,14 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from pipeline.letters import RTL, UNSPACED
 from pipeline.page import Box, Word
 
-RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc]")
-# Written without spaces: Thai and its neighbours, Chinese, Japanese; not Korean.
-UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u31ff\u3400-\u9fff"
-    r"\uf900-\ufaff\uff00-\uff9f]"
-)
 _LEADER = re.compile(r"\.{4,}$")
 _NUMBER = re.compile(r"[-–(+$€£]?\d+([.,]\d+)*[%)]?")
 
