@@ -16,8 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from errors import InputError, QuireError, Unavailable
 from pipeline.held import Encoders
-from pipeline.models import embedding
-from pipeline.models.embedding import LoadedModel, load_encoder, processor_flags
+from pipeline.models.embedding import LoadedModel, load_encoder, processor_flags, quicker
 from tests.tiny_models import embedding_model, layout_model
 
 TEXT = st.text("abc xyz.", max_size=400)
@@ -177,8 +176,6 @@ def test_a_processor_tells_what_it_can(tmp_path: Path) -> None:
     ],
 )
 def test_half_precision_is_for_processors_that_are_quicker_in_it(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], seconds: dict[Any, float], taken: Any
+    flags: set[str], seconds: dict[Any, float], taken: Any
 ) -> None:
-    monkeypatch.setattr(embedding, "processor_flags", lambda _: flags)
-    monkeypatch.setattr(embedding, "_seconds", seconds.__getitem__)
-    assert embedding._precision("cpu") == taken
+    assert quicker(flags, seconds.__getitem__) == taken

@@ -1,7 +1,7 @@
 """The embedding model: texts to unit vectors. Knows nothing of chunks or records."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,13 +131,17 @@ def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
 
 
 def _precision(device: str) -> Any:
-    """Half precision where it is the quicker one. A processor that has bfloat16 may multiply slower in
-    it: 100 against 175 GFLOPS with AVX-512 and no matrix unit."""
     if device == "cuda":
         return torch.float16
-    if not _BFLOAT16 & processor_flags(Path("/proc/cpuinfo")):
+    return quicker(processor_flags(Path("/proc/cpuinfo")), _seconds)
+
+
+def quicker(flags: set[str], seconds: Callable[[Any], float]) -> Any:
+    """Half precision where a processor is quicker in it. One that has bfloat16 may multiply slower:
+    100 against 175 GFLOPS with AVX-512 and no matrix unit."""
+    if not _BFLOAT16 & flags:
         return torch.float32
-    return min((torch.float32, torch.bfloat16), key=_seconds)
+    return min((torch.float32, torch.bfloat16), key=seconds)
 
 
 def _seconds(kind: Any) -> float:
