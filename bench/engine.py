@@ -132,10 +132,7 @@ def cancel(running: Engine, times: int = 5) -> None:
     for n in range(times):
         job = running.submit(running.pdf(60, f"scan {n}"), strategy="ocr_only")
         running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0))
-        pages = [p for p in running.whole() if "pipeline.pool" in " ".join(p.cmdline())]
-        before = [p.cpu_times().user for p in pages]
-        time.sleep(0.2)  # one may stand between two batches
-        busy = [p for p, b in zip(pages, before, strict=True) if p.cpu_times().user > b]
+        busy = running.at_work()
         began = time.time()
         running.jobs.cancel(USER, job)
         psutil.wait_procs(busy, timeout=20)

@@ -86,6 +86,11 @@ class Engine:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
+    def at_work(self) -> set[psutil.Process]:
+        """Page processes that use the processor; another one may stand between two batches."""
+        pages = [p for p in self.whole() if "pipeline.pool" in " ".join(p.cmdline())]
+        return {p for p in pages if p.cpu_percent(0.1) > 0}
+
     def kill_all(self) -> None:
         """As a container ends that nobody asks."""
         psutil.wait_procs(self._each(psutil.Process.kill), timeout=20)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from aiosmtpd.controller import Controller
 
@@ -83,10 +84,15 @@ def test_what_a_cancelled_job_indexed_is_removed_when_asked(running: Engine) -> 
 
 def test_page_processes_end_with_the_job_that_needed_them(running: Engine) -> None:
     job = running.submit(running.pdf(24, "scanned"), strategy="ocr_only", collection="ocr")
-    running.until(job, lambda j: running.started(job=job, stage="partition"))
-    pool = {child for child in running.whole() if "pipeline.pool" in " ".join(child.cmdline())}
+    both = {1, 2}  # each of eight pages, just begun
+    running.eventually(
+        lambda: both <= {x["batch"] for x in running.started(job=job, stage="partition")}
+    )
+    busy = running.at_work()
+    assert busy
     running.jobs.cancel(USER, job)
-    running.eventually(lambda: not all(p.is_running() for p in pool), 20)  # one may have no work
+    psutil.wait_procs(busy, timeout=20)
+    assert not [p for p in busy if p.is_running()]
     running.jobs.retry(USER, job, strategy="fast")  # most pages were never read as asked before
     done = running.finished(job)
     assert (done["status"], done["stages"]["index"]["done"]) == ("succeeded", 24)
