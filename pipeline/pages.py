@@ -23,6 +23,8 @@ from pipeline.router import Route, route
 from pipeline.writer import Writer
 
 LAYOUT_DPI = 100
+APART = "apart"  # the reader of a page that is left to a call of its own
+_HIDDEN = "hidden"
 
 PageRead = tuple[PageRecord, list[dict[str, Any]]]
 Seen = dict[int, tuple[Region, ...]]
@@ -44,8 +46,10 @@ def read_pages(
     style: Style,
     crops: Path,
     seen: Seen,
+    apart: bool = False,
 ) -> Iterator[PageRead]:
-    """Record and element dicts of each page of a range; crops are written under their hash."""
+    """Record and element dicts of each page of a range; crops are written under their hash. With
+    `apart` a page that takes OCR is not read: its record says so."""
     if options.strategy == "reference":
         yield from _by_reference(path, first, last, options)
         return
@@ -55,8 +59,13 @@ def read_pages(
             try:
                 with pdfium.loaded(document, number) as page:
                     content = pdfium.content(page, number)
+                    chosen = _choose(content, options.strategy)
+                    if apart and chosen.reader in {"ocr", _HIDDEN}:
+                        yield _apart(number, chosen.reason), []
+                        continue
                     writer = Writer(page, content, crops, style)
-                    reader = _read_page(page, content, grids, options, writer, seen.get(number))
+                    regions = seen.get(number)
+                    reader = _read_page(page, content, chosen, grids, options, writer, regions)
                 made = writer.made
                 _name_languages(made, options)
                 attach_captions(made)
@@ -73,6 +82,10 @@ def read_pages(
                 elements=len(made),
             )
             yield record, made
+
+
+def _apart(page: int, reason: str) -> PageRecord:
+    return PageRecord(page=page, reader=APART, reason=reason, seconds=0.0, elements=0)
 
 
 def failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
@@ -110,22 +123,30 @@ def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> No
         one["metadata"]["languages"] = found
 
 
+def _choose(content: PageContent, strategy: str) -> Route:
+    """The router's choice; an invisible text layer is still to be compared with the picture."""
+    chosen = route(content, strategy)
+    if strategy != "fast" and chosen.reader == "text" and layer.is_hidden(content):
+        return Route(_HIDDEN, chosen.reason)
+    return chosen
+
+
 def _read_page(
     page: Any,
     content: PageContent,
+    chosen: Route,
     grids: Grids,
     options: PartitionOptions,
     writer: Writer,
     regions: tuple[Region, ...] | None,
 ) -> Route:
     """Give the writer what the page holds; returns how it was read and why so."""
-    chosen = route(content, options.strategy)
     if chosen.reader == "blank":
         return chosen
     if options.strategy == "fast":
         writer.drawn(text.read(content, list(enumerate(content.words)), writer.style))
         return chosen
-    if chosen.reader == "text" and layer.is_hidden(content):
+    if chosen.reader == _HIDDEN:
         chosen = _scans().checked(page, content, options.languages)
     if regions:
         seen, note = content, f"{len(regions)} regions seen"

@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from errors import InputError
 from pipeline.options import PartitionOptions
 from pipeline.page import PageRecord, Style
-from pipeline.pages import PageRead, Seen, draw_page, failed, read_pages
+from pipeline.pages import APART, PageRead, Seen, draw_page, failed, read_pages
 from pipeline.pool import PageProcessDied, Pool
 from pipeline.readers.layout import Detector
 from pipeline.source import Probe
@@ -86,10 +87,9 @@ def partition_batch(
         seen: Seen = {}
         if options.strategy == "hi_res" and detector is not None:
             seen = _detect(pool, path, batch, detector(), cancelled)
-        read = _read(
+        pages = _read(
             pool, path, batch, options, style=found, seen=seen, crops=crops, cancelled=cancelled
         )
-        pages = list(read)
         records = [record for record, _ in pages]
         write_batch(target, records, [e for _, made in pages for e in made])
     done = tuple(PageRecord(**r) for r in read_head(target))
@@ -172,34 +172,47 @@ def _read(
     seen: Seen,
     crops: Path,
     cancelled: Callable[[], bool],
-) -> Iterator[PageRead]:
-    """Every page of the batch. A process that dies takes only the page at fault with it: what came
-    before is kept, that page is tried once more alone, and the others are read in another one."""
-    first, alone = batch.first, False
-    slow = options.strategy == "reference"
-    while first <= batch.last:
-        last = first if alone else batch.last
-        try:
-            for record, elements in pool.each(
-                read_pages,
-                path,
-                first,
-                last,
-                options,
-                style,
-                crops,
-                {n: seen[n] for n in range(first, last + 1) if n in seen},
-                seconds=600 if slow else PAGE_SECONDS,
-                cpu_seconds=600 if slow else PAGE_CPU_SECONDS,
-                memory_mb=STOCK_MB if slow else None,
-                cancelled=cancelled,
-            ):
-                yield record, elements
-                first = record.page + 1
-            alone = False
-        except PageProcessDied as problem:
-            if alone or problem.code == "page_timeout":
-                yield failed(first, problem, 0.0), []
-                first, alone = first + 1, False
-            else:
-                alone = True
+) -> list[PageRead]:
+    """Every page of the batch: one process reads what needs only its text layer, then as many as
+    there are read the pages that take OCR, each of them alone."""
+    reference = options.strategy == "reference"
+    limit, cpu_limit = (600, 600) if reference else (PAGE_SECONDS, PAGE_CPU_SECONDS)
+
+    def in_turn(first: int, last: int, *, apart: bool) -> Iterator[PageRead]:
+        """A process that dies takes only the page at fault with it: what came before is kept, that
+        page is tried once more alone, and the others are read in another one."""
+        alone = False
+        while first <= last:
+            end = first if alone else last
+            regions = {n: seen[n] for n in range(first, end + 1) if n in seen}
+            try:
+                for record, elements in pool.each(
+                    read_pages,
+                    *(path, first, end, options, style, crops, regions, apart),
+                    seconds=limit,
+                    cpu_seconds=cpu_limit,
+                    memory_mb=STOCK_MB if reference else None,
+                    cancelled=cancelled,
+                ):
+                    yield record, elements
+                    first = record.page + 1
+                alone = False
+            except PageProcessDied as problem:
+                if alone or problem.code == "page_timeout":
+                    yield failed(first, problem, 0.0), []
+                    first, alone = first + 1, False
+                else:
+                    alone = True
+
+    pages = list(in_turn(batch.first, batch.last, apart=batch.pages > 1))
+    left = [record.page for record, _ in pages if record.reader == APART]
+    if not left:
+        return pages
+
+    def by_itself(page: int) -> PageRead:
+        (read,) = in_turn(page, page, apart=False)
+        return read
+
+    with ThreadPoolExecutor(min(len(left), pool.processes)) as threads:
+        read = dict(zip(left, threads.map(by_itself, left), strict=True))
+    return [read.get(record.page, (record, elements)) for record, elements in pages]

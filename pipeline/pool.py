@@ -66,6 +66,7 @@ class Pool:
     def __init__(
         self, processes: int, *, memory_mb: int = 1500, recycle_after: int = 50, nice: int = NICE
     ) -> None:
+        self.processes = processes
         self._nice = nice
         self._memory_mb = memory_mb
         self._recycle_after = recycle_after

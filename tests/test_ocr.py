@@ -1,11 +1,13 @@
 """Scans: ruled tables, pages that lie askew or turned, language packs."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from reportlab.lib.utils import ImageReader
@@ -163,3 +165,62 @@ def test_another_language_is_found_and_read_with_its_own_pack(pool: Pool, tmp_pa
     assert "language pack deu" in record.reason
     assert "süßen Kaffee" in text
     assert "früher" in text
+
+
+def mixed(path: Path, kinds: str) -> Path:
+    """A page per letter: (t)ext or a (s)can."""
+    paper = canvas.Canvas(str(path), pagesize=POINTS)
+    for kind in kinds:
+        if kind == "s":
+            paper.drawImage(ImageReader(drawn(TEXT)), 0, 0, *POINTS)
+        else:
+            paper.drawString(90, 700, "The minutes of the board, as they were typed that evening.")
+        paper.showPage()
+    paper.save()
+    return path
+
+
+def test_scans_of_a_batch_are_read_by_all_page_processes(tmp_path: Path) -> None:
+    file, options = mixed(tmp_path / "mixed.pdf", "tsst"), PartitionOptions(languages=("eng",))
+    before = set(psutil.Process().children())
+    with Pool(2) as pool:
+        whole = partition_batch(
+            pool, file, Batch(index=0, first=1, last=4), options,
+            out=tmp_path / "whole", crops=tmp_path / "crops",
+        )  # fmt: skip
+        assert len(set(psutil.Process().children()) - before) == 2
+        single = [
+            partition_batch(
+                pool, file, Batch(index=n, first=n, last=n), options,
+                out=tmp_path / "single", crops=tmp_path / "crops",
+            )
+            for n in range(1, 5)
+        ]  # fmt: skip
+    assert [(r.page, r.reader) for r in whole.pages] == [
+        (1, "text"), (2, "ocr"), (3, "ocr"), (4, "text"),
+    ]  # fmt: skip
+    assert read_batch(whole.path)[1] == [e for s in single for e in read_batch(s.path)[1]]
+
+
+def test_a_scan_that_breaks_its_process_costs_only_itself(tmp_path: Path) -> None:
+    killed = []
+
+    def kill_those_that_recognise() -> bool:
+        """Asked all the time whether to go on; the answer is always yes."""
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # dead already
+                if any("tesserocr" in m.path for m in child.memory_maps()):
+                    child.kill()
+                    killed.append(child.pid)
+        return False
+
+    with Pool(2) as pool:
+        read = partition_batch(
+            pool, mixed(tmp_path / "mixed.pdf", "tst"), Batch(index=0, first=1, last=3),
+            PartitionOptions(), out=tmp_path / "out", crops=tmp_path / "crops",
+            cancelled=kill_those_that_recognise,
+        )  # fmt: skip
+    assert len(set(killed)) == 2
+    assert [(r.page, r.reader) for r in read.pages] == [(1, "text"), (2, "failed"), (3, "text")]
+    assert read.pages[1].error
+    assert read.pages[1].error["code"] == "page_process_died"
