@@ -112,6 +112,20 @@ class Rate:
     cold: deque[float] = field(default_factory=lambda: deque(maxlen=10))
     ended: float = -math.inf  # when the last call ended well, and left a warm fork
 
+    def learn(self, told: list[dict[str, Any]]) -> float:
+        """From what a call yielded; its seconds at work. What a fork's first part takes beyond the
+        others is of its start: kernels are loaded with the first texts, not with the weights."""
+        cold = [float(step["cold"]) for step in told if "cold" in step]
+        parts = [(float(step["seconds"]), int(step["items"])) for step in told if "part" in step]
+        used = sum(cold) + sum(seconds for seconds, _ in parts)
+        if cold and len(parts) > 1:
+            (seconds, items), *parts = parts
+            usual = max(seconds / max(1, items) for seconds, items in parts)
+            cold[0] += max(0.0, seconds - items * usual)
+        self.cold.extend(cold)
+        self.each.extend(seconds / max(1, items) for seconds, items in parts)
+        return used
+
     def start(self) -> float:
         warm = time.monotonic() - self.ended < _KEPT
         return _WARM if warm else max(_COLD, *self.cold, 0.0)
@@ -192,7 +206,7 @@ class Broker:
     load: Callable[[str, tuple[str, ...]], Work]
     sleep: Callable[[float], None] = time.sleep
     token_wait: float = 10.0
-    rates: dict[str, Rate] = field(default_factory=dict)
+    _rates: dict[tuple[str, ...], Rate] = field(default_factory=dict)
     _held: dict[tuple[str, ...], Work] = field(default_factory=dict)  # filled in the fork only
     _seen: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _news: threading.Condition = field(default_factory=threading.Condition)
@@ -202,7 +216,6 @@ class Broker:
     _call: Any = None
 
     def __post_init__(self) -> None:
-        self.rates |= {name: Rate(_FIRST_GUESS[name]) for name in STEPS}
         self._call = spaces.GPU(duration=self.seconds)(self.work_parts)
 
     def saw(self, user: str, request: Any) -> None:
@@ -223,7 +236,11 @@ class Broker:
 
     def seconds(self, asked: Asked, parts: list[int], limit: int) -> float:
         """What is declared for a call."""
-        return self.rates[asked.step].seconds(_items(asked, parts), limit)
+        return self._rate(asked).seconds(_items(asked, parts), limit)
+
+    def _rate(self, asked: Asked) -> Rate:
+        """Of a step with its models: a large one says nothing of a small one."""
+        return self._rates.setdefault((asked.step, *asked.models), Rate(_FIRST_GUESS[asked.step]))
 
     def work_parts(self, asked: Asked, parts: list[int], _limit: int) -> Iterator[dict[str, Any]]:
         """In the fork: the answers of each part into its file, and how long that took."""
@@ -241,7 +258,7 @@ class Broker:
     def borrow(self, asked: Asked, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
         """As many parts as a GPU could be had for: notes of what was decided, each told before it
         takes its time, and, when something is left to do, the reason."""
-        step, rate = STEPS[asked.step], self.rates[asked.step]
+        step, rate = STEPS[asked.step], self._rate(asked)
         left = list(range(-(-asked.count // step.part)))
         done: list[int] = []
         notes: list[str] = []
@@ -287,19 +304,12 @@ class Broker:
         self, request: Any, asked: Asked, parts: list[int], limit: int
     ) -> tuple[list[int], float, Action | None, str]:
         """What was finished, its seconds, and what ended the call early."""
-        rate = self.rates[asked.step]
+        rate = self._rate(asked)
         warm = rate.start() == _WARM
         # A fresh context: a copied one would carry the visitor's event, whose end kills the call.
         steps, problem = contextvars.Context().run(self._within, request, asked, parts, limit)
-        finished, used = [], 0.0
-        for step in steps:
-            if "cold" in step:
-                rate.cold.append(step["cold"])
-                used += step["cold"]
-                continue
-            finished.append(int(step["part"]))
-            used += step["seconds"]
-            rate.each.append(step["seconds"] / max(1, step["items"]))
+        finished = [int(step["part"]) for step in steps if "part" in step]
+        used = rate.learn(steps)
         rate.ended = time.monotonic() if problem is None else -math.inf
         if problem is None:
             return finished, used, None, ""

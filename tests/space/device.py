@@ -64,11 +64,11 @@ class InZero:
 
 
 @contextmanager
-def in_zero(device: Device) -> Iterator[InZero]:
+def in_zero(device: Device, errors: int | None = subprocess.DEVNULL) -> Iterator[InZero]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.space.in_zero"],
         cwd=ROOT, env={**os.environ, **device.environment()}, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
     )  # fmt: skip
     with process:
         try:

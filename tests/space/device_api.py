@@ -99,8 +99,8 @@ class Handler(BaseHTTPRequestHandler):
         allow = f"a{len(LOG)}-{time.monotonic_ns()}"
         entry["granted"] = allow
         GRANTS[allow] = {"entry": entry, "at": time.monotonic()}
-        idle = bool(TOLD.get("warm"))
-        return {"idle": idle, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": allow}
+        idle, card = bool(TOLD.get("warm")), os.environ.get("CARD", "GPU-0")
+        return {"idle": idle, "nvidiaIndex": 0, "nvidiaUUID": card, "allowToken": allow}
 
     def stream(self, events: list[Any], entry: dict[str, Any]) -> None:
         self.send_response(200)

@@ -1,9 +1,11 @@
 """A broker inside the real `spaces` package, driven from a test: `python -m tests.space.in_zero`.
 
-Reads a call as JSON from each line of stdin and prints what came of it.
+Reads a call as JSON from each line of stdin and prints what came of it. A call that names a model
+embeds with it, which is for a real card (`CARD`).
 """
 
 import base64
+import importlib
 import json
 import multiprocessing
 import subprocess
@@ -18,11 +20,12 @@ from typing import Any
 import gradio as gr
 from starlette.requests import Request
 
-import tests.space.no_driver  # noqa: F401  (before gradio)
-from pipeline.borrow import read_parts, write_items
+import tests.space.no_driver  # before gradio
+from pipeline.borrow import Work, read_parts, write_items
 from storage.paths import Paths
 from web.broker import Asked, Broker
 
+MODELS = "pipeline.models.embedding"
 # Another process, started before the first fork, as the worker is: it starts programs all the time.
 CANARY = """
 import subprocess, time
@@ -56,15 +59,19 @@ def vectors(texts: Sequence[str]) -> list[list[float]]:
     return [[float(len(t)), 1.0] for t in texts]
 
 
+def load(_: str, models: tuple[str, ...]) -> Work:
+    return importlib.import_module(MODELS).load_encoder(*models).encode if models else vectors
+
+
 def main() -> None:
+    if tests.space.no_driver.CARD:
+        importlib.import_module(MODELS)  # not in a fork, as in the app
     canary = subprocess.Popen([sys.executable, "-c", CANARY], stdout=subprocess.PIPE, text=True)
     here: list[str] = []
     starts = {"subprocess.Popen", "os.system", "os.posix_spawn"}
     sys.addaudithook(lambda event, _: here.append(event) if event in starts else None)
     with tempfile.TemporaryDirectory() as root:
-        broker = Broker(
-            Paths(Path(root)), load=lambda _, __: vectors, sleep=lambda _: None, token_wait=1.5
-        )
+        broker = Broker(Paths(Path(root)), load=load, sleep=lambda _: None, token_wait=1.5)
         for line in sys.stdin:
             call = json.loads(line)
             asked = call == "canary"
@@ -92,11 +99,12 @@ def one(broker: Broker, root: Path, call: dict[str, Any]) -> dict[str, Any]:
     texts = call.get("texts") or ["x" * (i % 9) for i in range(call["count"])]
     write_items(folder, texts)
     began = time.monotonic()
-    answer = broker.borrow(Asked(user=user, folder=str(folder), count=len(texts)))
+    models = (call["model"],) if "model" in call else ()
+    answer = broker.borrow(Asked(user=user, folder=str(folder), count=len(texts), models=models))
     wall = time.monotonic() - began
     found = read_parts(folder, "embed")
     right = all(found[i] == [float(len(texts[i])), 1.0] for i in found)
-    return {**answer, "found": len(found), "right": right, "wall": wall}
+    return {**answer, "found": len(found), "right": right, "wall": wall, "folder": str(folder)}
 
 
 if __name__ == "__main__":

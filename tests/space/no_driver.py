@@ -1,5 +1,5 @@
-"""The real `spaces` package without a card: only the two functions that touch a driver are replaced.
-Imported before anything else; `python -m tests.space.no_driver` runs the whole app so, and writes
+"""The real `spaces` package without a card: only the two functions that touch a driver are replaced,
+unless `CARD` names a real one by its UUID. Imported before anything else; `python -m tests.space.no_driver` runs the whole app so, and writes
 each program that it starts to `started.log` in the data directory, and each touch of CUDA outside of
 a GPU call to `cuda.log`."""
 
@@ -13,8 +13,10 @@ from typing import Any
 import spaces.zero.torch
 import torch
 
-spaces.zero.torch.init = lambda uuid: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", uuid)
-spaces.zero.torch.move = lambda callback=None: None
+CARD = os.environ.get("CARD", "")
+if not CARD:
+    spaces.zero.torch.init = lambda uuid: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", uuid)
+    spaces.zero.torch.move = lambda callback=None: None
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:

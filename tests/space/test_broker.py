@@ -261,6 +261,22 @@ def test_a_call_is_declared_by_what_was_measured() -> None:
     assert rate.parts(256, 40) == 11
 
 
+def test_what_a_fork_does_for_the_first_time_belongs_to_its_start() -> None:
+    rate = Rate(guess=0.5)
+    told: list[Json] = [
+        {"cold": 2.0},
+        {"part": 0, "items": 100, "seconds": 1.5},
+        {"part": 1, "items": 100, "seconds": 0.1},
+        {"part": 2, "items": 50, "seconds": 0.05},
+    ]
+    assert rate.learn(told) == pytest.approx(3.65)
+    assert list(rate.cold) == pytest.approx([3.4])
+    assert list(rate.each) == pytest.approx([0.001, 0.001])
+    assert rate.learn([{"cold": 2.0}, {"part": 0, "items": 10, "seconds": 1.0}]) == 3.0
+    assert list(rate.cold)[1:] == [2.0]  # nothing tells them apart
+    assert list(rate.each)[2:] == [0.1]
+
+
 def test_what_is_left_of_a_quota_is_used_while_it_holds_a_part() -> None:
     plan = _Plan(most=8)
     said = plan.after("quota", "(60s requested vs. 30s left).", 8, 40.0, 8.3)
