@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen import canvas
@@ -20,7 +23,7 @@ from pipeline.partition import Batch, partition_batch, read_batch
 from pipeline.pool import Pool
 from pipeline.readers import ocr
 from pipeline.readers.grid import Table, to_html
-from pipeline.readers.raster import ink, posture
+from pipeline.readers.raster import ink, posture, rules
 from pipeline.readers.text import Block
 from tests.samples import DEJAVU
 
@@ -104,6 +107,26 @@ def test_a_box_of_a_slanting_scan_is_mapped_back() -> None:
     seen = turned.rotate(-7).getbbox()
     assert seen is not None
     assert all(abs(a * 0.48 - b) < 8 for a, b in zip(seen, shifted, strict=True))
+
+
+@given(st.data(), st.integers(20, 120), st.integers(0, 40), st.integers(0, 23))
+def test_no_rule_is_passed_over(data: st.DataObject, least: int, start: int, after: int) -> None:
+    """Wherever it begins and whichever twentieth of its pixels is missing."""
+    gaps = data.draw(st.sets(st.integers(0, least - 1), max_size=least // 20))
+    dark = np.zeros((9, start + least + after), dtype=bool)
+    dark[4, start : start + least] = True
+    dark[4, [start + gap for gap in gaps]] = False
+    slack = least // 20  # a window that sticks out by so much is full enough as well
+
+    def found(box: Box) -> bool:
+        ends = abs(box.x0 - start) <= slack and abs(box.x1 - start - least) <= slack
+        return ends and (box.y0, box.y1) == (3, 6)
+
+    (across, down), (across_turned, down_turned) = rules(dark, least), rules(dark.T, least)
+    assert (len(across), len(down), len(across_turned), len(down_turned)) == (1, 0, 0, 1)
+    (turned,) = down_turned
+    assert found(across[0])
+    assert found(Box(turned.y0, turned.x0, turned.y1, turned.x1))
 
 
 def test_a_pack_that_is_not_there_is_named_with_its_package() -> None:

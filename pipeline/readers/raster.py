@@ -11,6 +11,7 @@ from pipeline.page import Box
 
 _STEEPEST = 20.0
 _SAMPLE = 30_000
+_FULL = 0.95  # of a rule is ink
 
 
 class Posture(NamedTuple):
@@ -61,24 +62,32 @@ def _steepest(x: Any, y: Any) -> tuple[float, float, float]:
 
 def rules(dark: Any, least: int) -> tuple[list[Box], list[Box]]:
     """Horizontal and vertical lines of at least that many pixels."""
-    across = _strokes(dark, least)
-    down = [Box(b.y0, b.x0, b.y1, b.x1) for b in _strokes(dark.T, least)]
+    across = _strokes(dark, least, axis=1)
+    down = [Box(b.y0, b.x0, b.y1, b.x1) for b in _strokes(dark, least, axis=0)]
     return across, down
 
 
-def _strokes(dark: Any, least: int) -> list[Box]:
-    """Long thin runs along the rows; one that wanders over some rows is one."""
-    thick = dark.copy()  # a line that wanders by a pixel counts as straight
-    thick[1:] |= dark[:-1]
-    thick[:-1] |= dark[1:]
-    sums = np.cumsum(np.pad(thick.astype(np.int32), ((0, 0), (1, 0))), axis=1)
-    if sums.shape[1] <= least:
+def _strokes(dark: Any, least: int, *, axis: int) -> list[Box]:
+    """Long thin runs along the rows (axis 1) or columns; one that wanders over some rows is one."""
+    if dark.shape[axis] < least:
         return []
-    full = (sums[:, least:] - sums[:, :-least]) >= 0.95 * least
+    thick = dark.copy()  # a line that wanders by a pixel counts as straight
+    if axis:
+        thick[1:] |= dark[:-1]
+        thick[:-1] |= dark[1:]
+    else:
+        thick[:, 1:] |= dark[:, :-1]
+        thick[:, :-1] |= dark[:, 1:]
+    rows = _inked(thick, least, axis)
+    some = thick[rows] if axis else thick[:, rows].T
+    sums = np.cumsum(np.pad(some, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    full = (sums[:, least:] - sums[:, :-least]) >= _FULL * least
     open_: list[list[int]] = []
     done: list[list[int]] = []
-    for row in np.nonzero(full.any(axis=1))[0]:
-        edges = np.diff(np.concatenate(([0], full[row].astype(np.int8), [0])))
+    for row, long in zip(rows.tolist(), full, strict=True):
+        if not long.any():
+            continue
+        edges = np.diff(np.concatenate(([0], long.astype(np.int8), [0])))
         starts, ends = np.nonzero(edges == 1)[0], np.nonzero(edges == -1)[0] + least - 1
         still: list[list[int]] = []
         for stroke in open_:
@@ -87,7 +96,19 @@ def _strokes(dark: Any, least: int) -> list[Box]:
         for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
             near = next((s for s in open_ if s[0] <= b and a <= s[2]), None)
             if near is None:
-                open_.append([a, int(row), b, int(row) + 1])
+                open_.append([a, row, b, row + 1])
             else:
-                near[0], near[2], near[3] = min(near[0], a), max(near[2], b), int(row) + 1
+                near[0], near[2], near[3] = min(near[0], a), max(near[2], b), row + 1
     return [Box(*map(float, s)) for s in [*done, *open_] if s[3] - s[1] <= max(9, least // 6)]
+
+
+def _inked(thick: Any, least: int, axis: int) -> Any:
+    """The rows (axis 1) or columns that may hold a run: it fills most eights of pixels that it
+    covers, and each missing pixel leaves one of them open. Few rows of text have so many."""
+    if axis:
+        eights = np.packbits(thick, axis=1) == 255
+    else:
+        whole = len(thick) // 8 * 8
+        eights = thick[:whole].reshape(-1, 8, thick.shape[1]).all(axis=1)
+    filled = np.count_nonzero(eights, axis=axis)
+    return np.nonzero(filled >= (least - 15) // 8 - int((1 - _FULL) * least))[0]
