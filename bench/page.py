@@ -29,7 +29,8 @@ from quire_client import Quire
 from storage.catalog import Catalog, JobRow
 from storage.chroma import Record
 from storage.paths import Paths, user_key
-from storage.workspace import Space, Workspaces
+from storage.workspace import Space
+from storage.workspaces import Workspaces
 from tests.conftest import SAMPLES, Running, start_app
 
 MODEL, DIMENSION = "sentence-transformers/all-MiniLM-L6-v2", 384

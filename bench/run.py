@@ -38,7 +38,8 @@ from pipeline.search import MODES, checked, search
 from pipeline.source import look
 from settings import DEFAULT_MODEL
 from storage.paths import Paths
-from storage.workspace import Space, Workspaces
+from storage.workspace import Space
+from storage.workspaces import Workspaces
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "0" * 32

@@ -24,7 +24,8 @@ from storage.catalog import Catalog
 from storage.local import LocalRemote
 from storage.paths import Paths, user_key
 from storage.stores import Stores, open_stores
-from storage.workspace import OPEN_AT_ONCE, Space
+from storage.workspace import Space
+from storage.workspaces import OPEN_AT_ONCE
 
 MOST_MB, MOST_FILES = 1200, 400
 MAY_GROW_MB = 50  # over the cycles, after the sixteen are open: the allocator's noise

@@ -13,7 +13,8 @@ from pipeline.embed import Encode
 from storage import segments
 from storage.chroma import BATCH
 from storage.segments import Row
-from storage.workspace import Space, Workspaces
+from storage.workspace import Space
+from storage.workspaces import Workspaces
 
 PART = 2048  # records whose vectors are made, kept and lost together
 _INSERTED = 250  # at once, while searches wait: less than half a second

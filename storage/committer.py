@@ -17,7 +17,7 @@ from storage.erase import Gone, forget, squash, wipe
 from storage.paths import Paths
 from storage.published import Copy
 from storage.replication import Replication
-from storage.workspace import Workspaces
+from storage.workspaces import Workspaces
 
 HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history within this time
 

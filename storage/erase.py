@@ -16,7 +16,7 @@ from storage.draft import Wish
 from storage.generations import named
 from storage.replication import Replication
 from storage.verify import users_of
-from storage.workspace import Workspaces
+from storage.workspaces import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

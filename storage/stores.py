@@ -8,7 +8,7 @@ from storage.paths import Paths
 from storage.remote import Remote
 from storage.replication import Replication
 from storage.restore import Restore
-from storage.workspace import Workspaces
+from storage.workspaces import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

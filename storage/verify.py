@@ -13,7 +13,8 @@ from storage.draft import Files, Wish
 from storage.generations import Found, named
 from storage.remote import Change, Remote
 from storage.replication import Replication
-from storage.workspace import Workspaces, put_row
+from storage.workspace import put_row
+from storage.workspaces import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,10 +176,10 @@ HOLDING = """
 import sys, threading
 from pathlib import Path
 from errors import Unavailable
-from storage import workspace
+from storage import workspaces
 from tests.house import OTHER, USER, House
 
-workspace.OPEN_AT_ONCE = 1
+workspaces.OPEN_AT_ONCE = 1
 house = House(Path(sys.argv[1]))
 
 def say(word):

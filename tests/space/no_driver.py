@@ -1,7 +1,7 @@
 """The real `spaces` package without a card: only the two functions that touch a driver are replaced,
-unless `CARD` names a real one by its UUID. Imported before anything else; `python -m tests.space.no_driver` runs the whole app so, and writes
-each program that it starts to `started.log` in the data directory, and each touch of CUDA outside of
-a GPU call to `cuda.log`."""
+unless `CARD` names a real one by its UUID. Imported before anything else; `python -m
+tests.space.no_driver` runs the whole app so, and writes each program that it starts to `started.log`
+in the data directory, and each touch of CUDA outside of a GPU call to `cuda.log`."""
 
 import os
 import runpy
