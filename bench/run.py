@@ -121,7 +121,8 @@ def alone(files: list[Path]) -> Measured:
 
     def work() -> None:
         for file in files:
-            for _ in read_pages(file, 1, count([file]), read, styles[file], Path(os.devnull), {}):
+            pages = range(1, count([file]) + 1)
+            for _ in read_pages(file, pages, read, styles[file], Path(os.devnull), {}):
                 pass
 
     spent, wall = timed(work)

@@ -1,11 +1,11 @@
-"""The pages of a range, read: each by the reader that the router chose for it. Runs inside a page
+"""Pages, read: each by the reader that the router chose for it. Runs inside a page
 process; what only some pages need is imported when the first of them comes.
 
-What an element is does not depend on the range it was read in. Knows nothing of the pool.
+What an element is does not depend on the pages it was read with. Knows nothing of the pool.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -40,21 +40,20 @@ def draw_page(path: Path, number: int, target: Path) -> None:
 
 def read_pages(
     path: Path,
-    first: int,
-    last: int,
+    numbers: Sequence[int],
     options: PartitionOptions,
     style: Style,
     crops: Path,
     seen: Seen,
     apart: bool = False,
 ) -> Iterator[PageRead]:
-    """Record and element dicts of each page of a range; crops are written under their hash. With
-    `apart` a page that takes OCR is not read: its record says so."""
+    """Record and element dicts of each page, in the given order; crops are written under their hash.
+    With `apart` a page that takes OCR is not read: its record says so."""
     if options.strategy == "reference":
-        yield from _by_reference(path, first, last, options)
+        yield from _by_reference(path, numbers[0], numbers[-1], options)
         return
     with pdfium.opened(path) as document, ruled.opened(path) as grids:
-        for number in range(first, last + 1):
+        for number in numbers:
             started = time.perf_counter()
             try:
                 with pdfium.loaded(document, number) as page:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from errors import InputError
 from pipeline.options import PartitionOptions
 from pipeline.page import PageRecord, Style
 from pipeline.pages import APART, PageRead, Seen, draw_page, failed, read_pages
-from pipeline.pool import PageProcessDied, Pool
+from pipeline.pool import Lane, Limits, PageProcessDied, Pool
 from pipeline.readers.layout import Detector
 from pipeline.source import Probe
 from pipeline.style import look
@@ -174,45 +174,46 @@ def _read(
     cancelled: Callable[[], bool],
 ) -> list[PageRead]:
     """Every page of the batch: one process reads what needs only its text layer, then as many as
-    there are read the pages that take OCR, each of them alone."""
+    there are read the pages that take OCR."""
     reference = options.strategy == "reference"
-    limit, cpu_limit = (600, 600) if reference else (PAGE_SECONDS, PAGE_CPU_SECONDS)
+    limits = Limits(
+        seconds=600 if reference else PAGE_SECONDS,
+        cpu_seconds=600 if reference else PAGE_CPU_SECONDS,
+        memory_mb=STOCK_MB if reference else pool.memory_mb,
+    )
 
-    def in_turn(first: int, last: int, *, apart: bool) -> Iterator[PageRead]:
+    def in_turn(lane: Lane, left: list[int], *, apart: bool = False) -> list[PageRead]:
         """A process that dies takes only the page at fault with it: what came before is kept, that
         page is tried once more alone, and the others are read in another one."""
+        made: list[PageRead] = []
         alone = False
-        while first <= last:
-            end = first if alone else last
-            regions = {n: seen[n] for n in range(first, end + 1) if n in seen}
+        while left:
+            now = left[:1] if alone else left
+            regions = {n: seen[n] for n in now if n in seen}
             try:
-                for record, elements in pool.each(
-                    read_pages,
-                    *(path, first, end, options, style, crops, regions, apart),
-                    seconds=limit,
-                    cpu_seconds=cpu_limit,
-                    memory_mb=STOCK_MB if reference else None,
-                    cancelled=cancelled,
-                ):
-                    yield record, elements
-                    first = record.page + 1
+                for read in lane.each(read_pages, path, now, options, style, crops, regions, apart):
+                    made.append(read)
+                    left = left[1:]
                 alone = False
             except PageProcessDied as problem:
                 if alone or problem.code == "page_timeout":
-                    yield failed(first, problem, 0.0), []
-                    first, alone = first + 1, False
-                else:
-                    alone = True
+                    made.append((failed(left[0], problem, 0.0), []))
+                    left = left[1:]
+                alone = not alone and problem.code != "page_timeout"
+        return made
 
-    pages = list(in_turn(batch.first, batch.last, apart=batch.pages > 1))
-    left = [record.page for record, _ in pages if record.reader == APART]
-    if not left:
-        return pages
+    def beside(share: list[int]) -> list[PageRead]:
+        with pool.held(limits, cancelled) as lane:
+            return in_turn(lane, share)
 
-    def by_itself(page: int) -> PageRead:
-        (read,) = in_turn(page, page, apart=False)
-        return read
-
-    with ThreadPoolExecutor(min(len(left), pool.processes)) as threads:
-        read = dict(zip(left, threads.map(by_itself, left), strict=True))
-    return [read.get(record.page, (record, elements)) for record, elements in pages]
+    numbers = list(range(batch.first, batch.last + 1))
+    with ThreadPoolExecutor(pool.processes) as threads:
+        with pool.held(limits, cancelled) as lane:
+            first = in_turn(lane, numbers, apart=len(numbers) > 1)
+            slow = [record.page for record, _ in first if record.reader == APART]
+            shares = [slow[i :: pool.processes] for i in range(pool.processes)]
+            others = [threads.submit(beside, share) for share in shares[1:] if share]
+            made = [*first, *in_turn(lane, shares[0])]
+        made += [read for other in others for read in other.result()]
+    found = {record.page: (record, elements) for record, elements in made}
+    return [found[n] for n in numbers]

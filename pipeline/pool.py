@@ -1,7 +1,7 @@
 """Page processes: small, capped, killable children in which PDFs are opened.
 
-`Pool.run` calls a module-level function in a child and returns its answer, `Pool.each` yields what the
-function yields. A child has a memory limit, each answer limits of wall and CPU time; when it dies, hangs
+`Pool.run` calls a module-level function in a child and returns its answer; `Pool.held` holds a child for
+several calls, and yields what a function yields. A child has a memory limit, each answer limits of wall and CPU time; when it dies, hangs
 or is cancelled it is killed and replaced. Knows nothing of PDFs. The child is a program of its own, so
 that it imports nothing of its parent.
 """
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +69,7 @@ class Pool:
     ) -> None:
         self.processes = processes
         self._nice = nice
-        self._memory_mb = memory_mb
+        self.memory_mb = memory_mb
         self._recycle_after = recycle_after
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         self._closed = False
@@ -99,51 +100,25 @@ class Pool:
     ) -> Any:
         """The function's answer, or its QuireError. `seconds` count from when a child is free; a call
         that asks for another memory limit than the pool's gets a child of its own size."""
-        limits = _Limits(seconds, cpu_seconds or seconds + 5, memory_mb or self._memory_mb)
-        (answer,) = (a for a, _ in self._answers(function, arguments, limits, cancelled))
+        limits = Limits(seconds, cpu_seconds or seconds + 5, memory_mb or self.memory_mb)
+        with self.held(limits, cancelled) as lane:
+            (answer,) = (a for a, _ in lane.answers(function, arguments))
         if isinstance(answer, QuireError):
             raise answer
         return answer
 
-    def each(
-        self,
-        function: Callable[..., Iterator[Any]],
-        *arguments: Any,
-        seconds: float,
-        cpu_seconds: float | None = None,
-        memory_mb: int | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Any]:
-        """What the function yields, as it comes; the limits hold for each value anew. When the
-        child dies, what came before is there."""
-        limits = _Limits(seconds, cpu_seconds or seconds + 5, memory_mb or self._memory_mb)
-        for answer, more in self._answers(function, arguments, limits, cancelled):
-            if isinstance(answer, QuireError):
-                raise answer
-            if more:
-                yield answer
-
-    def _answers(
-        self,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        limits: "_Limits",
-        cancelled: Callable[[], bool],
-    ) -> Iterator[tuple[Any, bool]]:
-        """Each answer, and whether more are to come."""
-        child = self._take(limits.memory_mb, cancelled)
-        alive, more = False, True
+    @contextmanager
+    def held(
+        self, limits: "Limits", cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator["Lane"]:
+        """Calls one after the other in the same child while it lives. It is killed when what is done
+        with it fails."""
+        lane, well = Lane(self, limits, cancelled), False
         try:
-            child.pipe.send((function, arguments, limits.cpu_seconds))
-            while more:
-                answer, more = self._wait(child, limits, cancelled)
-                alive = not more and child.calls < self._recycle_after
-                yield answer, more
-            child.calls += 1
+            yield lane
+            well = True
         finally:
-            if not alive:
-                child.kill()
-            self._idle.put(child if alive else None)
+            lane.end(kill=not well or lane.calls >= self._recycle_after)
 
     def close(self) -> None:
         self._closed = True
@@ -156,7 +131,7 @@ class Pool:
             if child is not None:
                 child.kill()
 
-    def _take(self, memory_mb: int, cancelled: Callable[[], bool]) -> _Child:
+    def take(self, memory_mb: int, cancelled: Callable[[], bool]) -> _Child:
         while not self._closed:
             if cancelled():
                 raise _cancelled()
@@ -170,31 +145,82 @@ class Pool:
             return free or self._starter.submit(_Child, memory_mb, self._nice).result()
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
-    def _wait(
-        self, child: _Child, limits: "_Limits", cancelled: Callable[[], bool]
-    ) -> tuple[Any, bool]:
-        limit = time.monotonic() + limits.seconds
-        while not child.pipe.poll(_TICK):
-            if cancelled():
-                raise _cancelled()
-            if time.monotonic() > limit:
-                raise _late(limits.seconds)
-        try:
-            answer, more = child.pipe.recv()
-        except (EOFError, ConnectionResetError) as problem:
-            if child.process.wait() == -signal.SIGXCPU:
-                raise _late(limits.cpu_seconds) from problem
-            raise _died() from problem
-        return answer, more
+    def give(self, child: _Child | None) -> None:
+        """A child that is free, or the place of one that is no more."""
+        self._idle.put(child)
 
 
-class _Limits(NamedTuple):
+class Limits(NamedTuple):
     """For each answer: wall time as the parent sees it, CPU time as the child's kernel does. For the
     child: its address space."""
 
     seconds: float
     cpu_seconds: float
     memory_mb: int
+
+
+class Lane:
+    """A child of a pool for as long as somebody holds it; another one when it dies."""
+
+    def __init__(self, pool: Pool, limits: Limits, cancelled: Callable[[], bool]) -> None:
+        self._pool = pool
+        self._limits = limits
+        self._cancelled = cancelled
+        self._child: _Child | None = None
+
+    def each(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        """What the function yields, as it comes; the limits hold for each value anew. When the
+        child dies, what came before is there."""
+        for answer, more in self.answers(function, arguments):
+            if isinstance(answer, QuireError):
+                raise answer
+            if more:
+                yield answer
+
+    def answers(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Iterator[tuple[Any, bool]]:
+        """Each answer, and whether more are to come."""
+        self._child = child = self._child or self._pool.take(
+            self._limits.memory_mb, self._cancelled
+        )
+        more = True
+        try:
+            child.pipe.send((function, arguments, self._limits.cpu_seconds))
+            while more:
+                answer, more = self._wait(child)
+                yield answer, more
+            child.calls += 1
+        finally:
+            if more:
+                self.end(kill=True)
+
+    def end(self, *, kill: bool) -> None:
+        """Killed, whatever it does, or free for whoever waits for one."""
+        child, self._child = self._child, None
+        if child and kill:
+            child.kill()
+        if child:
+            self._pool.give(None if kill else child)
+
+    @property
+    def calls(self) -> int:
+        return self._child.calls if self._child else 0
+
+    def _wait(self, child: _Child) -> tuple[Any, bool]:
+        limit = time.monotonic() + self._limits.seconds
+        while not child.pipe.poll(_TICK):
+            if self._cancelled():
+                raise _cancelled()
+            if time.monotonic() > limit:
+                raise _late(self._limits.seconds)
+        try:
+            answer, more = child.pipe.recv()
+        except (EOFError, ConnectionResetError) as problem:
+            if child.process.wait() == -signal.SIGXCPU:
+                raise _late(self._limits.cpu_seconds) from problem
+            raise _died() from problem
+        return answer, more
 
 
 def _late(seconds: float) -> PageProcessDied:

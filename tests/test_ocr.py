@@ -226,11 +226,11 @@ def test_scans_of_a_batch_are_read_by_all_page_processes(tmp_path: Path) -> None
 
 
 def test_a_scan_that_breaks_its_process_costs_only_itself(tmp_path: Path) -> None:
-    killed = []
+    killed, others = [], set(psutil.Process().children())
 
     def kill_those_that_recognise() -> bool:
         """Asked all the time whether to go on; the answer is always yes."""
-        for child in psutil.Process().children():
+        for child in set(psutil.Process().children()) - others:
             with contextlib.suppress(psutil.NoSuchProcess):  # dead already
                 if any("tesserocr" in m.path for m in child.memory_maps()):
                     child.kill()

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from errors import InputError
-from pipeline.pool import Cancelled, PageProcessDied, Pool
+from pipeline.pool import Cancelled, Lane, Limits, PageProcessDied, Pool
 from tests.in_child import add, burn, count_then, die, fill, hang, limits, refuse
+
+LIMITS = Limits(seconds=20, cpu_seconds=20, memory_mb=600)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,32 @@ def test_a_child_that_fails_is_replaced(pool: Pool, function: object) -> None:
 
 
 def test_values_come_one_by_one_and_those_before_a_death_are_kept(pool: Pool) -> None:
-    assert list(pool.each(count_then, add, (1, 1), seconds=20)) == [0, 1, 2]
-    seen = []
-    with pytest.raises(PageProcessDied):
-        for value in pool.each(count_then, die, (), seconds=20):
-            seen.append(value)
-    assert seen == [0, 1, 2]
+    with pool.held(LIMITS) as lane:
+        assert list(lane.each(count_then, add, (1, 1))) == [0, 1, 2]
+        seen = []
+        with pytest.raises(PageProcessDied):
+            for value in lane.each(count_then, die, ()):
+                seen.append(value)
+        assert seen == [0, 1, 2]
+        assert list(lane.each(count_then, add, (1, 1))) == [0, 1, 2]
     assert pool.run(add, 1, 1, seconds=20) == 2
+
+
+def test_a_held_process_is_the_same_until_it_is_given_back_or_fails() -> None:
+    def process(lane: Lane) -> int:
+        ((answer, _),) = lane.answers(os.getpid, ())
+        return int(answer)
+
+    with Pool(2) as two:
+        with two.held(LIMITS) as one, two.held(LIMITS) as other:
+            first, second = process(one), process(other)
+            assert [process(one), process(other)] == [first, second]
+            assert first != second
+        with pytest.raises(ZeroDivisionError), two.held(LIMITS) as one:
+            broken = process(one)
+            raise ZeroDivisionError
+        assert broken in {first, second}
+        assert not Path(f"/proc/{broken}").exists()
 
 
 @pytest.mark.slow

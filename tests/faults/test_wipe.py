@@ -43,7 +43,7 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
     """SIGKILL: the local remote is what is left."""
     data = tmp_path / "data"
     with engine(data, **SECRET) as running:
-        pdf = running.pdf(34, "whole")
+        pdf = running.pdf(50, "whole")
         kept = shutil.copyfile(pdf, tmp_path / "whole.pdf")
         job = running.submit(pdf, strategy="ocr_only")
         running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 9)
@@ -64,15 +64,15 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
         back = running.jobs.job(USER, job)
         assert back["epoch"] == 1
         done = running.finished(job, seconds=200)
-        assert (done["status"], done["source"]["pages"]) == ("succeeded", 34)
-        assert done["stages"]["index"] == {"done": 34, "total": 34}
+        assert (done["status"], done["source"]["pages"]) == ("succeeded", 50)
+        assert done["stages"]["index"] == {"done": 50, "total": 50}
         assert running.jobs.job(USER, ended)["status"] == "succeeded"
         told = history(running, job)
         assert told[0]["message"] == "Restored after a restart; it goes on."
         assert {e.get("epoch") for e in told[2:]} == {1}
         assert running.jobs.catalog.last_event(job) != before
         read = {e["page"] for e in running.link.call("pages", USER, source_id=done["source"]["id"])}
-        assert read == set(range(1, 35))
+        assert read == set(range(1, 51))
         whole = running.submit(kept, OTHER, strategy="ocr_only")  # by somebody without a past
         running.finished(whole, OTHER, 200)
         running.finished(running.submit(second, OTHER), OTHER)
