@@ -128,7 +128,8 @@ def search(
         "keyword": {i: n for n, i in enumerate(words, 1)},
     }
     scores = fuse(list(ranks.values()))
-    best = sorted(scores, key=lambda i: (-scores[i], i))[: query.top_k]
+    literal = ranks["keyword"]  # of two that are equally good the one that says the words
+    best = sorted(scores, key=lambda i: (-scores[i], literal.get(i, deep + 1), i))[: query.top_k]
     missing = [i for i in best if i not in found]
     if missing:
         found |= {r.id: r for r in workspace.get(query.collection, ids=missing)}
