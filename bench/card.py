@@ -18,14 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pypdfium2
 import torch
-from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.embed import cosines
 from pipeline.borrow import STEPS, read_parts
 from pipeline.models import detection
 from pipeline.models.embedding import LoadedModel, load_encoder
@@ -51,11 +50,6 @@ def timed(work: Callable[[], Any], runs: int = 3) -> tuple[Any, float]:
 
 def row(name: str, value: str) -> None:
     print(f"{name:58s} {value}", flush=True)
-
-
-def cosines(a: Any, b: Any) -> Any:
-    a, b = np.asarray(a), np.asarray(b)
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 def on_processor(name: str) -> LoadedModel:
@@ -106,13 +100,11 @@ def embed(name: str, texts: list[str]) -> None:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def pictures(folder: Path) -> list[Path]:
+def pictures() -> list[Any]:
     found = []
     for file in sorted((ROOT / "samples").glob("*.pdf")):
         with pypdfium2.PdfDocument(file) as document:
-            for page in document:
-                found.append(folder / f"{len(found):04d}.png")
-                page.render(scale=150 / 72).to_pil().save(found[-1])
+            found += [page.render(scale=150 / 72).to_pil().convert("RGB") for page in document]
     return [found[i % len(found)] for i in range(PAGES)]
 
 
@@ -123,12 +115,11 @@ def layout() -> None:
             str(layout_model(folder / "layout", tiny=False)),
             str(table_model(folder / "table", tiny=False)),
         )
-        pages = pictures(folder)
         there = detection.load_detector(*models)
-        opened = [Image.open(p).convert("RGB") for p in pages]
-        squares = [p.resize((1000, 1000)) for p in opened]
+        pages = pictures()
+        squares = [page.resize((1000, 1000)) for page in pages]
         for name, boxes, given in (
-            ("layout", there.layout, opened),
+            ("layout", there.layout, pages),
             ("table", there.table, squares),
         ):
             processor = replace(boxes, model=boxes.model.cpu(), device="cpu", together=1)
@@ -144,10 +135,7 @@ def layout() -> None:
                     f"{len(given) / fast:.1f} a second, {slow / 4 * len(given) / fast:.1f} times the "
                     f"processor's {4 / slow:.2f}; peak {peak:,.0f} MB",
                 )
-            prepared, _ = timed(
-                lambda b=boxes, g=given: b.processor(images=g[:8], return_tensors="pt")
-            )
-            _, seconds = timed(
+            prepared, seconds = timed(
                 lambda b=boxes, g=given: b.processor(images=g[:8], return_tensors="pt")
             )
             row("  preparing 8 pictures on the processor", f"{1000 * seconds:.0f} ms")
@@ -181,8 +169,7 @@ def agree(name: str, boxes: Any, prepared: Any) -> None:
 
 
 def borrow(name: str, texts: list[str]) -> None:
-    card = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
-    os.environ["CARD"] = card
+    os.environ["CARD"] = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     wanted = on_processor(name).encode(texts[::10])
     with (
         tempfile.TemporaryDirectory() as home,

@@ -39,6 +39,12 @@ def texts_of(file: Path, count: int) -> list[str]:
     return found[:: max(1, len(found) // count)]
 
 
+def cosines(some: Any, others: Any) -> Any:
+    """Of each row of vectors with its twin."""
+    a, b = np.asarray(some), np.asarray(others)
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
 def main() -> None:
     texts = texts_of(Path(sys.argv[1]), int((sys.argv[2:] or ["270"])[0]))
     quire = load_encoder(DEFAULT_MODEL, threads=1)
@@ -66,10 +72,8 @@ def main() -> None:
         cpu, wall = (statistics.median(p[i] for p in pairs) for i in (0, 1))
         rates[name] = len(texts) / cpu
         print(f"{name:32s} {cpu:8.2f} {wall:8.2f} {rates[name]:12.1f}")
-    a, b = made.values()
-    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     first, second = rates.values()
-    print(f"\nratio {second / first:.2f}, smallest cosine {cosines.min():.5f}")
+    print(f"\nratio {second / first:.2f}, smallest cosine {cosines(*made.values()).min():.5f}")
 
 
 if __name__ == "__main__":

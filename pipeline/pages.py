@@ -1,5 +1,5 @@
-"""Pages, read: each by the reader that the router chose for it. Runs inside a page
-process; what only some pages need is imported when the first of them comes.
+"""Pages, read: each by the reader that the router chose for it. Runs inside a page process; what only
+some pages need is imported when the first of them comes.
 
 What an element is does not depend on the pages it was read with. Knows nothing of the pool.
 """
@@ -24,7 +24,7 @@ from pipeline.writer import Writer
 
 LAYOUT_DPI = 100
 APART = "apart"  # the reader of a page that is left to a call of its own
-_HIDDEN = "hidden"
+_HIDDEN = "hidden"  # an invisible text layer, to be compared with the picture
 
 PageRead = tuple[PageRecord, list[dict[str, Any]]]
 Seen = dict[int, tuple[Region, ...]]

@@ -196,10 +196,11 @@ def _read(
                     left = left[1:]
                 alone = False
             except PageProcessDied as problem:
-                if alone or problem.code == "page_timeout":
+                at_fault = alone or problem.code == "page_timeout"
+                if at_fault:
                     made.append((failed(left[0], problem, 0.0), []))
                     left = left[1:]
-                alone = not alone and problem.code != "page_timeout"
+                alone = not at_fault
         return made
 
     def beside(share: list[int]) -> list[PageRead]:

@@ -1,9 +1,9 @@
 """Page processes: small, capped, killable children in which PDFs are opened.
 
 `Pool.run` calls a module-level function in a child and returns its answer; `Pool.held` holds a child for
-several calls, and yields what a function yields. A child has a memory limit, each answer limits of wall and CPU time; when it dies, hangs
-or is cancelled it is killed and replaced. Knows nothing of PDFs. The child is a program of its own, so
-that it imports nothing of its parent.
+several calls, and yields what a function yields. A child has a memory limit, each answer limits of wall and
+CPU time; when it dies, hangs or is cancelled it is killed and replaced. Knows nothing of PDFs. The child is
+a program of its own, so that it imports nothing of its parent.
 """
 
 import ctypes
