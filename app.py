@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pipeline import logs
 from pipeline.engine import catalog_url
 from pipeline.jobs import Jobs
-from pipeline.link import Link
+from pipeline.processes import logs
+from pipeline.processes.rpc import Link
 from settings import Settings, processors
 from storage.accounts import Accounts
 from storage.catalog import Catalog
@@ -45,7 +45,9 @@ def prepare(settings: Settings) -> None:
 def supervise() -> subprocess.Popen[bytes]:
     """The worker's supervisor, without ZeroGPU's variables: torch is not patched there."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SPACES_ZERO")}
-    return subprocess.Popen([sys.executable, "-m", "pipeline.supervisor"], env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.processes.supervisor"], env=environment
+    )
 
 
 def borrow_gpu(paths: Paths) -> Any:

@@ -27,7 +27,7 @@ from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from settings import DEFAULT_MODEL
 
 

@@ -22,7 +22,7 @@ from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from quire_client import Quire
 from settings import DEFAULT_MODEL, processors
 from tests.conftest import start_app

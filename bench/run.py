@@ -33,7 +33,7 @@ from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
 from pipeline.pages import read_pages
 from pipeline.partition import partition_batch, plan
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from pipeline.search import MODES, checked, search
 from pipeline.source import look
 from settings import DEFAULT_MODEL
@@ -134,7 +134,7 @@ def page_process() -> None:
     share of them (Pss), its own memory (Anonymous); after what it imported and after its first page."""
     print(f"\n{'a page process, MB':42s} {'Rss':>6s} {'Pss':>6s} {'own':>6s} {'peak':>6s}")
     for name, module in (
-        ("started", "pipeline.pool"),
+        ("started", "pipeline.processes.pool"),
         ("imports: text, tables, figures", "pipeline.pages, PIL.JpegImagePlugin, tablers"),
         ("imports: OCR besides", "pipeline.pages, pipeline.scans, PIL.Image"),
     ):

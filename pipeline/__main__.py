@@ -22,7 +22,7 @@ from pipeline.document import document_elements
 from pipeline.engine import catalog_url
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, partition_batch, plan, style_of
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from pipeline.readers.layout import Detector
 from pipeline.router import STRATEGIES
 from pipeline.source import check_upload, look

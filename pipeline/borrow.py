@@ -21,8 +21,8 @@ import numpy as np
 
 from errors import InputError, Unavailable
 from pipeline.embed import Encoder
-from pipeline.link import address, key
 from pipeline.page import Box
+from pipeline.processes.rpc import address, key
 from pipeline.readers.layout import KINDS, Detector, Region
 from storage.paths import Paths
 

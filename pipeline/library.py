@@ -20,7 +20,7 @@ from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.options import PartitionOptions
 from pipeline.partition import read_head
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from pipeline.pushing import Lent
 from pipeline.search import Query
 from settings import Settings

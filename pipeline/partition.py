@@ -18,7 +18,7 @@ from errors import InputError
 from pipeline.options import PartitionOptions
 from pipeline.page import PageRecord, Style
 from pipeline.pages import APART, PageRead, Seen, draw_page, failed, read_pages
-from pipeline.pool import Lane, Limits, PageProcessDied, Pool
+from pipeline.processes.pool import Lane, Limits, PageProcessDied, Pool
 from pipeline.readers.layout import Detector
 from pipeline.source import Probe
 from pipeline.style import look

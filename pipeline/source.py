@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from errors import InputError
 from pipeline import language, pdfium
-from pipeline.pool import PageProcessDied, Pool
+from pipeline.processes.pool import PageProcessDied, Pool
 
 SAMPLED = 24
 TEXT_SECONDS = 0.03

@@ -33,7 +33,7 @@ from pipeline.partition import (
     write_batch,
     write_once,
 )
-from pipeline.pool import Cancelled, Pool
+from pipeline.processes.pool import Cancelled, Pool
 from pipeline.readers.layout import Detector, Region
 from pipeline.source import look
 from settings import Settings

@@ -26,7 +26,7 @@ from pipeline.embed import Encoder
 from pipeline.engine import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
-from pipeline.pool import Cancelled, PageProcessDied, Pool
+from pipeline.processes.pool import Cancelled, PageProcessDied, Pool
 from pipeline.pushing import Lent
 from pipeline.reembed import reembed
 from settings import Settings

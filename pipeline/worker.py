@@ -26,7 +26,7 @@ from typing import IO, Any, cast
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import housekeeping, ingest, logs, queues, transfer
+from pipeline import housekeeping, ingest, queues, transfer
 from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.engine import (
@@ -38,13 +38,14 @@ from pipeline.engine import (
 from pipeline.held import Encoders, Once
 from pipeline.jobs import Jobs
 from pipeline.library import Library, dispatch
-from pipeline.link import accept, address, key
 from pipeline.notify import Notifier
-from pipeline.pool import Pool
+from pipeline.processes import logs
+from pipeline.processes.pool import Pool
+from pipeline.processes.rpc import accept, address, key
+from pipeline.processes.supervisor import die_with_parent
 from pipeline.pushing import Lent
 from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
-from pipeline.supervisor import die_with_parent
 from pipeline.upkeep import Upkeep
 from settings import Settings, processors
 from storage import chroma, journal

@@ -18,9 +18,9 @@ import psutil
 
 from pipeline.engine import catalog_url
 from pipeline.jobs import Jobs, Request
-from pipeline.link import Link, wait
 from pipeline.options import PartitionOptions
 from pipeline.partition import BATCH, FIRST_BATCH
+from pipeline.processes.rpc import Link, wait
 from settings import Settings
 from storage.catalog import FINISHED, Catalog
 from storage.paths import Paths
@@ -88,7 +88,7 @@ class Engine:
 
     def at_work(self) -> set[psutil.Process]:
         """Page processes that use the processor; another one may stand between two batches."""
-        pages = [p for p in self.whole() if "pipeline.pool" in " ".join(p.cmdline())]
+        pages = [p for p in self.whole() if "pipeline.processes.pool" in " ".join(p.cmdline())]
         return {p for p in pages if p.cpu_percent(0.1) > 0}
 
     def kill_all(self) -> None:
@@ -128,7 +128,7 @@ def engine(data: Path, *, patience: float = 120, **extra: str) -> Iterator[Engin
     }
     with (data / "worker.log").open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.supervisor"],
+            [sys.executable, "-m", "pipeline.processes.supervisor"],
             cwd=ROOT,
             env=environment,
             stdout=out,

@@ -13,7 +13,7 @@ from pipeline import partition, source
 from pipeline.options import PartitionOptions
 from pipeline.page import PageRecord
 from pipeline.partition import partition_batch, plan, read_batch
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 
 Page = Callable[[pikepdf.Pdf], None]
 WORDS = b"BT /F1 12 Tf 72 700 Td (This page is sound) Tj ET\n"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.jobs import Jobs
-from pipeline.link import Link
+from pipeline.processes.rpc import Link
 from settings import Settings
 from storage.accounts import Accounts
 from storage.catalog import Catalog

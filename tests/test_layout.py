@@ -16,7 +16,7 @@ from pipeline.models.detection import _square, _structured, load_detector
 from pipeline.options import PartitionOptions
 from pipeline.page import Box, PageContent, Word
 from pipeline.partition import Batch, partition_batch, read_batch
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from pipeline.readers import layout
 from pipeline.readers.grid import to_html
 from pipeline.readers.layout import Region, kind

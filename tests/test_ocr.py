@@ -20,7 +20,7 @@ from errors import InputError
 from pipeline.options import PartitionOptions
 from pipeline.page import Box
 from pipeline.partition import Batch, partition_batch, read_batch
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from pipeline.readers import ocr
 from pipeline.readers.grid import Table, to_html
 from pipeline.readers.raster import ink, posture, rules

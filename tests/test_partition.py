@@ -18,7 +18,7 @@ from pipeline.chunk import ChunkOptions, chunks
 from pipeline.document import document_elements
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, partition_batch, plan, read_batch
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from pipeline.source import Probe, check_upload, digest
 from tests.in_child import imported
 

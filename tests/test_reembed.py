@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from errors import Conflict, QuireError
 from pipeline import reembed as module
 from pipeline.partition import write_batch
-from pipeline.pool import Cancelled
+from pipeline.processes.pool import Cancelled
 from pipeline.reembed import reembed
 from pipeline.stages import Place, Tools, answer
 from quire_client import Quire

@@ -8,7 +8,7 @@ import pytest
 from errors import InputError
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, BatchResult, partition_batch, read_batch
-from pipeline.pool import Pool
+from pipeline.processes.pool import Pool
 from tests.conftest import SAMPLES
 from tests.in_child import limits
 from tests.stock_models import layout_model, table_model

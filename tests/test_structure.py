@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.health", "pipeline.jobs", "pipeline.link", "pipeline.borrow", "pipeline.chunk", "pipeline.options", "pipeline.notify",
+    "pipeline.health", "pipeline.jobs", "pipeline.processes.rpc", "pipeline.borrow", "pipeline.chunk", "pipeline.options", "pipeline.notify",
     "pipeline.pushing", "storage.paths", "storage.catalog", "storage.accounts",
 }  # fmt: skip
 HOMES = {
@@ -67,9 +67,9 @@ HOMES = {
 READS_ENVIRONMENT = {
     "app.py",
     "pipeline/__main__.py",
-    "pipeline/supervisor.py",
+    "pipeline/processes/supervisor.py",
     "pipeline/worker.py",
-    "pipeline/pool.py",
+    "pipeline/processes/pool.py",
     "pipeline/maintain.py",
 }
 

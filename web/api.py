@@ -20,9 +20,9 @@ from errors import InputError, QuireError, Refused, Unavailable
 from pipeline import borrow
 from pipeline.chunk import ChunkOptions
 from pipeline.jobs import EXPORTS, Jobs, Request
-from pipeline.link import Link
 from pipeline.notify import checked as notify_address
 from pipeline.options import PartitionOptions
+from pipeline.processes.rpc import Link
 from pipeline.pushing import dataset_name
 from settings import Settings
 from storage.catalog import ACTIVE, FINISHED

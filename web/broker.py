@@ -26,7 +26,7 @@ import httpx
 from gradio.context import LocalContext
 
 from pipeline.borrow import STEPS, Work, broker_address, compute_part
-from pipeline.link import accept, key
+from pipeline.processes.rpc import accept, key
 from storage.paths import Paths
 
 FRESH = 60.0  # seconds after which a token counts as stale

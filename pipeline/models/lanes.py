@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.pool import NICE
+from pipeline.processes.pool import NICE
 from settings import processors
 
 Item = TypeVar("Item")

@@ -1,4 +1,4 @@
-"""The small process that keeps a worker running, `python -m pipeline.supervisor`, so that the app process
+"""The small process that keeps a worker running, `python -m pipeline.processes.supervisor`, so that the app process
 starts nothing after launch. Imports nothing heavy.
 """
 
@@ -13,7 +13,7 @@ import threading
 import time
 from types import FrameType
 
-from pipeline import logs
+from pipeline.processes import logs
 
 log = logging.getLogger(__name__)
 _HEALTHY = 5.0
@@ -24,7 +24,9 @@ _XET = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_RETRY_MAX_DURATI
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.supervisor", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.processes.supervisor", description=__doc__
+    )
     parser.add_argument("--reader", action="store_true", help="of a worker that only reads pages")
     logs.configure()
     return supervise(["--reader"] if parser.parse_args(arguments).reader else [])
