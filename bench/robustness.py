@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from errors import QuireError
 from pipeline.options import PartitionOptions
 from pipeline.partition import partition_batch, plan, read_batch
+from pipeline.pdf.probe import check_upload, look
 from pipeline.processes.pool import PageProcessDied, Pool
-from pipeline.source import check_upload, look
 
 FRESH_MB = 180
 COLUMNS = ("file", "outcome", "pages", "seconds", "peak_mb", "elements", "readers", "said")

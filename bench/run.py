@@ -25,17 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.peers import PEERS
 from bench.robustness import peak_mb
-from pipeline import style
 from pipeline.__main__ import partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.embed import records
 from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
-from pipeline.pages import read_pages
 from pipeline.partition import partition_batch, plan
+from pipeline.pdf import document_style
+from pipeline.pdf.probe import look
+from pipeline.pdf.read_pages import read_pages
 from pipeline.processes.pool import Pool
 from pipeline.search import MODES, checked, search
-from pipeline.source import look
 from settings import DEFAULT_MODEL
 from storage.paths import Paths
 from storage.workspace import Space
@@ -117,7 +117,10 @@ def quire(name: str, files: list[Path], strategy: str) -> None:
 
 def alone(files: list[Path]) -> Measured:
     """Elements of every page in this process: no imports, no look at the file before, no output."""
-    read, styles = PartitionOptions(strategy="fast"), {file: style.look(file) for file in files}
+    read, styles = (
+        PartitionOptions(strategy="fast"),
+        {file: document_style.look(file) for file in files},
+    )
 
     def work() -> None:
         for file in files:
@@ -135,8 +138,11 @@ def page_process() -> None:
     print(f"\n{'a page process, MB':42s} {'Rss':>6s} {'Pss':>6s} {'own':>6s} {'peak':>6s}")
     for name, module in (
         ("started", "pipeline.processes.pool"),
-        ("imports: text, tables, figures", "pipeline.pages, PIL.JpegImagePlugin, tablers"),
-        ("imports: OCR besides", "pipeline.pages, pipeline.scans, PIL.Image"),
+        ("imports: text, tables, figures", "pipeline.pdf.read_pages, PIL.JpegImagePlugin, tablers"),
+        (
+            "imports: OCR besides",
+            "pipeline.pdf.read_pages, pipeline.pdf.ocr.scanned_page, PIL.Image",
+        ),
     ):
         with Pool(1) as pool:
             pool.run(exec, f"import {module}", seconds=60)

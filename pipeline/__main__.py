@@ -22,10 +22,10 @@ from pipeline.document import document_elements
 from pipeline.engine import catalog_url
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, partition_batch, plan, style_of
+from pipeline.pdf.hi_res import Detector
+from pipeline.pdf.probe import check_upload, look
+from pipeline.pdf.router import STRATEGIES
 from pipeline.processes.pool import Pool
-from pipeline.readers.layout import Detector
-from pipeline.router import STRATEGIES
-from pipeline.source import check_upload, look
 from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings, processors
 from storage.catalog import ACTIVE, Catalog
 from storage.paths import Paths

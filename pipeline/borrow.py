@@ -21,9 +21,9 @@ import numpy as np
 
 from errors import InputError, Unavailable
 from pipeline.embed import Encoder
-from pipeline.page import Box
+from pipeline.pdf.hi_res import KINDS, Detector, Region
+from pipeline.pdf.page import Box
 from pipeline.processes.rpc import address, key
-from pipeline.readers.layout import KINDS, Detector, Region
 from storage.paths import Paths
 
 POLICIES = ("auto", "never", "wait")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from errors import InputError
-from pipeline.elements import FURNITURE
+from pipeline.pdf.elements import FURNITURE
 
 if TYPE_CHECKING:
     from unstructured.documents.elements import Element

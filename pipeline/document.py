@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.elements import FURNITURE
 from pipeline.partition import read_batch
-from pipeline.relations import link_tables
+from pipeline.pdf.elements import FURNITURE
+from pipeline.pdf.relations import link_tables
 
 _ALSO_BELOW = ("Image", "Formula", "CodeSnippet", "Form")  # the library forgets these
 

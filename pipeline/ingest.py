@@ -26,7 +26,7 @@ from pipeline.engine import (
     telling,
 )
 from pipeline.partition import plan
-from pipeline.source import Probe
+from pipeline.pdf.probe import Probe
 from pipeline.stages import Json, Place, Tools, answer
 
 WINDOW = 4

@@ -33,7 +33,7 @@ from pipeline.engine import (
 )
 from pipeline.notify import sealed
 from pipeline.options import PartitionOptions
-from pipeline.source import check_upload, digest
+from pipeline.pdf.probe import check_upload, digest
 from pipeline.standing import Standing
 from settings import Settings
 from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow

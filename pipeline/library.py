@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from errors import Conflict, InputError, NotFound, QuireError
-from pipeline import pdfium, search
+from pipeline import search
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
 from pipeline.options import PartitionOptions
 from pipeline.partition import read_head
+from pipeline.pdf import pdfium
 from pipeline.processes.pool import Pool
 from pipeline.pushing import Lent
 from pipeline.search import Query

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from errors import InputError
-from pipeline.router import STRATEGIES
+from pipeline.pdf.router import STRATEGIES
 
 VERSION = "9"
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from errors import InputError
 from pipeline.options import PartitionOptions
-from pipeline.page import PageRecord, Style
-from pipeline.pages import APART, PageRead, Seen, draw_page, failed, read_pages
+from pipeline.pdf.document_style import look
+from pipeline.pdf.hi_res import Detector
+from pipeline.pdf.page import PageRecord, Style
+from pipeline.pdf.probe import Probe
+from pipeline.pdf.read_pages import APART, PageRead, Seen, draw_page, failed, read_pages
 from pipeline.processes.pool import Lane, Limits, PageProcessDied, Pool
-from pipeline.readers.layout import Detector
-from pipeline.source import Probe
-from pipeline.style import look
 
 STYLE = "style.json"
 FIRST_BATCH = 2

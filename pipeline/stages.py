@@ -23,7 +23,6 @@ from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
 from pipeline.notify import Notifier, unsealed
 from pipeline.options import PartitionOptions
-from pipeline.page import PageRecord
 from pipeline.partition import (
     STYLE,
     Batch,
@@ -33,9 +32,10 @@ from pipeline.partition import (
     write_batch,
     write_once,
 )
+from pipeline.pdf.hi_res import Detector, Region
+from pipeline.pdf.page import PageRecord
+from pipeline.pdf.probe import look
 from pipeline.processes.pool import Cancelled, Pool
-from pipeline.readers.layout import Detector, Region
-from pipeline.source import look
 from settings import Settings
 from storage import ledger
 from storage.catalog import Catalog, SourceRow

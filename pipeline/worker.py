@@ -39,12 +39,12 @@ from pipeline.held import Encoders, Once
 from pipeline.jobs import Jobs
 from pipeline.library import Library, dispatch
 from pipeline.notify import Notifier
+from pipeline.pdf.hi_res import Detector
 from pipeline.processes import logs
 from pipeline.processes.pool import Pool
 from pipeline.processes.rpc import accept, address, key
 from pipeline.processes.supervisor import die_with_parent
 from pipeline.pushing import Lent
-from pipeline.readers.layout import Detector
 from pipeline.stages import Tools
 from pipeline.upkeep import Upkeep
 from settings import Settings, processors

@@ -9,10 +9,11 @@ import pytest
 from pikepdf import Array, Dictionary, Name
 
 from errors import InputError, QuireError
-from pipeline import partition, source
+from pipeline import partition
 from pipeline.options import PartitionOptions
-from pipeline.page import PageRecord
 from pipeline.partition import partition_batch, plan, read_batch
+from pipeline.pdf import probe
+from pipeline.pdf.page import PageRecord
 from pipeline.processes.pool import Pool
 
 Page = Callable[[pikepdf.Pdf], None]
@@ -115,7 +116,7 @@ def scripted(document: pikepdf.Pdf) -> None:
 
 
 def read(pool: Pool, path: Path, work: Path) -> tuple[list[PageRecord], str]:
-    seen = source.look(pool, path, work / "copy.pdf", password=None, max_pages=5000)
+    seen = probe.look(pool, path, work / "copy.pdf", password=None, max_pages=5000)
     records: list[PageRecord] = []
     said = []
     for batch in plan(seen):

@@ -3,7 +3,7 @@
 import pytest
 from iso639 import Language
 
-from pipeline import language
+from pipeline.pdf import language
 
 TEXTS = {
     "eng": "The board met on the third of March. The new crane arrived on time and lifts tonnes.",

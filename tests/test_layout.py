@@ -14,12 +14,12 @@ from errors import InputError
 from pipeline.__main__ import main
 from pipeline.models.detection import _square, _structured, load_detector
 from pipeline.options import PartitionOptions
-from pipeline.page import Box, PageContent, Word
 from pipeline.partition import Batch, partition_batch, read_batch
+from pipeline.pdf import hi_res
+from pipeline.pdf.hi_res import Region, kind
+from pipeline.pdf.page import Box, PageContent, Word
+from pipeline.pdf.tables.table import to_html
 from pipeline.processes.pool import Pool
-from pipeline.readers import layout
-from pipeline.readers.grid import to_html
-from pipeline.readers.layout import Region, kind
 from tests.conftest import SAMPLES
 from tests.tiny_models import layout_model, table_model
 
@@ -199,14 +199,14 @@ def test_cells_hold_the_words_of_the_pdf() -> None:
         rows=(Box(0, 0.05, 1, 0.3), Box(0, 0.3, 1, 0.6)),
         columns=(Box(0, 0, 0.5, 0.6), Box(0.5, 0, 1, 0.6)), headers=1,
     )  # fmt: skip
-    (only,) = layout.read(content, [region])
+    (only,) = hi_res.read(content, [region])
     assert not isinstance(only.thing, Box)
     assert to_html(only.thing) == (  # type: ignore[arg-type]
         "<table><thead><tr><th>Year</th><th>Tons</th></tr></thead>"
         "<tbody><tr><td>1999</td><td>12</td></tr></tbody></table>"
     )
     spanning = region._replace(spans=(Box(0, 0.05, 1, 0.3),))
-    (only,) = layout.read(content, [spanning])
+    (only,) = hi_res.read(content, [spanning])
     assert '<th colspan="2">Year Tons</th>' in to_html(only.thing)  # type: ignore[arg-type]
 
 
@@ -217,7 +217,7 @@ def test_no_word_is_lost_and_boxes_off_the_page_are_clipped() -> None:
         Region("NarrativeText", 0.5, Box(0, 0, 0.9, 0.4)),
         Region("Title", 0.9, Box(2, 2, 3, 3)),
     ]
-    found = layout.read(content, regions)
+    found = hi_res.read(content, regions)
     assert [p.thing.text for p in found if not isinstance(p.thing, Box)] == ["covered", "forgotten"]
 
 

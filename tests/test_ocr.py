@@ -18,13 +18,13 @@ from reportlab.pdfgen import canvas
 
 from errors import InputError
 from pipeline.options import PartitionOptions
-from pipeline.page import Box
 from pipeline.partition import Batch, partition_batch, read_batch
+from pipeline.pdf.ocr import tesseract
+from pipeline.pdf.ocr.image import ink, posture, rules
+from pipeline.pdf.page import Box
+from pipeline.pdf.tables.table import Table, to_html
+from pipeline.pdf.text.blocks import Block
 from pipeline.processes.pool import Pool
-from pipeline.readers import ocr
-from pipeline.readers.grid import Table, to_html
-from pipeline.readers.raster import ink, posture, rules
-from pipeline.readers.text import Block
 from tests.samples import DEJAVU
 
 os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # before tesseract is loaded
@@ -75,7 +75,7 @@ def test_a_ruled_table_is_read_where_it_is_however_the_scan_lies(turned: int, sk
     lying = straight.rotate(turned, expand=True)
     lying = lying.rotate(-skew, fillcolor=245, resample=Image.Resampling.BICUBIC)
     page = POINTS if turned in {0, 180} else POINTS[::-1]
-    found = ocr.read(lying, *page, ())
+    found = tesseract.read(lying, *page, ())
     (table,) = (t for t in found.things if isinstance(t, Table))
     assert "<th>Harbour</th><th>Ships</th><th>Tonnes</th>" in to_html(table)
     assert "<td>Alder</td><td>112</td><td>48200</td>" in to_html(table)
@@ -94,8 +94,8 @@ def test_a_ruled_table_is_read_where_it_is_however_the_scan_lies(turned: int, sk
 
 def test_a_box_of_a_slanting_scan_is_mapped_back() -> None:
     straight, slanting = drawn(TEXT), drawn(TEXT).rotate(-7, fillcolor=245)
-    before = ocr.words(straight, *POINTS, ())
-    after = ocr.words(slanting, *POINTS, ())
+    before = tesseract.words(straight, *POINTS, ())
+    after = tesseract.words(slanting, *POINTS, ())
     crane = next(w.box for w in before if w.text == "crane")
     shifted = next(w.box for w in after if w.text == "crane")
     assert abs(posture(ink(slanting)).skew - 7) < 0.5
@@ -131,7 +131,7 @@ def test_no_rule_is_passed_over(data: st.DataObject, least: int, start: int, aft
 
 def test_a_pack_that_is_not_there_is_named_with_its_package() -> None:
     with pytest.raises(InputError) as caught:
-        ocr.read(drawn(TEXT), *POINTS, ("tlh",))
+        tesseract.read(drawn(TEXT), *POINTS, ("tlh",))
     assert caught.value.code == "language_missing"
     assert "tesseract-ocr-tlh" in caught.value.advice
 
@@ -140,12 +140,12 @@ def test_a_script_without_its_pack_is_named_instead_of_misread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("eng", "osd"):
-        shutil.copy(ocr.tessdata() / f"{name}.traineddata", tmp_path)
-    monkeypatch.setattr(ocr, "tessdata", lambda: tmp_path)
+        shutil.copy(tesseract.tessdata() / f"{name}.traineddata", tmp_path)
+    monkeypatch.setattr(tesseract, "tessdata", lambda: tmp_path)
     greek = "Η θάλασσα χωρίζει τα νησιά και ενώνει τους ανθρώπους"
     lines = tuple(greek.split(" ", i)[-1] or greek for i in (0, 1, 0, 2, 0, 1, 0, 2, 0, 0, 1))
     with pytest.raises(InputError) as caught:
-        ocr.read(drawn(lines), *POINTS, ())
+        tesseract.read(drawn(lines), *POINTS, ())
     assert caught.value.code == "language_missing"
     assert "tesseract-ocr-ell" in caught.value.advice
 
@@ -162,7 +162,7 @@ def test_japanese_is_read_across_and_downwards(down: bool) -> None:
             along, aside = 200 + size * i, 2 * size * line
             place = (1000 - aside, along) if down else (along, 300 + aside)
             draw.text(place, letter, fill=20, font=font)
-    found = ocr.read(picture, *POINTS, ("jpn",))
+    found = tesseract.read(picture, *POINTS, ("jpn",))
     text = "".join(b.text for b in found.things if isinstance(b, Block))
     wanted = "".join(CAT)
     assert SequenceMatcher(None, text, wanted).ratio() > 0.9, text

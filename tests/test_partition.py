@@ -12,14 +12,14 @@ from reportlab import platypus
 from unstructured.staging.base import elements_from_json
 
 from errors import InputError
-from pipeline import source
 from pipeline.__main__ import main, partition_file
 from pipeline.chunk import ChunkOptions, chunks
 from pipeline.document import document_elements
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, partition_batch, plan, read_batch
+from pipeline.pdf import probe
+from pipeline.pdf.probe import Probe, check_upload, digest
 from pipeline.processes.pool import Pool
-from pipeline.source import Probe, check_upload, digest
 from tests.in_child import imported
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
@@ -44,7 +44,7 @@ def elements(pool: Pool, path: Path, work: Path, *, size: int = 8, strategy: str
 
 
 def look(pool: Pool, path: Path, work: Path, password: str | None = None) -> Probe:
-    return source.look(pool, path, work / "copy.pdf", password=password, max_pages=100)
+    return probe.look(pool, path, work / "copy.pdf", password=password, max_pages=100)
 
 
 def test_a_report_becomes_typed_elements(pool: Pool, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_style_of_a_document_is_looked_at_once(
     run = Pool.run
     monkeypatch.setattr(Pool, "run", spy)
     partition_file(pool, make_pdf(pages=40), tmp_path, AUTO)
-    assert asked.count("pipeline.style") == 1
+    assert asked.count("pipeline.pdf.document_style") == 1
 
 
 def test_a_batch_that_is_there_is_not_read_again(pool: Pool, tmp_path: Path) -> None:

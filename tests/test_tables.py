@@ -5,12 +5,12 @@ from pathlib import Path
 import pikepdf
 import tablers
 
-from pipeline import pdfium
-from pipeline.page import Box, PageContent, Word
-from pipeline.readers.grid import Table, to_html
-from pipeline.readers.lines import joined
-from pipeline.readers.ruled import _seen, table_of
-from pipeline.readers.tables import _line_numbers, find_tables
+from pipeline.pdf import pdfium
+from pipeline.pdf.page import Box, PageContent, Word
+from pipeline.pdf.tables.find import _line_numbers, find_tables
+from pipeline.pdf.tables.ruled import _seen, table_of
+from pipeline.pdf.tables.table import Table, to_html
+from pipeline.pdf.text.lines import joined
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 RULED = [Box(x, y, x + 100, bottom) for y, bottom in ((0, 20), (20, 60)) for x in (0, 100, 200)]

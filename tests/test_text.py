@@ -18,8 +18,8 @@ from pipeline.chunk import ChunkOptions, chunks
 from pipeline.document import document_elements
 from pipeline.options import PartitionOptions
 from pipeline.partition import partition_batch, plan, read_batch
+from pipeline.pdf.probe import look
 from pipeline.processes.pool import Pool
-from pipeline.source import look
 from tests.samples import BIRDS, DEJAVU, TIDES
 
 Json = dict[str, Any]

@@ -17,9 +17,9 @@ from transformers import (
 from errors import InputError, Unavailable
 from pipeline.models.lanes import best_device, lanes, side_by_side
 from pipeline.models.weights import UNLOADABLE, folder_of
-from pipeline.page import Box
-from pipeline.readers.layout import HERON, Region, settle
-from pipeline.readers.layout import kind as layout_kind
+from pipeline.pdf.hi_res import HERON, Region, settle
+from pipeline.pdf.hi_res import kind as layout_kind
+from pipeline.pdf.page import Box
 
 _LAYOUT_THRESHOLD = 0.3
 _TABLE_THRESHOLD = 0.5

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from errors import Corrupt, InputError
 from pipeline.chunk import ChunkOptions, chunks
-from pipeline.page import Box
-from pipeline.readers.order import reading_order
+from pipeline.pdf.page import Box
+from pipeline.pdf.text.reading_order import reading_order
 from pipeline.search import fuse
 from storage import manifest as manifests
 from storage import segments

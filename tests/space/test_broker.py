@@ -16,8 +16,8 @@ from gradio_client import Client, handle_file
 
 from errors import InputError, Unavailable
 from pipeline.borrow import STEPS, Ask, Borrower, checked
-from pipeline.page import Box
-from pipeline.readers.layout import Region
+from pipeline.pdf.hi_res import Region
+from pipeline.pdf.page import Box
 from storage.paths import Paths
 from tests.conftest import SAMPLES, start_app
 from tests.space.device import Device, InZero, in_zero, started

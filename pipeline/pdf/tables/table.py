@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.page import Box
+from pipeline.pdf.page import Box
 
 NUMERIC = re.compile(
     r"[-+–—(±~<>≤≥$€£¥]*\s*(\d[\d.,:/ \u00a0–-]*\s*[%)°a-zA-Z*†‡§]{0,3}|n/?a|N/?A|[-–—.…x×✓✔✗†‡#]+)\s*[)*†‡%]*"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError
-from pipeline import pdfium
-from pipeline.page import PageContent, Style
-from pipeline.readers import text
-from pipeline.readers.text import Block
+from pipeline.pdf import pdfium
+from pipeline.pdf.page import PageContent, Style
+from pipeline.pdf.text import blocks
+from pipeline.pdf.text.blocks import Block
 
 RUNS = 6
 RUN = 4  # neighbouring pages: left and right pages have heads of their own
@@ -41,12 +41,12 @@ def look(path: Path) -> Style:
                     content = pdfium.content(page, number)
             except InputError:
                 continue
-            for block in text.read(content, list(enumerate(content.words)), Style()):
+            for block in blocks.read(content, list(enumerate(content.words)), Style()):
                 if block.kind == "Title":
                     sizes[round(2 * block.size) / 2] += 1
                 if _at_edge(block, content):
                     middle = (block.box.y0 + block.box.y1) / 2
-                    edges.append(_Edge(number, middle, text.pattern(block.text)))
+                    edges.append(_Edge(number, middle, blocks.pattern(block.text)))
     least = 1 if len(sampled) < RUN else 2  # one large word in a figure is no heading
     return Style(
         running=_repeated(edges, len(sampled)),
@@ -63,8 +63,8 @@ def sample(pages: int) -> list[int]:
 
 
 def _at_edge(block: Block, content: PageContent) -> bool:
-    upper, lower = text.edges(block.box, content.height)
-    return (upper or lower) and len(block.text) < text.SHORT and block.lines <= 2
+    upper, lower = blocks.edges(block.box, content.height)
+    return (upper or lower) and len(block.text) < blocks.SHORT and block.lines <= 2
 
 
 def _repeated(edges: Sequence[_Edge], pages: int) -> tuple[tuple[str, float], ...]:
@@ -76,7 +76,7 @@ def _repeated(edges: Sequence[_Edge], pages: int) -> tuple[tuple[str, float], ..
     for said, all_of_it in by_text.items():
         rest = sorted(all_of_it, key=lambda e: e.middle)
         while rest:
-            near = [e for e in rest if e.middle - rest[0].middle <= text.NEAR]
+            near = [e for e in rest if e.middle - rest[0].middle <= blocks.NEAR]
             rest = rest[len(near) :]
             if len({e.page for e in near}) >= min(3, max(2, pages)):
                 found.append((said, round(sum(e.middle for e in near) / len(near), 1)))

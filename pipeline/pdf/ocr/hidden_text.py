@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 
-from pipeline.page import Box, PageContent
-from pipeline.readers.lines import Segment, drawn
+from pipeline.pdf.page import Box, PageContent
+from pipeline.pdf.text.lines import Segment, drawn
 
 LOOKED_AT = 3
 TRUSTED = 0.6

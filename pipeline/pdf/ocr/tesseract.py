@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import tesserocr
 
 from errors import InputError
-from pipeline.language import PART3
-from pipeline.page import Box, Word
-from pipeline.readers import raster, ruled, strokes
-from pipeline.readers.grid import Table
-from pipeline.readers.lines import around, between
-from pipeline.readers.text import Block, count
+from pipeline.pdf.language import PART3
+from pipeline.pdf.ocr import image
+from pipeline.pdf.page import Box, Word
+from pipeline.pdf.tables import cells_from_lines, ruled
+from pipeline.pdf.tables.table import Table
+from pipeline.pdf.text.blocks import Block, count
+from pipeline.pdf.text.lines import around, between
 
 _TESSDATA = (
     Path("/usr/share/tesseract-ocr/5/tessdata"),
@@ -105,13 +106,13 @@ def read(picture: Any, width: float, height: float, languages: tuple[str, ...]) 
     """The text and the ruled tables of a gray page picture."""
     best = _seen(picture, width, height, languages)
     across = best.view.scale
-    lines = raster.rules(raster.ink(best.view.picture), round(30 / across))
+    lines = image.rules(image.ink(best.view.picture), round(30 / across))
     boxes = [[Box(*(v * across for v in b)) for b in part] for part in lines]
     best = replace(best, words=tuple(_without_rules(best.words, [*boxes[0], *boxes[1]])))
     words = [w.word for w in best.words]
     tables = [
         table
-        for group in strokes.cells(*boxes, slack=3.0)
+        for group in cells_from_lines.cells(*boxes, slack=3.0)
         if (table := ruled.table_of(group, words)) is not None
     ]
     return Read(
@@ -231,7 +232,7 @@ def _seen(picture: Any, width: float, height: float, languages: tuple[str, ...])
     """The best reading of the picture. Straight and in the language asked for is tried first; only
     where that is not sure, tesseract is asked how the text stands and in which script it is."""
     pack, page = packs(languages), (width, height)
-    posture = raster.posture(raster.ink(picture))
+    posture = image.posture(image.ink(picture))
     first = _view(picture, 0, 0.0 if posture.sideways else posture.skew, page)
     best = None if posture.sideways else _recognised(first, pack)
     if best is not None and best.confidence >= _SURE:
@@ -254,7 +255,7 @@ def _seen(picture: Any, width: float, height: float, languages: tuple[str, ...])
             continue
         skew = first.skew
         if turn in {90, 270}:
-            skew = raster.posture(raster.ink(picture.rotate(-turn, expand=True))).skew
+            skew = image.posture(image.ink(picture.rotate(-turn, expand=True))).skew
         again = _recognised(_view(picture, turn, skew, page), pack)
         if best is None or again.confidence > best.confidence:
             best = again

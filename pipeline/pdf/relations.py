@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from pipeline.elements import FURNITURE
-from pipeline.page import Box
+from pipeline.pdf.elements import FURNITURE
+from pipeline.pdf.page import Box
 
 Json = dict[str, Any]
 _FAR = 60.0

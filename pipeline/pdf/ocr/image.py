@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.page import Box
+from pipeline.pdf.page import Box
 
 _STEEPEST = 20.0
 _SAMPLE = 30_000

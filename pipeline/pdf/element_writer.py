@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import pdfium
-from pipeline.elements import KINDS, element, links_in
-from pipeline.page import Box, PageContent, Style
-from pipeline.readers import grid, text
-from pipeline.readers.order import reading_order
-from pipeline.readers.text import Block
+from pipeline.pdf import pdfium
+from pipeline.pdf.elements import KINDS, element, links_in
+from pipeline.pdf.page import Box, PageContent, Style
+from pipeline.pdf.tables import table
+from pipeline.pdf.text import blocks as text
+from pipeline.pdf.text.blocks import Block
+from pipeline.pdf.text.reading_order import reading_order
 
 CROP_DPI = 110
 CROP_LONG_SIDE = 1600
@@ -41,12 +42,12 @@ class Writer:
         for thing in things:
             if isinstance(thing, Block):
                 self._add_block(thing)
-            elif isinstance(thing, grid.Table):
+            elif isinstance(thing, table.Table):
                 self._add(
                     "Table",
                     thing.text,
                     thing.box,
-                    text_as_html=grid.to_html(thing),
+                    text_as_html=table.to_html(thing),
                     image_path=self._crop(thing.box),
                 )
             else:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.page import Box, PageContent, Word
-from pipeline.readers import borderless, ruled
-from pipeline.readers.grid import Cell, Table
-from pipeline.readers.lines import rows
+from pipeline.pdf.page import Box, PageContent, Word
+from pipeline.pdf.tables import borderless, ruled
+from pipeline.pdf.tables.table import Cell, Table
+from pipeline.pdf.text.lines import rows
 
 _PUNCTUATED = re.compile(r"\d([.,]|,\d{3}|\.\d+)*[.,]?")
 _VALUE = re.compile(r"\(?[-+–]?[\d.,]+%?\)?")

@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.page import Box, Frame, PageContent, Word
-from pipeline.readers import borderless
-from pipeline.readers.grid import Spot, Table, is_number, with_header, without_empty
-from pipeline.readers.lines import around, joined, rows
+from pipeline.pdf.page import Box, Frame, PageContent, Word
+from pipeline.pdf.tables import borderless
+from pipeline.pdf.tables.table import Spot, Table, is_number, with_header, without_empty
+from pipeline.pdf.text.lines import around, joined, rows
 
 MAX_PATHS = 8000
 _LONG = 60

@@ -4,8 +4,8 @@ import re
 import statistics
 from collections.abc import Sequence
 
-from pipeline.readers.grid import is_number
-from pipeline.readers.lines import Segment
+from pipeline.pdf.tables.table import is_number
+from pipeline.pdf.text.lines import Segment
 
 _MARKER = re.compile(r"[\(\[]?(\d{1,3}|[a-zA-Z]|[ivx]{1,4})?[.)\]]?|[•▪●○■◦–—*·-]")
 _INDEXED = re.compile(r"[^\W\d_].*,\s?\d+(n|–\d+)?")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pipeline.page import PageContent
+from pipeline.pdf.page import PageContent
 
 STRATEGIES = ("auto", "fast", "ocr_only", "hi_res", "reference")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import InputError
-from pipeline import language, pdfium
+from pipeline.pdf import language, pdfium
 from pipeline.processes.pool import PageProcessDied, Pool
 
 SAMPLED = 24

@@ -4,8 +4,8 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
-from pipeline.page import Box
-from pipeline.readers.lines import around
+from pipeline.pdf.page import Box
+from pipeline.pdf.text.lines import around
 
 
 def cells(across: Sequence[Box], down: Sequence[Box], *, slack: float) -> list[list[Box]]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pipeline.page import Box, PageContent, Word
-from pipeline.readers import tables, text
-from pipeline.readers.grid import Cell, Table
-from pipeline.readers.lines import around
-from pipeline.readers.text import Block
+from pipeline.pdf.page import Box, PageContent, Word
+from pipeline.pdf.tables import find
+from pipeline.pdf.tables.table import Cell, Table
+from pipeline.pdf.text import blocks
+from pipeline.pdf.text.blocks import Block
+from pipeline.pdf.text.lines import around
 
 # The classes of DocLayNet and of docling's heron, as unstructured's element types.
 KINDS = {
@@ -118,7 +119,7 @@ def read(content: PageContent, regions: Sequence[Region]) -> list[Placed]:
         else:
             thing = _block(content, region.kind, inside)
         placed.append(Placed(min(i for i, _ in inside), thing))
-    placed += [Placed(b.index, b) for b in text.read(content, list(free.items()))]
+    placed += [Placed(b.index, b) for b in blocks.read(content, list(free.items()))]
     placed.sort(key=lambda p: p.index)
     for box in empty:
         placed.append(Placed(_before_next(box, placed), box))
@@ -126,7 +127,7 @@ def read(content: PageContent, regions: Sequence[Region]) -> list[Placed]:
 
 
 def _block(content: PageContent, kind: str, inside: list[tuple[int, Word]]) -> Block:
-    found = text.read(content, inside)
+    found = blocks.read(content, inside)
     box = around(block.box for block in found)
     words = " ".join(b.text for b in found)
     return Block(kind=kind, text=words, box=box, index=found[0].index)
@@ -138,7 +139,7 @@ def _table(content: PageContent, region: Region, box: Box, words: list[Word]) ->
     rows = [_points(r, content) for r in region.rows]
     columns = [_points(c, content) for c in region.columns]
     if not rows or not columns:
-        return tables.one_column(words, box)
+        return find.one_column(words, box)
     spans = [_reach(_points(s, content), rows, columns) for s in region.spans]
     owner: dict[tuple[int, int], tuple[int, int]] = {}
     for r0, r1, c0, c1 in spans:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from pipeline.letters import RTL, UNSPACED
-from pipeline.page import Box, PageContent, Style, Word
-from pipeline.readers.lines import Segment, around, between, drawn
+from pipeline.pdf.page import Box, PageContent, Style, Word
+from pipeline.pdf.scripts import RTL, UNSPACED
+from pipeline.pdf.text.lines import Segment, around, between, drawn
 
 HYPHENS = "-\u00ad\u2010"
 _PLAIN = Style()

@@ -7,7 +7,7 @@ letters are. Knows nothing of pdfium.
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 
-from pipeline.page import Box, Word
+from pipeline.pdf.page import Box, Word
 
 DOWN = 90  # degrees clockwise
 

@@ -12,15 +12,17 @@ from types import ModuleType
 from typing import Any
 
 from errors import QuireError
-from pipeline import language, pdfium
 from pipeline.options import PartitionOptions
-from pipeline.page import Box, PageContent, PageRecord, Style
-from pipeline.readers import figures, layer, layout, ruled, tables, text
-from pipeline.readers.layout import Region
-from pipeline.readers.text import Block
-from pipeline.relations import attach_captions
-from pipeline.router import Route, route
-from pipeline.writer import Writer
+from pipeline.pdf import figures, hi_res, language, pdfium
+from pipeline.pdf.element_writer import Writer
+from pipeline.pdf.hi_res import Region
+from pipeline.pdf.ocr import hidden_text
+from pipeline.pdf.page import Box, PageContent, PageRecord, Style
+from pipeline.pdf.relations import attach_captions
+from pipeline.pdf.router import Route, route
+from pipeline.pdf.tables import find, ruled
+from pipeline.pdf.text import blocks as text
+from pipeline.pdf.text.blocks import Block
 
 LAYOUT_DPI = 100
 APART = "apart"  # the reader of a page that is left to a call of its own
@@ -125,7 +127,7 @@ def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> No
 def _choose(content: PageContent, strategy: str) -> Route:
     """The router's choice; an invisible text layer is still to be compared with the picture."""
     chosen = route(content, strategy)
-    if strategy != "fast" and chosen.reader == "text" and layer.is_hidden(content):
+    if strategy != "fast" and chosen.reader == "text" and hidden_text.is_hidden(content):
         return Route(_HIDDEN, chosen.reason)
     return chosen
 
@@ -152,7 +154,7 @@ def _read_page(
         if chosen.reader == "ocr":
             seen = replace(content, words=_scans().words(page, content, options.languages))
             note += f", words by OCR: {chosen.reason}"
-        found = layout.read(seen, regions)
+        found = hi_res.read(seen, regions)
         if found:
             writer.ordered([p.thing for p in found])
             return Route("hi_res", note)
@@ -169,14 +171,14 @@ def _read_page(
 
 def _scans() -> ModuleType:
     """Imported when the first scan comes: numpy and tesseract need 40 MB."""
-    from pipeline import scans
+    from pipeline.pdf.ocr import scanned_page
 
-    return scans
+    return scanned_page
 
 
 def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
     lined = grids(content.number) if ruled.may_be_ruled(content.paths) else None
-    found = tables.find_tables(content, lined)
+    found = find.find_tables(content, lined)
     boxes = [t.box for t in found]
     pictures = figures.find_figures(content, boxes)
     taken = [*boxes, *pictures]

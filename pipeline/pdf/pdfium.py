@@ -17,8 +17,8 @@ import pypdfium2.raw as raw
 from pypdfium2 import PdfiumError
 
 from errors import InputError
-from pipeline.glyphs import BAD, written
-from pipeline.page import Box, Frame, Link, PageContent
+from pipeline.pdf.page import Box, Frame, Link, PageContent
+from pipeline.pdf.text_layer import BAD, written
 
 MAX_OBJECTS = 20_000
 MAX_LINKS = 2_000

@@ -7,7 +7,7 @@ head drawn last, is read at its height. Knows nothing of words or elements.
 
 from collections.abc import Sequence
 
-from pipeline.page import Box
+from pipeline.pdf.page import Box
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from pipeline import downward
-from pipeline.letters import BY_LETTER, RTL, SQUARE
-from pipeline.page import Box, Frame, Word
+from pipeline.pdf import vertical_text
+from pipeline.pdf.page import Box, Frame, Word
+from pipeline.pdf.scripts import BY_LETTER, RTL, SQUARE
 
 MAX_FIELDS = 2_000
 HYPHEN = "\x02"  # pdfium's own sign for the hyphen at the end of a line
@@ -94,7 +94,7 @@ def _read(page: Any, frame: Frame) -> Written:
         glyphs = _Glyphs(text, frame)
         words = tuple(glyphs.words())
         if glyphs.downward:
-            words = tuple(downward.arranged(words))
+            words = tuple(vertical_text.arranged(words))
     return Written(words, glyphs.seen, glyphs.bad / glyphs.seen if glyphs.seen else 0.0)
 
 
@@ -229,12 +229,12 @@ class _Glyphs:
             x0, x1, y0, y1 = self._four
             if seen and x1 - x0 > 0.1:
                 boxes.append(self._frame.box(x0, y0, x1, y1))
-        if not downward.is_column(boxes):
+        if not vertical_text.is_column(boxes):
             return None
         self.downward = True
         self.seen += len(letters)
         look, around = self._look(start), functools.reduce(Box.union, boxes)
-        return Word(letters, around, around.width, look.bold, downward.DOWN, look.invisible)
+        return Word(letters, around, around.width, look.bold, vertical_text.DOWN, look.invisible)
 
     def _by_letter(self, start: int, end: int) -> Iterator[Word]:
         word: list[str] = []

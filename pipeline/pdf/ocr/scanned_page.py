@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from errors import InputError
-from pipeline import language, pdfium
-from pipeline.page import Box, PageContent, Word
-from pipeline.readers import layer, ocr
-from pipeline.readers.grid import Table
-from pipeline.readers.text import Block
-from pipeline.router import Route, is_lost
+from pipeline.pdf import language, pdfium
+from pipeline.pdf.ocr import hidden_text, tesseract
+from pipeline.pdf.page import Box, PageContent, Word
+from pipeline.pdf.router import Route, is_lost
+from pipeline.pdf.tables.table import Table
+from pipeline.pdf.text.blocks import Block
 
 DPI = 150
 LEAST = 900
@@ -55,7 +55,7 @@ def read(
 
 def words(page: Any, content: PageContent, languages: tuple[str, ...]) -> tuple[Word, ...]:
     """The words of the page's picture."""
-    return ocr.words(_drawn(page), content.width, content.height, languages)
+    return tesseract.words(_drawn(page), content.width, content.height, languages)
 
 
 def checked(page: Any, content: PageContent, languages: tuple[str, ...]) -> Route:
@@ -63,13 +63,13 @@ def checked(page: Any, content: PageContent, languages: tuple[str, ...]) -> Rout
 
     def seen(box: Box) -> str:
         strip = pdfium.render(page, dpi=DPI, long_side=LONG_SIDE, gray=True, box=box)
-        found = ocr.words(strip, box.width, box.height, languages)
+        found = tesseract.words(strip, box.width, box.height, languages)
         return " ".join(w.text for w in found)
 
-    alike = layer.agreement(content, seen)
+    alike = hidden_text.agreement(content, seen)
     if alike is None:
         return Route("text", "invisible text over a picture, in letters that could not be checked")
-    if alike < layer.TRUSTED:
+    if alike < hidden_text.TRUSTED:
         return Route("ocr", f"the invisible text is not what the picture shows ({alike:.0%} alike)")
     return Route("text", f"invisible text, as the picture shows it ({alike:.0%} alike)")
 
@@ -81,20 +81,20 @@ def _drawn(page: Any) -> Any:
     return pdfium.render(page, dpi=dpi, long_side=LONG_SIDE, gray=True)
 
 
-def _recognised(picture: Any, content: PageContent, languages: tuple[str, ...]) -> ocr.Read:
+def _recognised(picture: Any, content: PageContent, languages: tuple[str, ...]) -> tesseract.Read:
     """The page by OCR; once more when its text shows that it is in another language whose pack is
     installed, and nobody said which."""
-    answer = ocr.read(picture, content.width, content.height, languages)
+    answer = tesseract.read(picture, content.width, content.height, languages)
     if languages or answer.pack != "eng":
         return answer
     said = " ".join(thing.text for thing in answer.things)
     found = [code for code in language.detect(said) if code != "eng"]
-    if not found or not ocr.installed(found[0]):
+    if not found or not tesseract.installed(found[0]):
         return answer
-    return ocr.read(picture, content.width, content.height, (found[0],))
+    return tesseract.read(picture, content.width, content.height, (found[0],))
 
 
-def _how(answer: ocr.Read) -> str:
+def _how(answer: tesseract.Read) -> str:
     said = [f"confidence {answer.confidence:.0f}"]
     if answer.turned:
         said.append(f"turned by {answer.turned}°")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.page import Box, PageContent, Word
+from pipeline.pdf.page import Box, PageContent, Word
 
 _CELL = 8.0
 _MAX_TEXT = 400

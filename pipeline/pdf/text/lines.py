@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.letters import RTL, UNSPACED
-from pipeline.page import Box, Word
+from pipeline.pdf.page import Box, Word
+from pipeline.pdf.scripts import RTL, UNSPACED
 
 _LEADER = re.compile(r"\.{4,}$")
 _NUMBER = re.compile(r"[-–(+$€£]?\d+([.,]\d+)*[%)]?")

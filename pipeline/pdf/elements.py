@@ -7,7 +7,7 @@ to the same result. Knows nothing of readers.
 import hashlib
 from typing import Any
 
-from pipeline.page import Box, PageContent
+from pipeline.pdf.page import Box, PageContent
 
 FURNITURE = frozenset({"Header", "Footer", "PageBreak", "PageNumber"})
 KINDS = frozenset({

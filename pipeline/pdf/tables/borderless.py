@@ -12,10 +12,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.page import Box, Word
-from pipeline.readers.gates import Cells, alignment, by_column, trusted
-from pipeline.readers.grid import Spot, Table, filled, is_number, with_header
-from pipeline.readers.lines import Segment, around, rows, segment, split
+from pipeline.pdf.page import Box, Word
+from pipeline.pdf.tables.false_positives import Cells, alignment, by_column, trusted
+from pipeline.pdf.tables.table import Spot, Table, filled, is_number, with_header
+from pipeline.pdf.text.lines import Segment, around, rows, segment, split
 
 _VALUE = re.compile(r"[-+–−±<>≤≥~$€£¥(\[*]*\d[\d.,:–-]*(?<![.,:–-])[%)\]*†‡§°]*|[—†‡#]|[nN]/?[aA]")
 
