@@ -25,9 +25,9 @@ from sentence_transformers import SentenceTransformer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.embed import cosines
-from pipeline.borrow import STEPS, read_parts
 from pipeline.models import detection
 from pipeline.models.embedding import LoadedModel, load_encoder
+from pipeline.models.gpu import STEPS, read_parts
 from pipeline.models.weights import folder_of
 from settings import DEFAULT_MODEL
 from tests.space.device import in_zero, started

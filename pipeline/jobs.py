@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, QuireError, Refused
-from pipeline import admission, borrow
+from pipeline import admission
 from pipeline.admission import Admission, display_name, write_private
 from pipeline.chunk import ChunkOptions
 from pipeline.engine import (
@@ -31,6 +31,7 @@ from pipeline.engine import (
     Engine,
     run_id,
 )
+from pipeline.models import gpu as borrow
 from pipeline.notify import sealed
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest

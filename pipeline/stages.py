@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, NotFound, QuireError, Refused, Unavailable
-from pipeline.borrow import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
+from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.notify import Notifier, unsealed
 from pipeline.options import PartitionOptions
 from pipeline.partition import (

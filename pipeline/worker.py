@@ -27,7 +27,6 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
 from pipeline import housekeeping, ingest, queues, transfer
-from pipeline.borrow import Borrower
 from pipeline.embed import Encoder
 from pipeline.engine import (
     APPLICATION,
@@ -35,9 +34,10 @@ from pipeline.engine import (
     QUEUE_PAGES,
     catalog_url,
 )
-from pipeline.held import Encoders, Once
 from pipeline.jobs import Jobs
 from pipeline.library import Library, dispatch
+from pipeline.models.cache import Encoders, Once
+from pipeline.models.gpu import Borrower
 from pipeline.notify import Notifier
 from pipeline.pdf.hi_res import Detector
 from pipeline.processes import logs

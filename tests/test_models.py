@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from errors import InputError, QuireError, Unavailable
-from pipeline.held import Encoders
+from pipeline.models.cache import Encoders
 from pipeline.models.embedding import LoadedModel, load_encoder, processor_flags, quicker
 from tests.tiny_models import embedding_model, layout_model
 

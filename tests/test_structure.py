@@ -21,14 +21,14 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.health", "pipeline.jobs", "pipeline.processes.rpc", "pipeline.borrow", "pipeline.chunk", "pipeline.options", "pipeline.notify",
+    "pipeline.health", "pipeline.jobs", "pipeline.processes.rpc", "pipeline.models.gpu", "pipeline.chunk", "pipeline.options", "pipeline.notify",
     "pipeline.pushing", "storage.paths", "storage.catalog", "storage.accounts",
 }  # fmt: skip
 HOMES = {
     "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/broker.py"},
     "spaces": {"web/broker.py"},
     "torch": {
-        "pipeline/models/lanes.py",
+        "pipeline/models/batching.py",
         "pipeline/models/embedding.py",
         "pipeline/models/detection.py",
     },

@@ -25,7 +25,7 @@ import gradio as gr
 import httpx
 from gradio.context import LocalContext
 
-from pipeline.borrow import STEPS, Work, broker_address, compute_part
+from pipeline.models.gpu import STEPS, Work, broker_address, compute_part
 from pipeline.processes.rpc import accept, key
 from storage.paths import Paths
 

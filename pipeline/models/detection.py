@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from errors import InputError, Unavailable
-from pipeline.models.lanes import best_device, lanes, side_by_side
+from pipeline.models.batching import best_device, lanes, side_by_side
 from pipeline.models.weights import UNLOADABLE, folder_of
 from pipeline.pdf.hi_res import HERON, Region, settle
 from pipeline.pdf.hi_res import kind as layout_kind

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from errors import InputError, QuireError
-from pipeline.models.lanes import best_device, lanes, side_by_side
+from pipeline.models.batching import best_device, lanes, side_by_side
 from pipeline.models.weights import UNLOADABLE, folder_of, pinned
 
 MAX_CHARACTERS = 20_000

@@ -21,7 +21,7 @@ import gradio as gr
 from starlette.requests import Request
 
 import tests.space.no_driver  # before gradio
-from pipeline.borrow import Work, read_parts, write_items
+from pipeline.models.gpu import Work, read_parts, write_items
 from storage.paths import Paths
 from web.broker import Asked, Broker
 

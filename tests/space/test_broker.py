@@ -15,7 +15,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 from errors import InputError, Unavailable
-from pipeline.borrow import STEPS, Ask, Borrower, checked
+from pipeline.models.gpu import STEPS, Ask, Borrower, checked
 from pipeline.pdf.hi_res import Region
 from pipeline.pdf.page import Box
 from storage.paths import Paths
