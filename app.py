@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pipeline.engine import catalog_url
-from pipeline.jobs import Jobs
+from pipeline.jobs.queue import catalog_url
+from pipeline.jobs.service import Jobs
 from pipeline.processes import logs
 from pipeline.processes.rpc import Link
 from settings import Settings, processors

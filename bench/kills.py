@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.jobs import Jobs
+from pipeline.jobs.service import Jobs
 from tests.engine import USER, engine, lines, pages_of
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from errors import QuireError
 from pipeline.document import document_elements
-from pipeline.engine import catalog_url
+from pipeline.jobs.queue import catalog_url
 from pipeline.options import PartitionOptions
 from pipeline.partition import Batch, partition_batch, plan, style_of
 from pipeline.pdf.hi_res import Detector

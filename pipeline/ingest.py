@@ -12,7 +12,7 @@ from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
-from pipeline.engine import (
+from pipeline.jobs.queue import (
     BACKOFF,
     NO_BATCH,
     NOTIFY_WORKFLOW,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, NotFound, QuireError, Refused
-from pipeline.engine import catalog_url
+from pipeline.jobs.queue import catalog_url
 from pipeline.worker import remotes
 from settings import Settings, processors
 from storage import erase, foreign, verify

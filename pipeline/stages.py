@@ -20,8 +20,8 @@ from typing import Any
 from errors import InputError, NotFound, QuireError, Refused, Unavailable
 from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.embed import Encoder, records
+from pipeline.jobs.notify import Notifier, unsealed
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
-from pipeline.notify import Notifier, unsealed
 from pipeline.options import PartitionOptions
 from pipeline.partition import (
     STYLE,

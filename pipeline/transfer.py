@@ -19,12 +19,12 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from errors import NotFound, QuireError, Refused
-from pipeline.admission import write_private
 from pipeline.document import document_elements
 from pipeline.embed import Encoder
-from pipeline.engine import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
 from pipeline.export import Shelf, export
 from pipeline.intake import take_in
+from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
+from pipeline.jobs.uploads import write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.processes.pool import Cancelled, PageProcessDied, Pool
 from pipeline.pushing import Lent

@@ -26,19 +26,21 @@ from typing import IO, Any, cast
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import housekeeping, ingest, queues, transfer
+from pipeline import housekeeping, ingest, transfer
 from pipeline.embed import Encoder
-from pipeline.engine import (
+from pipeline.jobs import queues
+from pipeline.jobs.notify import Notifier
+from pipeline.jobs.queue import (
     APPLICATION,
     APPLICATION_VERSION,
     QUEUE_PAGES,
     catalog_url,
 )
-from pipeline.jobs import Jobs
+from pipeline.jobs.recovery import Upkeep
+from pipeline.jobs.service import Jobs
 from pipeline.library import Library, dispatch
 from pipeline.models.cache import Encoders, Once
 from pipeline.models.gpu import Borrower
-from pipeline.notify import Notifier
 from pipeline.pdf.hi_res import Detector
 from pipeline.processes import logs
 from pipeline.processes.pool import Pool
@@ -46,7 +48,6 @@ from pipeline.processes.rpc import accept, address, key
 from pipeline.processes.supervisor import die_with_parent
 from pipeline.pushing import Lent
 from pipeline.stages import Tools
-from pipeline.upkeep import Upkeep
 from settings import Settings, processors
 from storage import chroma, journal
 from storage.accounts import Accounts

@@ -16,8 +16,8 @@ from typing import Any
 import pikepdf
 import psutil
 
-from pipeline.engine import catalog_url
-from pipeline.jobs import Jobs, Request
+from pipeline.jobs.queue import catalog_url
+from pipeline.jobs.service import Jobs, Request
 from pipeline.options import PartitionOptions
 from pipeline.partition import BATCH, FIRST_BATCH
 from pipeline.processes.rpc import Link, wait

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import Jobs
+from pipeline.jobs.service import Jobs
 from pipeline.processes.rpc import Link
 from settings import Settings
 from storage.accounts import Accounts

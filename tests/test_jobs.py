@@ -12,8 +12,8 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from errors import NotFound, QuireError, Refused
-from pipeline.engine import BACKOFF, QUEUE_JOBS, WORKFLOW
-from pipeline.jobs import Jobs, Request
+from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, WORKFLOW
+from pipeline.jobs.service import Jobs, Request
 from tests.conftest import SAMPLES
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub

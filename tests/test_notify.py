@@ -22,7 +22,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from moto.server import ThreadedMotoServer
 
 from errors import InputError, Refused, Unavailable
-from pipeline.notify import Notifier, checked, receiver, webhook_key
+from pipeline.jobs.notify import Notifier, checked, receiver, webhook_key
 from settings import Settings
 from storage.catalog import Catalog
 
@@ -226,7 +226,7 @@ def test_a_webhook_follows_nothing_and_reads_nothing(
 
 
 def test_a_webhook_that_hangs_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.notify._WHOLE", 0.5)
+    monkeypatch.setattr("pipeline.jobs.notify._WHOLE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         told = notifier(tmp_path, webhook_private=True).send(url, SPEC, DONE)

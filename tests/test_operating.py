@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.health import metrics
-from pipeline.jobs import Jobs
+from pipeline.jobs.health import metrics
+from pipeline.jobs.service import Jobs
 from settings import Settings, processors
 from storage.catalog import Catalog, JobRow
 from storage.paths import Paths

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.health", "pipeline.jobs", "pipeline.processes.rpc", "pipeline.models.gpu", "pipeline.chunk", "pipeline.options", "pipeline.notify",
+    "pipeline.jobs.health", "pipeline.jobs.service", "pipeline.processes.rpc", "pipeline.models.gpu", "pipeline.chunk", "pipeline.options", "pipeline.jobs.notify",
     "pipeline.pushing", "storage.paths", "storage.catalog", "storage.accounts",
 }  # fmt: skip
 HOMES = {
@@ -34,14 +34,14 @@ HOMES = {
     },
     "sentence_transformers": {"pipeline/models/embedding.py"},
     "transformers": {"pipeline/models/embedding.py", "pipeline/models/detection.py"},
-    "boto3": {"storage/s3.py", "pipeline/notify.py"},
+    "boto3": {"storage/s3.py", "pipeline/jobs/notify.py"},
     "chromadb": {"storage/chroma.py"},
     "dbos": {
-        "pipeline/engine.py",
+        "pipeline/jobs/queue.py",
         "pipeline/ingest.py",
-        "pipeline/queues.py",
+        "pipeline/jobs/queues.py",
         "pipeline/transfer.py",
-        "pipeline/upkeep.py",
+        "pipeline/jobs/recovery.py",
         "pipeline/worker.py",
     },
     "pyarrow": {"storage/segments.py", "storage/dataset.py"},
@@ -51,7 +51,7 @@ HOMES = {
         "storage/workers.py",
         "storage/accounts.py",
     },
-    "cryptography": {"pipeline/notify.py"},
+    "cryptography": {"pipeline/jobs/notify.py"},
     "pypdfium2": {"pipeline/pdf/pdfium.py", "pipeline/pdf/text_layer.py"},
     "pikepdf": {"pipeline/pdf/probe.py", "pipeline/readers/reference.py"},
     "fasttext": {"pipeline/pdf/language.py"},

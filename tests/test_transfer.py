@@ -17,7 +17,7 @@ import yaml
 from errors import InputError
 from pipeline import archive, intake
 from pipeline.export import _WRITERS
-from pipeline.jobs import EXPORTS
+from pipeline.jobs.service import EXPORTS
 from quire_client import Json, Quire
 from storage import dataset, segments
 from storage.chroma import Record, VectorStore

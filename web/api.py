@@ -18,9 +18,9 @@ from gradio.events import api as gradio_api
 
 from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.chunk import ChunkOptions
-from pipeline.jobs import EXPORTS, Jobs, Request
+from pipeline.jobs.notify import checked as notify_address
+from pipeline.jobs.service import EXPORTS, Jobs, Request
 from pipeline.models import gpu as borrow
-from pipeline.notify import checked as notify_address
 from pipeline.options import PartitionOptions
 from pipeline.processes.rpc import Link
 from pipeline.pushing import dataset_name

@@ -20,7 +20,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from errors import NotFound, QuireError
-from pipeline.health import health, metrics
+from pipeline.jobs.health import health, metrics
 from web import assets
 from web.answers import NO_STORE, Asked, route
 from web.api import App

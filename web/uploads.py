@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from errors import InputError, QuireError, Refused
-from pipeline.jobs import Jobs
+from pipeline.jobs.service import Jobs
 from web.guard import refusal
 from web.identity import Caller, Identity
 

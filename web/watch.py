@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.jobs import Jobs
+from pipeline.jobs.service import Jobs
 
 _POLL = 0.3
 _QUIET = 5.0

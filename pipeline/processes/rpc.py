@@ -19,7 +19,7 @@ from typing import Any
 
 import errors
 from errors import QuireError, Unavailable
-from pipeline.engine import starting
+from pipeline.jobs.queue import starting
 from storage.paths import Paths
 
 KINDS = {

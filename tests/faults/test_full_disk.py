@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.kills import integrity
-from pipeline.health import health
-from pipeline.upkeep import PASS
+from pipeline.jobs.health import health
+from pipeline.jobs.recovery import PASS
 from tests.engine import USER, engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

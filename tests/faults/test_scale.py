@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.engine import catalog_url
-from pipeline.health import health
-from pipeline.upkeep import DEAD_AFTER
+from pipeline.jobs.health import health
+from pipeline.jobs.queue import catalog_url
+from pipeline.jobs.recovery import DEAD_AFTER
 from storage.schema import connect, jobs
 from tests.conftest import ROOT
 from tests.engine import USER, Engine, engine, lines

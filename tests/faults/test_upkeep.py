@@ -13,10 +13,10 @@ import pytest
 from aiosmtpd.controller import Controller
 from sqlalchemy.exc import OperationalError
 
-from pipeline.engine import NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
-from pipeline.health import health
-from pipeline.notify import sealed
-from pipeline.upkeep import KEEP_JOBS
+from pipeline.jobs.health import health
+from pipeline.jobs.notify import sealed
+from pipeline.jobs.queue import NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
+from pipeline.jobs.recovery import KEEP_JOBS
 from settings import Settings
 from storage.catalog import ACTIVE, Catalog
 from storage.paths import Paths

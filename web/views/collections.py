@@ -7,7 +7,7 @@ from typing import Any
 from starlette.routing import Route
 
 from errors import Unavailable
-from pipeline.jobs import LISTED
+from pipeline.jobs.service import LISTED
 from storage.catalog import ACTIVE
 from web.answers import Asked, route
 from web.api import (

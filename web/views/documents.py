@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-from pipeline.jobs import LISTED
+from pipeline.jobs.service import LISTED
 from web.answers import Asked, route
 from web.api import App, submit_files
 

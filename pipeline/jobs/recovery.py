@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from dbos import DBOS
 
 from errors import QuireError
-from pipeline import queues
-from pipeline.engine import (
+from pipeline.jobs import queues
+from pipeline.jobs.queue import (
     APPLICATION_VERSION,
     NOTIFY_WORKFLOW,
     QUEUE_JOBS,
@@ -34,7 +34,7 @@ from pipeline.engine import (
     WORKFLOW,
     run_id,
 )
-from pipeline.jobs import Jobs
+from pipeline.jobs.service import Jobs
 from storage.catalog import ACTIVE, Catalog, JobRow
 from storage.stores import Stores
 

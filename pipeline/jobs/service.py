@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, QuireError, Refused
-from pipeline import admission
-from pipeline.admission import Admission, display_name, write_private
 from pipeline.chunk import ChunkOptions
-from pipeline.engine import (
+from pipeline.jobs import uploads
+from pipeline.jobs.notify import sealed
+from pipeline.jobs.progress import Standing
+from pipeline.jobs.queue import (
     LOOK_AHEAD,
     NO_BATCH,
     QUEUE_INDEX,
@@ -31,11 +32,10 @@ from pipeline.engine import (
     Engine,
     run_id,
 )
+from pipeline.jobs.uploads import Admission, display_name, write_private
 from pipeline.models import gpu as borrow
-from pipeline.notify import sealed
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest
-from pipeline.standing import Standing
 from settings import Settings
 from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
@@ -121,7 +121,7 @@ class Jobs:
                 "message": "This file was submitted before; this is that job.",
             }
         job_id = f"{stem}-r{len(runs) + 1}" if runs else stem
-        admission.keep(request.path, self.paths.source(user, sha256))
+        uploads.keep(request.path, self.paths.source(user, sha256))
         if request.password:
             write_private(self.paths.work(user, job_id) / "password", request.password)
         row = JobRow(

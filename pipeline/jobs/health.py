@@ -3,7 +3,7 @@
 import shutil
 from typing import Any
 
-from pipeline.jobs import Jobs
+from pipeline.jobs.service import Jobs
 from storage.catalog import ACTIVE, FINISHED
 
 SILENT = 60.0

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.engine import Engine, starting
+from pipeline.jobs.queue import Engine, starting
 from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
 
 _TAKEN_TOGETHER = 4

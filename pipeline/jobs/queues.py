@@ -6,7 +6,7 @@ that is done only while there are jobs, and most often where all of a job's batc
 
 from dbos import DBOS
 
-from pipeline.engine import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES
+from pipeline.jobs.queue import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES
 
 ALL = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 _BUSY = {QUEUE_JOBS: 0.3, QUEUE_PAGES: 0.1, QUEUE_INDEX: 0.05, QUEUE_OUT: 0.3}  # seconds
