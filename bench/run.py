@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.peers import PEERS
 from bench.robustness import peak_mb
 from pipeline.__main__ import partition_file
-from pipeline.chunk import ChunkOptions, chunks
-from pipeline.embed import records
+from pipeline.ingest.chunk import ChunkOptions, chunks
+from pipeline.ingest.embed import records
+from pipeline.ingest.partition import partition_batch, plan
 from pipeline.models.embedding import load_encoder
 from pipeline.options import PartitionOptions
-from pipeline.partition import partition_batch, plan
 from pipeline.pdf import document_style
 from pipeline.pdf.probe import look
 from pipeline.pdf.read_pages import read_pages
@@ -187,7 +187,7 @@ def stock(files: list[Path], strategy: str, *models: Path) -> Measured:
         "from unstructured.partition.pdf import partition_pdf\n"
         "strategy, layout, table, *files = sys.argv[1:]\n"
         "if layout:\n"
-        "    from pipeline.readers.reference import prepare\n"
+        "    from pipeline.ingest.reference import prepare\n"
         "    prepare(layout, table)\n"
         "for f in files:\n"
         "    partition_pdf(f, strategy=strategy, languages=['eng'], infer_table_structure=bool(layout))\n"

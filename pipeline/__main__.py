@@ -18,10 +18,10 @@ from typing import Any
 from tqdm import tqdm
 
 from errors import QuireError
-from pipeline.document import document_elements
+from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.partition import Batch, partition_batch, plan, style_of
 from pipeline.jobs.queue import catalog_url
 from pipeline.options import PartitionOptions
-from pipeline.partition import Batch, partition_batch, plan, style_of
 from pipeline.pdf.hi_res import Detector
 from pipeline.pdf.probe import check_upload, look
 from pipeline.pdf.router import STRATEGIES

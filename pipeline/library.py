@@ -16,10 +16,10 @@ from typing import Any
 
 from errors import Conflict, InputError, NotFound, QuireError
 from pipeline import search
-from pipeline.document import document_elements
-from pipeline.embed import Encoder
+from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.embed import Encoder
+from pipeline.ingest.partition import read_head
 from pipeline.options import PartitionOptions
-from pipeline.partition import read_head
 from pipeline.pdf import pdfium
 from pipeline.processes.pool import Pool
 from pipeline.pushing import Lent

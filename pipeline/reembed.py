@@ -9,7 +9,7 @@ jobs or models.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.embed import Encode
+from pipeline.ingest.embed import Encode
 from storage import segments
 from storage.chroma import BATCH
 from storage.segments import Row

@@ -19,9 +19,9 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from errors import NotFound, QuireError, Refused
-from pipeline.document import document_elements
-from pipeline.embed import Encoder
 from pipeline.export import Shelf, export
+from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.embed import Encoder
 from pipeline.intake import take_in
 from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
 from pipeline.jobs.uploads import write_private

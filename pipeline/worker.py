@@ -26,8 +26,10 @@ from typing import IO, Any, cast
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import housekeeping, ingest, transfer
-from pipeline.embed import Encoder
+from pipeline import housekeeping, transfer
+from pipeline.ingest import workflow
+from pipeline.ingest.embed import Encoder
+from pipeline.ingest.stages import Tools
 from pipeline.jobs import queues
 from pipeline.jobs.notify import Notifier
 from pipeline.jobs.queue import (
@@ -47,7 +49,6 @@ from pipeline.processes.pool import Pool
 from pipeline.processes.rpc import accept, address, key
 from pipeline.processes.supervisor import die_with_parent
 from pipeline.pushing import Lent
-from pipeline.stages import Tools
 from settings import Settings, processors
 from storage import chroma, journal
 from storage.accounts import Accounts
@@ -164,7 +165,7 @@ def _run(
         lent=lent,
     )
     here: set[str] = set()
-    ingest.register(
+    workflow.register(
         here,
         Tools(
             settings=settings,

@@ -16,10 +16,10 @@ from typing import Any
 import pikepdf
 import psutil
 
+from pipeline.ingest.partition import BATCH, FIRST_BATCH
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.service import Jobs, Request
 from pipeline.options import PartitionOptions
-from pipeline.partition import BATCH, FIRST_BATCH
 from pipeline.processes.rpc import Link, wait
 from settings import Settings
 from storage.catalog import FINISHED, Catalog

@@ -9,9 +9,9 @@ import pytest
 from pikepdf import Array, Dictionary, Name
 
 from errors import InputError, QuireError
-from pipeline import partition
+from pipeline.ingest import partition
+from pipeline.ingest.partition import partition_batch, plan, read_batch
 from pipeline.options import PartitionOptions
-from pipeline.partition import partition_batch, plan, read_batch
 from pipeline.pdf import probe
 from pipeline.pdf.page import PageRecord
 from pipeline.processes.pool import Pool

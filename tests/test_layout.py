@@ -12,9 +12,9 @@ from PIL import Image
 
 from errors import InputError
 from pipeline.__main__ import main
+from pipeline.ingest.partition import Batch, partition_batch, read_batch
 from pipeline.models.detection import _square, _structured, load_detector
 from pipeline.options import PartitionOptions
-from pipeline.partition import Batch, partition_batch, read_batch
 from pipeline.pdf import hi_res
 from pipeline.pdf.hi_res import Region, kind
 from pipeline.pdf.page import Box, PageContent, Word

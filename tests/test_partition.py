@@ -13,10 +13,10 @@ from unstructured.staging.base import elements_from_json
 
 from errors import InputError
 from pipeline.__main__ import main, partition_file
-from pipeline.chunk import ChunkOptions, chunks
-from pipeline.document import document_elements
+from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.chunk import ChunkOptions, chunks
+from pipeline.ingest.partition import Batch, partition_batch, plan, read_batch
 from pipeline.options import PartitionOptions
-from pipeline.partition import Batch, partition_batch, plan, read_batch
 from pipeline.pdf import probe
 from pipeline.pdf.probe import Probe, check_upload, digest
 from pipeline.processes.pool import Pool

@@ -13,10 +13,10 @@ from gradio_client.exceptions import AppError
 
 from errors import Conflict, QuireError
 from pipeline import reembed as module
-from pipeline.partition import write_batch
+from pipeline.ingest.partition import write_batch
+from pipeline.ingest.stages import Place, Tools, answer
 from pipeline.processes.pool import Cancelled
 from pipeline.reembed import reembed
-from pipeline.stages import Place, Tools, answer
 from quire_client import Quire
 from settings import Settings
 from storage.catalog import JobRow

@@ -14,10 +14,10 @@ from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen import canvas
 from unstructured.staging.base import elements_from_json
 
-from pipeline.chunk import ChunkOptions, chunks
-from pipeline.document import document_elements
+from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.chunk import ChunkOptions, chunks
+from pipeline.ingest.partition import partition_batch, plan, read_batch
 from pipeline.options import PartitionOptions
-from pipeline.partition import partition_batch, plan, read_batch
 from pipeline.pdf.probe import look
 from pipeline.processes.pool import Pool
 from tests.samples import BIRDS, DEJAVU, TIDES

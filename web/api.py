@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.events import api as gradio_api
 
 from errors import InputError, QuireError, Refused, Unavailable
-from pipeline.chunk import ChunkOptions
+from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs.notify import checked as notify_address
 from pipeline.jobs.service import EXPORTS, Jobs, Request
 from pipeline.models import gpu as borrow

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, QuireError, Refused
-from pipeline.chunk import ChunkOptions
+from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs import uploads
 from pipeline.jobs.notify import sealed
 from pipeline.jobs.progress import Standing

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from errors import QuireError
-from pipeline.embed import Encoder
+from pipeline.ingest.embed import Encoder
 
 _LOADED = 3  # embedding models at once
 Made = TypeVar("Made")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from errors import InputError, Unavailable
-from pipeline.embed import Encoder
+from pipeline.ingest.embed import Encoder
 from pipeline.pdf.hi_res import KINDS, Detector, Region
 from pipeline.pdf.page import Box
 from pipeline.processes.rpc import address, key

@@ -104,7 +104,7 @@ def failed(page: int, problem: QuireError, seconds: float) -> PageRecord:
 def _by_reference(
     path: Path, first: int, last: int, options: PartitionOptions
 ) -> Iterator[PageRead]:
-    from pipeline.readers import reference  # pikepdf, and for each page of it the stock library
+    from pipeline.ingest import reference  # pikepdf, and for each page of it the stock library
 
     started = time.perf_counter()
     found = reference.read(path, first, last, options.languages, options.models)

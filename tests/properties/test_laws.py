@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from errors import Corrupt, InputError
-from pipeline.chunk import ChunkOptions, chunks
+from pipeline.ingest.chunk import ChunkOptions, chunks
 from pipeline.pdf.page import Box
 from pipeline.pdf.text.reading_order import reading_order
 from pipeline.search import fuse

@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, NotFound, QuireError, Refused, Unavailable
-from pipeline.chunk import Carry, Chunk, ChunkOptions, chunk_batch
-from pipeline.embed import Encoder, records
-from pipeline.jobs.notify import Notifier, unsealed
-from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
-from pipeline.options import PartitionOptions
-from pipeline.partition import (
+from pipeline.ingest.chunk import Carry, Chunk, ChunkOptions, chunk_batch
+from pipeline.ingest.embed import Encoder, records
+from pipeline.ingest.partition import (
     STYLE,
     Batch,
     partition_batch,
@@ -32,6 +29,9 @@ from pipeline.partition import (
     write_batch,
     write_once,
 )
+from pipeline.jobs.notify import Notifier, unsealed
+from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
+from pipeline.options import PartitionOptions
 from pipeline.pdf.hi_res import Detector, Region
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pipeline.chunk import Chunk
+from pipeline.ingest.chunk import Chunk
 from storage.chroma import Record
 
 Encode = Callable[[Sequence[str]], list[list[float]]]

@@ -12,6 +12,8 @@ from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
+from pipeline.ingest.partition import plan
+from pipeline.ingest.stages import Json, Place, Tools, answer
 from pipeline.jobs.queue import (
     BACKOFF,
     NO_BATCH,
@@ -25,9 +27,7 @@ from pipeline.jobs.queue import (
     run_id,
     telling,
 )
-from pipeline.partition import plan
 from pipeline.pdf.probe import Probe
-from pipeline.stages import Json, Place, Tools, answer
 
 WINDOW = 4
 _LOOK = 0.1
