@@ -22,8 +22,8 @@ from pipeline.ingest.partition import read_head
 from pipeline.options import PartitionOptions
 from pipeline.pdf import pdfium
 from pipeline.processes.pool import Pool
-from pipeline.pushing import Lent
 from pipeline.search import Query
+from pipeline.transfers.push_tokens import Lent
 from settings import Settings
 from storage.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.paths import Paths

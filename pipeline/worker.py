@@ -26,7 +26,7 @@ from typing import IO, Any, cast
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import housekeeping, transfer
+from pipeline import housekeeping
 from pipeline.ingest import workflow
 from pipeline.ingest.embed import Encoder
 from pipeline.ingest.stages import Tools
@@ -48,7 +48,8 @@ from pipeline.processes import logs
 from pipeline.processes.pool import Pool
 from pipeline.processes.rpc import accept, address, key
 from pipeline.processes.supervisor import die_with_parent
-from pipeline.pushing import Lent
+from pipeline.transfers import workflow as transfer
+from pipeline.transfers.push_tokens import Lent
 from settings import Settings, processors
 from storage import chroma, journal
 from storage.accounts import Accounts

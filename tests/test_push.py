@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from errors import InputError
-from pipeline.pushing import dataset_name
+from pipeline.transfers.push_tokens import dataset_name
 from quire_client import FINISHED, Quire
 from storage.catalog import Catalog
 from storage.paths import Paths

@@ -12,11 +12,11 @@ import pytest
 from gradio_client.exceptions import AppError
 
 from errors import Conflict, QuireError
-from pipeline import reembed as module
 from pipeline.ingest.partition import write_batch
 from pipeline.ingest.stages import Place, Tools, answer
 from pipeline.processes.pool import Cancelled
-from pipeline.reembed import reembed
+from pipeline.transfers import reembed as module
+from pipeline.transfers.reembed import reembed
 from quire_client import Quire
 from settings import Settings
 from storage.catalog import JobRow

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from errors import InputError
-from pipeline import archive, intake
-from pipeline.export import _WRITERS
 from pipeline.jobs.service import EXPORTS
+from pipeline.transfers import import_archive, unzip
+from pipeline.transfers.export import _WRITERS
 from quire_client import Json, Quire
 from storage import dataset, segments
 from storage.chroma import Record, VectorStore
@@ -82,7 +82,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "link": link,
     "bomb": lambda p: zipped(p, **{"data/x.parquet": b"\0" * (40 << 20)}),
     "lying": lying,
-    "too many": lambda p: zipped(p, **{f"n{i}": b"" for i in range(archive.MAX_ENTRIES + 1)}),
+    "too many": lambda p: zipped(p, **{f"n{i}": b"" for i in range(unzip.MAX_ENTRIES + 1)}),
     "twice": lambda p: zipped(p, **{"data/x": b"1", "DATA/X": b"2"}),
     "no zip": lambda p: (p.write_bytes(b"PK\x03\x04 not at all"), p)[1],
     "cut": lambda p: (zipped(p, a=b"x" * 9000), p.write_bytes(p.read_bytes()[:-30]), p)[2],
@@ -96,7 +96,7 @@ def test_a_hostile_archive_is_refused_and_writes_nothing_outside(
     path = make(tmp_path / "a.zip")
     inside = tmp_path / "deep" / "in"
     with pytest.raises(InputError) as caught:
-        archive.unpack(path, inside, 1 << 30)
+        unzip.unpack(path, inside, 1 << 30)
     assert caught.value.code == "archive_refused"
     assert {p.name for p in tmp_path.iterdir()} <= {"a.zip", "deep"}
     assert sum(p.stat().st_size for p in inside.rglob("*") if p.is_file()) <= 50_000
@@ -105,8 +105,8 @@ def test_a_hostile_archive_is_refused_and_writes_nothing_outside(
 def test_an_archive_larger_than_what_may_be_stored_is_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", a=bytes(range(256)) * 100)
     with pytest.raises(InputError):
-        archive.unpack(path, tmp_path / "in", 1000)
-    assert archive.unpack(path, tmp_path / "in", 1 << 20) == ["a"]
+        unzip.unpack(path, tmp_path / "in", 1000)
+    assert unzip.unpack(path, tmp_path / "in", 1 << 20) == ["a"]
 
 
 def table(**columns: Any) -> bytes:
@@ -166,7 +166,7 @@ def test_what_quire_would_not_write_is_refused_with_the_reason(
 ) -> None:
     path = zipped(tmp_path / "a.zip", **entries)
     with pytest.raises(InputError) as caught:
-        intake.take_in(path, tmp_path / "work", 1 << 30)
+        import_archive.take_in(path, tmp_path / "work", 1 << 30)
     assert caught.value.code == "import_unreadable"
 
 
@@ -184,7 +184,7 @@ def of_chroma(folder: Path, *collections: str) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_an_archive_of_a_chroma_directory_is_one_collection_read_whole(tmp_path: Path) -> None:
     one = zipped(tmp_path / "one.zip", **of_chroma(tmp_path / "1", "theirs"))
-    assert intake.take_in(one, tmp_path / "work1", 1 << 30)["records"] == 3
+    assert import_archive.take_in(one, tmp_path / "work1", 1 << 30)["records"] == 3
     two = of_chroma(tmp_path / "2", "theirs", "more-of-theirs")
     torn = of_chroma(tmp_path / "3", "theirs")
     (links,) = [n for n in torn if n.endswith("link_lists.bin")]
@@ -192,7 +192,7 @@ def test_an_archive_of_a_chroma_directory_is_one_collection_read_whole(tmp_path:
     for n, (entries, why) in enumerate(((two, "more than one"), (torn, "cannot be opened"))):
         path = zipped(tmp_path / f"{n}.zip", **entries)
         with pytest.raises(InputError) as caught:
-            intake.take_in(path, tmp_path / f"refused{n}", 1 << 30)
+            import_archive.take_in(path, tmp_path / f"refused{n}", 1 << 30)
         assert caught.value.code == "import_unreadable"
         assert why in str(caught.value)
 
@@ -203,7 +203,7 @@ def test_files_with_a_foreign_content_under_a_hash_are_left_out(tmp_path: Path) 
         **{"quire.json": FACTS, "data/a.parquet": table(), f"figures/{'a' * 64}.jpg": b"evil",
            f"sources/{'b' * 64}.pdf": b"evil", "figures/name.jpg": b"x"},
     )  # fmt: skip
-    found = intake.take_in(path, tmp_path / "work", 1 << 30)
+    found = import_archive.take_in(path, tmp_path / "work", 1 << 30)
     assert (found["figures"], found["files"], found["records"]) == ([], [], 1)
 
 

@@ -23,7 +23,7 @@ from pipeline.jobs.service import EXPORTS, Jobs, Request
 from pipeline.models import gpu as borrow
 from pipeline.options import PartitionOptions
 from pipeline.processes.rpc import Link
-from pipeline.pushing import dataset_name
+from pipeline.transfers.push_tokens import dataset_name
 from settings import Settings
 from storage.catalog import ACTIVE, FINISHED
 from web.identity import Caller, Identity

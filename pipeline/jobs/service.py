@@ -146,7 +146,7 @@ class Jobs:
     def transfer(
         self, user: str, kind: str, spec: dict[str, Any], archive: Path | None = None
     ) -> dict[str, Any]:
-        """What is done to a whole collection (see pipeline/transfer.py) as a job; the same that has
+        """What is done to a whole collection (see pipeline/transfers/workflow.py) as a job; the same that has
         not ended yet is that job. `archive` is the upload of an import and is moved."""
         for row in self.catalog.jobs(user, ACTIVE, LISTED):
             if (

@@ -19,16 +19,16 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from errors import NotFound, QuireError, Refused
-from pipeline.export import Shelf, export
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
-from pipeline.intake import take_in
 from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
 from pipeline.jobs.uploads import write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.processes.pool import Cancelled, PageProcessDied, Pool
-from pipeline.pushing import Lent
-from pipeline.reembed import reembed
+from pipeline.transfers.export import Shelf, export
+from pipeline.transfers.import_archive import take_in
+from pipeline.transfers.push_tokens import Lent
+from pipeline.transfers.reembed import reembed
 from settings import Settings
 from storage import dataset
 from storage.catalog import FINISHED, Catalog, SourceRow, free_title

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from errors import Corrupt, InputError
-from pipeline import archive
 from pipeline.search import hit
+from pipeline.transfers import unzip
 from storage import dataset, foreign
 from storage.chroma import Record
 
@@ -22,7 +22,7 @@ _PICTURE = re.compile(r"([0-9a-f]{32,64})\.(jpg|jpeg|png|webp)")
 
 def take_in(zipped: Path, folder: Path, most_bytes: int) -> dict[str, Any]:
     """`{title, model, dimension, records, sources, figures}` of an archive unpacked to `folder`."""
-    names = archive.unpack(zipped, folder / "in", most_bytes)
+    names = unzip.unpack(zipped, folder / "in", most_bytes)
     inside = folder / "in"
     facts = _facts(inside / "quire.json")
     shards = sorted((inside / "data").glob("*.parquet"))
