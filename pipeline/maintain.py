@@ -15,7 +15,7 @@ from typing import Any
 
 from errors import InputError, NotFound, QuireError, Refused
 from pipeline.jobs.queue import catalog_url
-from pipeline.worker import remotes
+from pipeline.worker.__main__ import remotes
 from settings import Settings, processors
 from storage import erase, foreign, verify
 from storage.catalog import Catalog

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import QuireError, Refused
-from pipeline.housekeeping import EXPORTS_FOR, UPLOADS_FOR, House, tidy
+from pipeline.worker.cleanup import EXPORTS_FOR, UPLOADS_FOR, House, tidy
 from storage.accounts import Accounts
 from storage.paths import Paths
 

@@ -42,7 +42,7 @@ HOMES = {
         "pipeline/jobs/queues.py",
         "pipeline/transfers/workflow.py",
         "pipeline/jobs/recovery.py",
-        "pipeline/worker.py",
+        "pipeline/worker/__main__.py",
     },
     "pyarrow": {"storage/segments.py", "storage/dataset.py"},
     "sqlalchemy": {
@@ -68,7 +68,7 @@ READS_ENVIRONMENT = {
     "app.py",
     "pipeline/__main__.py",
     "pipeline/processes/supervisor.py",
-    "pipeline/worker.py",
+    "pipeline/worker/__main__.py",
     "pipeline/processes/pool.py",
     "pipeline/maintain.py",
 }
@@ -132,7 +132,7 @@ def test_broad_excepts_stand_at_the_boundary_of_a_call_only() -> None:
              {"Exception", "BaseException"}))
     }  # fmt: skip
     assert broad == {
-        "pipeline/worker.py",
+        "pipeline/worker/__main__.py",
         "pipeline/ingest/stages.py",
         "pipeline/transfers/workflow.py",
     }

@@ -2,7 +2,7 @@
 
 Takes the place of Gradio's own route, which keeps every caller's files side by side under hashes and
 leaves what a broken connection had sent. What is submitted is moved away from here; what is not goes
-after two hours (see pipeline/housekeeping.py).
+after two hours (see pipeline/worker/cleanup.py).
 """
 
 import secrets

@@ -26,7 +26,6 @@ from typing import IO, Any, cast
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from errors import QuireError
-from pipeline import housekeeping
 from pipeline.ingest import workflow
 from pipeline.ingest.embed import Encoder
 from pipeline.ingest.stages import Tools
@@ -40,7 +39,6 @@ from pipeline.jobs.queue import (
 )
 from pipeline.jobs.recovery import Upkeep
 from pipeline.jobs.service import Jobs
-from pipeline.library import Library, dispatch
 from pipeline.models.cache import Encoders, Once
 from pipeline.models.gpu import Borrower
 from pipeline.pdf.hi_res import Detector
@@ -50,6 +48,8 @@ from pipeline.processes.rpc import accept, address, key
 from pipeline.processes.supervisor import die_with_parent
 from pipeline.transfers import workflow as transfer
 from pipeline.transfers.push_tokens import Lent
+from pipeline.worker import cleanup
+from pipeline.worker.handlers import Library, dispatch
 from settings import Settings, processors
 from storage import chroma, journal
 from storage.accounts import Accounts
@@ -194,7 +194,7 @@ def _run(
             lent=lent,
         ),
     )
-    house = housekeeping.House(
+    house = cleanup.House(
         paths=paths,
         accounts=Accounts(catalog_url(settings, paths)),
         erase=stores.committer.erase,
@@ -218,7 +218,7 @@ def _run(
             target=_lasting, args=(stores.committer.run, stopping), daemon=True
         )
         saving.start()
-        threading.Thread(target=housekeeping.keep, args=(house, stopping), daemon=True).start()
+        threading.Thread(target=cleanup.keep, args=(house, stopping), daemon=True).start()
         _answer_calls(paths, library, catalog, encoder, stopping)
     pool.close()
     viewer.close()
