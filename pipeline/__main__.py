@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.set_defaults(run=_jobs)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] != ["partition"]:  # which needs no stores, and starts faster without
-        importlib.import_module("pipeline.maintain").add_to(commands)
+        importlib.import_module("pipeline.admin").add_to(commands)
     chosen = parser.parse_args(given)
     return int(chosen.run(chosen))
 

@@ -10,7 +10,7 @@ import pytest
 
 from errors import Corrupt, InputError, NotFound, Refused, Unavailable
 from pipeline.__main__ import main
-from pipeline.maintain import import_chroma
+from pipeline.admin import import_chroma
 from storage import erase, generations, verify
 from storage import manifest as manifests
 from storage.chroma import VectorStore

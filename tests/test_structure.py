@@ -70,7 +70,7 @@ READS_ENVIRONMENT = {
     "pipeline/processes/supervisor.py",
     "pipeline/worker/__main__.py",
     "pipeline/processes/pool.py",
-    "pipeline/maintain.py",
+    "pipeline/admin.py",
 }
 
 
