@@ -22,8 +22,8 @@ from pipeline.jobs.service import Jobs
 from pipeline.processes import logs
 from pipeline.processes.rpc import Link
 from settings import Settings, processors
-from storage.accounts import Accounts
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
+from storage.catalog.tokens import Accounts
 from storage.paths import Paths
 
 log = logging.getLogger("quire")

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 import psutil
 
 from pipeline.jobs.service import LISTED, Jobs, Request
-from storage.catalog import FINISHED, JobRow
+from storage.catalog.catalog import FINISHED, JobRow
 from tests.engine import OTHER, USER, Engine, engine, lines, make_pdf, pages_of
 from tests.postgres import postgres
 

@@ -26,7 +26,7 @@ import psutil
 from playwright.sync_api import sync_playwright
 
 from quire_client import Quire
-from storage.catalog import Catalog, JobRow
+from storage.catalog.catalog import Catalog, JobRow
 from storage.chroma import Record
 from storage.paths import Paths, user_key
 from storage.workspace import Space

@@ -35,7 +35,7 @@ from moto.server import ThreadedMotoServer
 
 from storage import hub as hub_remote
 from storage import s3, segments
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.paths import Paths
 from storage.replication import Replication
 from storage.segments import Row

@@ -27,7 +27,7 @@ import numpy as np
 
 from bench.records import difference, made, recall, scratch
 from errors import QuireError
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.chroma import Record, VectorStore
 from storage.draft import Wish
 from storage.local import LocalRemote

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tests.hub.environment  # noqa: F401
 from bench.records import scratch
-from storage.catalog import JobRow, SourceRow
+from storage.catalog.catalog import JobRow, SourceRow
 from storage.draft import Wish
 from storage.generations import digest
 from storage.paths import user_key

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.records import made
 from storage import manifest as manifests
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.local import LocalRemote
 from storage.paths import Paths, user_key
 from storage.stores import Stores, open_stores

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from errors import NotFound, QuireError, Unavailable
 from storage import generations, journal, segments
 from storage import manifest as manifests
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.draft import Wish
 from storage.paths import Paths
 from storage.remote import SMALL, Change, changed_elsewhere, too_large

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.chroma import Record
 from storage.draft import Wish
 from storage.local import LocalRemote

@@ -27,7 +27,7 @@ from pipeline.pdf.probe import check_upload, look
 from pipeline.pdf.router import STRATEGIES
 from pipeline.processes.pool import Pool
 from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings, processors
-from storage.catalog import ACTIVE, Catalog
+from storage.catalog.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 
 

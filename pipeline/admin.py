@@ -18,7 +18,7 @@ from pipeline.jobs.queue import catalog_url
 from pipeline.worker.__main__ import remotes
 from settings import Settings, processors
 from storage import erase, foreign, verify
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.chroma import Record
 from storage.draft import Wish
 from storage.paths import Paths

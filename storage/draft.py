@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage import generations, journal, ledger, segments
 from storage import manifest as manifests
-from storage.catalog import Catalog, JobRow, SourceRow
+from storage.catalog.catalog import Catalog, JobRow, SourceRow
 from storage.generations import Found
 from storage.manifest import File, Manifest, Published, Retired
 from storage.paths import Paths

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from errors import QuireError, Refused, Unavailable
 from storage import generations
-from storage.catalog import ACTIVE
+from storage.catalog.catalog import ACTIVE
 from storage.draft import Wish
 from storage.generations import named
 from storage.replication import Replication

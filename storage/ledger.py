@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import Corrupt, NotFound, Refused
-from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 
 Json = dict[str, Any]
 ENDED_KEPT = 200

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from typing import TypeVar
 
-from storage.catalog import Catalog, Collection, SourceRow
+from storage.catalog.catalog import Catalog, Collection, SourceRow
 from storage.manifest import CollectionEntry, Manifest, SourceEntry
 
 Key = TypeVar("Key", bound=Hashable)

@@ -15,7 +15,7 @@ from pathlib import Path
 from errors import Conflict, Corrupt, NotFound, QuireError
 from storage import generations, journal, ledger, segments
 from storage import manifest as manifests
-from storage.catalog import Catalog, JobRow
+from storage.catalog.catalog import Catalog, JobRow
 from storage.draft import KEEP, Draft, Files, Wish, compose, kept_path
 from storage.generations import Found, named
 from storage.lease import Lease, Term, taken_over

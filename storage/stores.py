@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.committer import UNLIMITED, Committer, Pace
 from storage.paths import Paths
 from storage.remote import Remote

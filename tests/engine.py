@@ -22,7 +22,7 @@ from pipeline.jobs.service import Jobs, Request
 from pipeline.options import PartitionOptions
 from pipeline.processes.rpc import Link, wait
 from settings import Settings
-from storage.catalog import FINISHED, Catalog
+from storage.catalog.catalog import FINISHED, Catalog
 from storage.paths import Paths
 from tests.conftest import ROOT
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from storage.catalog import Catalog, SourceRow
+from storage.catalog.catalog import Catalog, SourceRow
 from storage.chroma import Record
 from storage.committer import Pace
 from storage.draft import Wish

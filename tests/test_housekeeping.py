@@ -7,7 +7,7 @@ from pathlib import Path
 
 from errors import QuireError, Refused
 from pipeline.worker.cleanup import EXPORTS_FOR, UPLOADS_FOR, House, tidy
-from storage.accounts import Accounts
+from storage.catalog.tokens import Accounts
 from storage.paths import Paths
 
 A, B = "a" * 32, "b" * 32

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from errors import NotFound, Refused, Unavailable
 from settings import Settings
-from storage.accounts import MAX_TOKENS, Accounts
+from storage.catalog.tokens import MAX_TOKENS, Accounts
 from tests.conftest import SAMPLES, Running, start_app
 from tests.oidc import PEOPLE, Provider
 from tests.people import Person, Refusal, form, signed_in, visitor, with_token

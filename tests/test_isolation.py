@@ -14,8 +14,8 @@ import pytest
 from pipeline.jobs.service import Jobs
 from pipeline.processes.rpc import Link
 from settings import Settings
-from storage.accounts import Accounts
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
+from storage.catalog.tokens import Accounts
 from storage.paths import Paths
 from tests.conftest import SAMPLES, Running, start_app
 from tests.isolation import BEGUN, CLOSED, ENDPOINTS, OPEN, OWNER, ROUTES, every_route

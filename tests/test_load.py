@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from quire_client import Quire
-from storage.catalog import FINISHED
+from storage.catalog.catalog import FINISHED
 from tests.conftest import Running
 
 PAGES, FILES = 200, 20

@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 from errors import InputError, Refused, Unavailable
 from pipeline.jobs.notify import Notifier, checked, receiver, webhook_key
 from settings import Settings
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 
 SPEC = {"job": "j1", "attempt": 1, "filename": "a\nb.pdf"}
 DONE = {"status": "partial", "message": "Done, but 1 page was not read: 7.", "pages_failed": [7]}

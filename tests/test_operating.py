@@ -12,7 +12,7 @@ import pytest
 from pipeline.jobs.health import metrics
 from pipeline.jobs.service import Jobs
 from settings import Settings, processors
-from storage.catalog import Catalog, JobRow
+from storage.catalog.catalog import Catalog, JobRow
 from storage.paths import Paths
 from tests.conftest import ROOT
 from web.api import restart_loses

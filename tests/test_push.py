@@ -11,7 +11,7 @@ import pytest
 from errors import InputError
 from pipeline.transfers.push_tokens import dataset_name
 from quire_client import FINISHED, Quire
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from storage.paths import Paths
 from tests.conftest import SAMPLES, Running, start_app
 from tests.hub.server import Fault, Hub, Repo

@@ -19,7 +19,7 @@ from pipeline.transfers import reembed as module
 from pipeline.transfers.reembed import reembed
 from quire_client import Quire
 from settings import Settings
-from storage.catalog import JobRow
+from storage.catalog.catalog import JobRow
 from storage.chroma import VectorStore
 from storage.workspace import Space
 from tests.conftest import ROOT, SAMPLES, once_restored, start_app

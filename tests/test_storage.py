@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from errors import Conflict, Corrupt, InputError, NotFound, Unavailable
-from storage.catalog import JobRow, SourceRow
+from storage.catalog.catalog import JobRow, SourceRow
 from storage.chroma import VectorStore
 from storage.fulltext import Entry, Filter, Fulltext
 from storage.journal import pending

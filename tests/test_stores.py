@@ -16,7 +16,7 @@ import pytest
 from errors import Corrupt, Unavailable
 from storage import ledger, published, replication
 from storage.card import CARD
-from storage.catalog import JobRow
+from storage.catalog.catalog import JobRow
 from storage.chroma import VectorStore
 from storage.committer import Pace, Schedule
 from storage.draft import Wish

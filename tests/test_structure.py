@@ -22,7 +22,7 @@ MAY_IMPORT = {
 }
 WEB_SEES = {
     "pipeline.jobs.health", "pipeline.jobs.service", "pipeline.processes.rpc", "pipeline.models.gpu", "pipeline.ingest.chunk", "pipeline.options", "pipeline.jobs.notify",
-    "pipeline.transfers.push_tokens", "storage.paths", "storage.catalog", "storage.accounts",
+    "pipeline.transfers.push_tokens", "storage.paths", "storage.catalog.catalog", "storage.catalog.tokens",
 }  # fmt: skip
 HOMES = {
     "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/broker.py"},
@@ -46,10 +46,10 @@ HOMES = {
     },
     "pyarrow": {"storage/segments.py", "storage/dataset.py"},
     "sqlalchemy": {
-        "storage/schema.py",
-        "storage/catalog.py",
-        "storage/workers.py",
-        "storage/accounts.py",
+        "storage/catalog/schema.py",
+        "storage/catalog/catalog.py",
+        "storage/catalog/heartbeats.py",
+        "storage/catalog/tokens.py",
     },
     "cryptography": {"pipeline/jobs/notify.py"},
     "pypdfium2": {"pipeline/pdf/pdfium.py", "pipeline/pdf/text_layer.py"},

@@ -25,7 +25,7 @@ from pipeline.options import PartitionOptions
 from pipeline.processes.rpc import Link
 from pipeline.transfers.push_tokens import dataset_name
 from settings import Settings
-from storage.catalog import ACTIVE, FINISHED
+from storage.catalog.catalog import ACTIVE, FINISHED
 from web.identity import Caller, Identity
 from web.uploads import MAX_FILES, uploaded
 from web.watch import Hub

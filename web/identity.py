@@ -21,7 +21,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from errors import QuireError, Refused, Unavailable
 from settings import Settings
-from storage.accounts import PREFIX, Accounts
+from storage.catalog.tokens import PREFIX, Accounts
 from storage.paths import UserKey, user_key
 
 COOKIES = (

@@ -38,7 +38,7 @@ from pipeline.pdf.probe import look
 from pipeline.processes.pool import Cancelled, Pool
 from settings import Settings
 from storage import ledger
-from storage.catalog import Catalog, SourceRow
+from storage.catalog.catalog import Catalog, SourceRow
 from storage.paths import Paths
 from storage.stores import Stores
 from storage.workspace import Space

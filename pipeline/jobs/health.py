@@ -4,7 +4,7 @@ import shutil
 from typing import Any
 
 from pipeline.jobs.service import Jobs
-from storage.catalog import ACTIVE, FINISHED
+from storage.catalog.catalog import ACTIVE, FINISHED
 
 SILENT = 60.0
 

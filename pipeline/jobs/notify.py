@@ -27,7 +27,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from errors import InputError, QuireError, Refused, Unavailable
 from settings import Settings
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 
 _ADDRESS = re.compile(r"[A-Za-z0-9!#$%&*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255}")
 _TIMEOUT = 15.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.jobs.queue import Engine, starting
-from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 
 _TAKEN_TOGETHER = 4
 _LINE_SECONDS = 0.5

@@ -14,8 +14,8 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 from errors import Unavailable
 from pipeline.options import VERSION
 from settings import Settings
+from storage.catalog.schema import FROZEN_FOR
 from storage.paths import Paths
-from storage.schema import FROZEN_FOR
 
 APPLICATION = "quire"
 # Another one when a recorded workflow could not be replayed, and when its checkpoints are not looked for.

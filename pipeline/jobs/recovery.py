@@ -35,7 +35,7 @@ from pipeline.jobs.queue import (
     run_id,
 )
 from pipeline.jobs.service import Jobs
-from storage.catalog import ACTIVE, Catalog, JobRow
+from storage.catalog.catalog import ACTIVE, Catalog, JobRow
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from pipeline.models import gpu as borrow
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest
 from settings import Settings
-from storage.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
 
 EXPORTS = ("parquet", "chroma", "json", "markdown")

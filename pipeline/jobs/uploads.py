@@ -12,7 +12,7 @@ from pathlib import Path
 
 from errors import Refused
 from settings import Settings
-from storage.catalog import ACTIVE, Catalog
+from storage.catalog.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 
 _SPARE = 500 << 20  # bytes of the disk that are left alone

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage import dataset
-from storage.catalog import Collection, SourceRow
+from storage.catalog.catalog import Collection, SourceRow
 from storage.chroma import Record, VectorStore
 
 _FACTS = "quire.json"

@@ -31,7 +31,7 @@ from pipeline.transfers.push_tokens import Lent
 from pipeline.transfers.reembed import reembed
 from settings import Settings
 from storage import dataset
-from storage.catalog import FINISHED, Catalog, SourceRow, free_title
+from storage.catalog.catalog import FINISHED, Catalog, SourceRow, free_title
 from storage.chroma import BATCH, Record
 from storage.paths import Paths
 from storage.stores import Stores

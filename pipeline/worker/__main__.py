@@ -52,15 +52,15 @@ from pipeline.worker import cleanup
 from pipeline.worker.handlers import Library, dispatch
 from settings import Settings, processors
 from storage import chroma, journal
-from storage.accounts import Accounts
-from storage.catalog import ACTIVE, Catalog
+from storage.catalog.catalog import ACTIVE, Catalog
+from storage.catalog.schema import FROZEN_FOR
+from storage.catalog.tokens import Accounts
 from storage.lease import Lease
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote
 from storage.replication import Replication
 from storage.retrying import Proved, Retrying
-from storage.schema import FROZEN_FOR
 from storage.stores import open_stores
 
 log = logging.getLogger(__name__)

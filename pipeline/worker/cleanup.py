@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import QuireError
-from storage.accounts import Accounts
+from storage.catalog.tokens import Accounts
 from storage.paths import Paths
 
 UPLOADS_FOR = 2 * 3600.0

@@ -25,7 +25,7 @@ from pipeline.processes.pool import Pool
 from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
-from storage.catalog import FINISHED, Catalog, JobRow, SourceRow
+from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.paths import Paths
 from storage.stores import Stores
 from storage.workspace import Workspace

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quire_client import Quire
-from storage.catalog import Catalog
+from storage.catalog.catalog import Catalog
 from tests.conftest import Running, start_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from pipeline.jobs.health import health
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.recovery import DEAD_AFTER
-from storage.schema import connect, jobs
+from storage.catalog.schema import connect, jobs
 from tests.conftest import ROOT
 from tests.engine import USER, Engine, engine, lines
 from tests.postgres import postgres

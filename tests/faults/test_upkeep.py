@@ -18,7 +18,7 @@ from pipeline.jobs.notify import sealed
 from pipeline.jobs.queue import NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
 from pipeline.jobs.recovery import KEEP_JOBS
 from settings import Settings
-from storage.catalog import ACTIVE, Catalog
+from storage.catalog.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 from tests.engine import USER, engine, make_pdf
 from tests.test_notify import Inbox, free_port

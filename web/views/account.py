@@ -9,7 +9,7 @@ from typing import Any
 from starlette.routing import Route
 
 from errors import Refused
-from storage.accounts import Token
+from storage.catalog.tokens import Token
 from web.answers import Asked, route
 from web.api import App, about
 from web.identity import Caller

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from errors import Unavailable
 from pipeline.jobs.service import LISTED
-from storage.catalog import ACTIVE
+from storage.catalog.catalog import ACTIVE
 from web.answers import Asked, route
 from web.api import (
     App,

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound
-from storage import schema
-from storage.workers import Workers
+from storage.catalog import schema
+from storage.catalog.heartbeats import Workers
 
 ACTIVE = ("queued", "running", "waiting")
 FINISHED = ("succeeded", "partial", "failed", "cancelled")

@@ -4,7 +4,7 @@ import time
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
-from storage import schema
+from storage.catalog import schema
 
 _CLOCK = func.extract("epoch", func.clock_timestamp())
 

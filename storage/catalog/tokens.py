@@ -14,7 +14,7 @@ from sqlalchemy import Column, Float, MetaData, String, Table, Text, delete, ins
 from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound, Refused
-from storage.schema import connect
+from storage.catalog.schema import connect
 
 PREFIX = "quire_"
 MAX_TOKENS = 20
