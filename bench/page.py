@@ -27,10 +27,10 @@ from playwright.sync_api import sync_playwright
 
 from quire_client import Quire
 from storage.catalog.catalog import Catalog, JobRow
-from storage.chroma import Record
+from storage.live.chroma import Record
+from storage.live.open_stores import Workspaces
+from storage.live.workspace import Space
 from storage.paths import Paths, user_key
-from storage.workspace import Space
-from storage.workspaces import Workspaces
 from tests.conftest import SAMPLES, Running, start_app
 
 MODEL, DIMENSION = "sentence-transformers/all-MiniLM-L6-v2", 384

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from storage.chroma import Record
-from storage.workspace import Workspace
+from storage.live.chroma import Record
+from storage.live.workspace import Workspace
 
 WORDS = np.array([f"word{n}" for n in range(4000)])
 NEAREST = 10

@@ -37,9 +37,9 @@ from pipeline.pdf.read_pages import read_pages
 from pipeline.processes.pool import Pool
 from pipeline.search import MODES, checked, search
 from settings import DEFAULT_MODEL
+from storage.live.open_stores import Workspaces
+from storage.live.workspace import Space
 from storage.paths import Paths
-from storage.workspace import Space
-from storage.workspaces import Workspaces
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "0" * 32

@@ -34,11 +34,12 @@ import numpy as np
 from moto.server import ThreadedMotoServer
 
 from storage import hub as hub_remote
-from storage import s3, segments
+from storage import s3
 from storage.catalog.catalog import Catalog
+from storage.live import segments
+from storage.live.segments import Row
 from storage.paths import Paths
 from storage.replication import Replication
-from storage.segments import Row
 from tests.hub.server import Hub
 from tests.loopback import Proxy
 

@@ -33,11 +33,12 @@ from bench.store_world import (
     row,
 )
 from errors import QuireError
-from storage import draft, generations, journal
+from storage import draft, generations
 from storage.draft import Wish
-from storage.published import Copy
+from storage.live import journal
+from storage.live.closed_copy import Copy
+from storage.live.segments import Row
 from storage.replication import Replication
-from storage.segments import Row
 
 
 def step(instance: Instance, rng: random.Random, n: int, state: State, prefix: str = "") -> Wish:

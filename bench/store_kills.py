@@ -28,12 +28,12 @@ import numpy as np
 from bench.records import difference, made, recall, scratch
 from errors import QuireError
 from storage.catalog.catalog import Catalog
-from storage.chroma import Record, VectorStore
 from storage.draft import Wish
+from storage.live.chroma import Record, VectorStore
+from storage.live.workspace import Space
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.stores import Stores, open_stores
-from storage.workspace import Space
 
 USER = "a" * 32
 DIMENSION = 64

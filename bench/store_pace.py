@@ -20,8 +20,8 @@ from bench.records import scratch
 from storage.catalog.catalog import JobRow, SourceRow
 from storage.draft import Wish
 from storage.generations import digest
+from storage.live.workspace import Space
 from storage.paths import user_key
-from storage.workspace import Space
 from tests.contracts.stores import dataset
 from tests.house import House, record
 from tests.hub.server import Hub

@@ -20,13 +20,14 @@ import numpy as np
 
 from bench.records import made, scratch
 from errors import NotFound, QuireError
-from storage import generations, journal, segments
+from storage import generations
 from storage.draft import Wish
+from storage.live import journal, segments
+from storage.live.closed_copy import Copy
+from storage.live.workspace import put_row
 from storage.local import LocalRemote
 from storage.manifest import Manifest
-from storage.published import Copy
 from storage.remote import Remote
-from storage.workspace import put_row
 from tests.contracts.stores import bucket, keys, moto
 from tests.house import USER, House
 

@@ -21,11 +21,11 @@ import numpy as np
 from bench.records import made
 from storage import manifest as manifests
 from storage.catalog.catalog import Catalog
+from storage.live.open_stores import OPEN_AT_ONCE
+from storage.live.workspace import Space
 from storage.local import LocalRemote
 from storage.paths import Paths, user_key
 from storage.stores import Stores, open_stores
-from storage.workspace import Space
-from storage.workspaces import OPEN_AT_ONCE
 
 MOST_MB, MOST_FILES = 1200, 400
 MAY_GROW_MB = 50  # over the cycles, after the sixteen are open: the allocator's noise

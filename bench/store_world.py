@@ -16,15 +16,16 @@ from typing import Any
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from errors import NotFound, QuireError, Unavailable
-from storage import generations, journal, segments
+from storage import generations
 from storage import manifest as manifests
 from storage.catalog.catalog import Catalog
 from storage.draft import Wish
+from storage.live import journal, segments
+from storage.live.segments import Row
 from storage.paths import Paths
 from storage.remote import SMALL, Change, changed_elsewhere, too_large
 from storage.replication import Replication
 from storage.s3 import S3Remote
-from storage.segments import Row
 
 USER, OTHER = "a" * 32, "b" * 32
 MODES = ("kill-before", "kill-after", "error-before", "error-after")

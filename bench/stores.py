@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from storage.catalog.catalog import Catalog
-from storage.chroma import Record
 from storage.draft import Wish
+from storage.live.chroma import Record
+from storage.live.workspace import Space
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.stores import Stores, open_stores
-from storage.workspace import Space
 
 USER = "a" * 32
 WORDS = [f"word{n}" for n in range(4000)]

@@ -17,14 +17,15 @@ from errors import InputError, NotFound, QuireError, Refused
 from pipeline.jobs.queue import catalog_url
 from pipeline.worker.__main__ import remotes
 from settings import Settings, processors
-from storage import erase, foreign, verify
+from storage import erase, verify
 from storage.catalog.catalog import Catalog
-from storage.chroma import Record
 from storage.draft import Wish
+from storage.live import foreign_chroma
+from storage.live.chroma import Record
+from storage.live.workspace import Space
 from storage.paths import Paths
 from storage.remote import Remote
 from storage.stores import Stores, open_stores
-from storage.workspace import Space
 
 _BATCH = 500
 
@@ -135,7 +136,7 @@ def import_chroma(
     The model is the one that its collections name, else `model`; vectors of two models, or of two
     lengths, are refused, and nothing is written then.
     """
-    rows = list(foreign.read(directory))
+    rows = list(foreign_chroma.read(directory))
     models = {str((r.metadata or {}).get("model") or model or "") for r in rows}
     if not rows or models == {""} or len(models) > 1 or len({len(r.embedding) for r in rows}) > 1:
         raise InputError(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from errors import InputError
-from storage.chroma import Record
-from storage.fulltext import Filter
-from storage.workspace import Workspace
+from storage.live.chroma import Record
+from storage.live.keyword_index import Filter
+from storage.live.workspace import Workspace
 
 MODES = ("hybrid", "dense", "keyword")
 KINDS = ("Text", "Table", "Image")

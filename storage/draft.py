@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage import generations, journal, ledger, segments
+from storage import generations, ledger
 from storage import manifest as manifests
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
 from storage.generations import Found
+from storage.live import journal, segments
+from storage.live.closed_copy import Copy, members
+from storage.live.segments import Row
 from storage.manifest import File, Manifest, Published, Retired
 from storage.paths import Paths
-from storage.published import Copy, members
 from storage.rebase import entry_of, source_of
-from storage.segments import Row
 
 KEEP = 10
 COMPACT_ABOVE = 32

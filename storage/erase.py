@@ -14,9 +14,9 @@ from storage import generations
 from storage.catalog.catalog import ACTIVE
 from storage.draft import Wish
 from storage.generations import named
+from storage.live.open_stores import Workspaces
 from storage.replication import Replication
 from storage.verify import users_of
-from storage.workspaces import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from errors import Conflict, Corrupt, NotFound, QuireError
-from storage import generations, journal, ledger, segments
+from storage import generations, ledger
 from storage import manifest as manifests
 from storage.catalog.catalog import Catalog, JobRow
 from storage.draft import KEEP, Draft, Files, Wish, compose, kept_path
 from storage.generations import Found, named
 from storage.lease import Lease, Term, taken_over
+from storage.live import journal, segments
 from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.rebase import rebase

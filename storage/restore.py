@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, NotFound
-from storage import generations, journal, segments, snapshot
-from storage.chroma import VectorStore
+from storage import generations
 from storage.draft import archived, elements_path, source_path
-from storage.fulltext import Entry, Fulltext
 from storage.ledger import part_folder
+from storage.live import build_chroma, journal, segments
+from storage.live.build_chroma import record_of
+from storage.live.chroma import VectorStore
+from storage.live.keyword_index import Entry, Fulltext
+from storage.live.workspace import entry_of
 from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.replication import Replication, titles
-from storage.snapshot import record_of
-from storage.workspace import entry_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Restore:
         entries = {c: map(entry_of, map(record_of, rows.values())) for c, rows in state.items()}
         with ThreadPoolExecutor(1) as beside:
             words = beside.submit(self._words, user, entries)
-            snapshot.build(aside, state, titles(self.replication.catalog, user))
+            build_chroma.build(aside, state, titles(self.replication.catalog, user))
             words.result()
 
     def _from_published(
@@ -130,7 +131,7 @@ class Restore:
         try:
             whole = sum(store.count(c) for c in store.collections()) == published.records
             if whole:
-                snapshot.apply(
+                build_chroma.apply(
                     store, segments.condense(rows), titles(self.replication.catalog, user)
                 )
                 self._words(user, {c: map(entry_of, store.every(c)) for c in store.collections()})

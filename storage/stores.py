@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from storage.catalog.catalog import Catalog
 from storage.committer import UNLIMITED, Committer, Pace
+from storage.live.open_stores import Workspaces
 from storage.paths import Paths
 from storage.remote import Remote
 from storage.replication import Replication
 from storage.restore import Restore
-from storage.workspaces import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from storage import generations
 from storage import manifest as manifests
 from storage.draft import Files, Wish
 from storage.generations import Found, named
+from storage.live.open_stores import Workspaces
+from storage.live.workspace import put_row
 from storage.remote import Change, Remote
 from storage.replication import Replication
-from storage.workspace import put_row
-from storage.workspaces import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

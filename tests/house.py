@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from storage.catalog.catalog import Catalog, SourceRow
-from storage.chroma import Record
 from storage.committer import Pace
 from storage.draft import Wish
+from storage.live.chroma import Record
+from storage.live.workspace import Space
 from storage.local import LocalRemote
 from storage.paths import Paths, user_key
 from storage.remote import Remote
 from storage.stores import open_stores
-from storage.workspace import Space
 
 USER = user_key(b"secret", "ada")
 OTHER = user_key(b"secret", "bob")

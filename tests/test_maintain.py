@@ -13,10 +13,10 @@ from pipeline.__main__ import main
 from pipeline.admin import import_chroma
 from storage import erase, generations, verify
 from storage import manifest as manifests
-from storage.chroma import VectorStore
 from storage.committer import Pace
 from storage.draft import Wish
 from storage.generations import digest
+from storage.live.chroma import VectorStore
 from storage.local import LocalRemote
 from storage.manifest import File
 from tests.contracts.stores import dataset

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipeline.search import checked, search
-from storage.chroma import Record
-from storage.fulltext import Filter
+from storage.live.chroma import Record
+from storage.live.keyword_index import Filter
 from tests.house import USER, House
 
 

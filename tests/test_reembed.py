@@ -20,8 +20,8 @@ from pipeline.transfers.reembed import reembed
 from quire_client import Quire
 from settings import Settings
 from storage.catalog.catalog import JobRow
-from storage.chroma import VectorStore
-from storage.workspace import Space
+from storage.live.chroma import VectorStore
+from storage.live.workspace import Space
 from tests.conftest import ROOT, SAMPLES, once_restored, start_app
 from tests.house import USER, House, record
 
@@ -162,8 +162,8 @@ def test_a_change_in_the_moment_of_the_switch_is_not_lost(
         next(late)()
         return content
 
-    monkeypatch.setattr("storage.workspace.segments.encode_parts", slowly)
-    monkeypatch.setattr("storage.workspace.segments.encode", lambda rows: encode_parts([rows]))
+    monkeypatch.setattr("storage.live.workspace.segments.encode_parts", slowly)
+    monkeypatch.setattr("storage.live.workspace.segments.encode", lambda rows: encode_parts([rows]))
     assert change(house) == 3
     is_new(house, 1, 2, 3)
 

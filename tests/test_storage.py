@@ -12,9 +12,9 @@ import pytest
 
 from errors import Conflict, Corrupt, InputError, NotFound, Unavailable
 from storage.catalog.catalog import JobRow, SourceRow
-from storage.chroma import VectorStore
-from storage.fulltext import Entry, Filter, Fulltext
-from storage.journal import pending
+from storage.live.chroma import VectorStore
+from storage.live.journal import pending
+from storage.live.keyword_index import Entry, Filter, Fulltext
 from storage.local import LocalRemote
 from storage.paths import user_key
 from tests.house import OTHER, USER, House, record

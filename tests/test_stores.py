@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from errors import Corrupt, Unavailable
-from storage import ledger, published, replication
+from storage import ledger, replication
 from storage.card import CARD
 from storage.catalog.catalog import JobRow
-from storage.chroma import VectorStore
 from storage.committer import Pace, Schedule
 from storage.draft import Wish
-from storage.journal import pending
 from storage.ledger import EDITION
+from storage.live import closed_copy as published
+from storage.live.chroma import VectorStore
+from storage.live.journal import pending
 from storage.local import LocalRemote
 from storage.paths import user_key
 from storage.remote import SMALL, Change

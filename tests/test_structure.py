@@ -35,7 +35,7 @@ HOMES = {
     "sentence_transformers": {"pipeline/models/embedding.py"},
     "transformers": {"pipeline/models/embedding.py", "pipeline/models/detection.py"},
     "boto3": {"storage/s3.py", "pipeline/jobs/notify.py"},
-    "chromadb": {"storage/chroma.py"},
+    "chromadb": {"storage/live/chroma.py"},
     "dbos": {
         "pipeline/jobs/queue.py",
         "pipeline/ingest/workflow.py",
@@ -44,7 +44,7 @@ HOMES = {
         "pipeline/jobs/recovery.py",
         "pipeline/worker/__main__.py",
     },
-    "pyarrow": {"storage/segments.py", "storage/dataset.py"},
+    "pyarrow": {"storage/live/segments.py", "storage/live/parquet_shards.py"},
     "sqlalchemy": {
         "storage/catalog/schema.py",
         "storage/catalog/catalog.py",

@@ -19,8 +19,8 @@ from pipeline.jobs.service import EXPORTS
 from pipeline.transfers import import_archive, unzip
 from pipeline.transfers.export import _WRITERS
 from quire_client import Json, Quire
-from storage import dataset, segments
-from storage.chroma import Record, VectorStore
+from storage.live import parquet_shards, segments
+from storage.live.chroma import Record, VectorStore
 from tests.conftest import SAMPLES, Running, start_app
 
 
@@ -40,8 +40,8 @@ def exact(r: Record) -> tuple[Any, ...]:
 
 def test_a_dataset_reads_as_it_was_written(tmp_path: Path) -> None:
     written = [[record(n) for n in range(i, i + 7)] for i in range(0, 70, 7)]
-    shards = dataset.write(tmp_path, iter(written))
-    read = [r for s in shards for b in dataset.read(s) for r in b]
+    shards = parquet_shards.write(tmp_path, iter(written))
+    read = [r for s in shards for b in parquet_shards.read(s) for r in b]
     assert [exact(r) for r in read] == [exact(r) for b in written for r in b]
     types = [{k: type(v) for k, v in r.metadata.items()} for r in read]
     assert types[0] == {k: type(v) for k, v in written[0][0].metadata.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pipeline.ingest.chunk import Chunk
-from storage.chroma import Record
+from storage.live.chroma import Record
 
 Encode = Callable[[Sequence[str]], list[list[float]]]
 

@@ -39,9 +39,9 @@ from pipeline.processes.pool import Cancelled, Pool
 from settings import Settings
 from storage import ledger
 from storage.catalog.catalog import Catalog, SourceRow
+from storage.live.workspace import Space
 from storage.paths import Paths
 from storage.stores import Stores
-from storage.workspace import Space
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage import dataset
 from storage.catalog.catalog import Collection, SourceRow
-from storage.chroma import Record, VectorStore
+from storage.live import parquet_shards
+from storage.live.chroma import Record, VectorStore
 
 _FACTS = "quire.json"
 _CARD = """---
@@ -85,7 +85,7 @@ def export(shelf: Shelf, kind: str, target: Path, report: Report) -> None:
 def _parquet(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
     pictures: set[str] = set()
     with tempfile.TemporaryDirectory(dir=Path(archive.filename or ".").parent) as work:
-        for shard in dataset.write(Path(work), _seen(shelf, report, pictures)):
+        for shard in parquet_shards.write(Path(work), _seen(shelf, report, pictures)):
             archive.write(shard, f"data/{shard.name}", zipfile.ZIP_STORED)
     _about(archive, shelf, _CARD, pictures)
     for source in shelf.sources:

@@ -13,8 +13,8 @@ from typing import Any
 from errors import Corrupt, InputError
 from pipeline.search import hit
 from pipeline.transfers import unzip
-from storage import dataset, foreign
-from storage.chroma import Record
+from storage.live import foreign_chroma, parquet_shards
+from storage.live.chroma import Record
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _PICTURE = re.compile(r"([0-9a-f]{32,64})\.(jpg|jpeg|png|webp)")
@@ -29,9 +29,13 @@ def take_in(zipped: Path, folder: Path, most_bytes: int) -> dict[str, Any]:
     if not shards and "chroma/chroma.sqlite3" not in names:
         raise _wrong("there are neither data/*.parquet nor a chroma directory in it")
     (folder / "rows").mkdir(parents=True, exist_ok=True)
-    batches = (b for s in shards for b in dataset.read(s)) if shards else _chroma(inside / "chroma")
+    batches = (
+        (b for s in shards for b in parquet_shards.read(s))
+        if shards
+        else _chroma(inside / "chroma")
+    )
     count = _Counted()
-    dataset.write(folder / "rows", count.through(batches))
+    parquet_shards.write(folder / "rows", count.through(batches))
     if not count.records:
         raise _wrong("there is no record in it")
     return {
@@ -63,8 +67,8 @@ class _Counted:
                 _checked(record)
                 self.sources.add(str(record.metadata.get("source_id", "")))
             self.records += len(batch)
-            if self.records > dataset.MAX_RECORDS:
-                raise _wrong(f"it has more than {dataset.MAX_RECORDS:,} records")
+            if self.records > parquet_shards.MAX_RECORDS:
+                raise _wrong(f"it has more than {parquet_shards.MAX_RECORDS:,} records")
             if len(self._ids) != self.records:
                 raise _wrong("an id is in it twice")
             yield batch
@@ -84,7 +88,7 @@ def _checked(record: Record) -> None:
 def _chroma(directory: Path) -> Iterator[list[Record]]:
     collections = set()
     try:
-        for batch in foreign.records(directory):
+        for batch in foreign_chroma.records(directory):
             collections.add(batch.collection)
             if len(collections) > 1:
                 raise _wrong("there is more than one collection in its Chroma directory")

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.ingest.embed import Encode
-from storage import segments
-from storage.chroma import BATCH
-from storage.segments import Row
-from storage.workspace import Space
-from storage.workspaces import Workspaces
+from storage.live import segments
+from storage.live.chroma import BATCH
+from storage.live.open_stores import Workspaces
+from storage.live.segments import Row
+from storage.live.workspace import Space
 
 PART = 2048  # records whose vectors are made, kept and lost together
 _INSERTED = 250  # at once, while searches wait: less than half a second

@@ -30,12 +30,12 @@ from pipeline.transfers.import_archive import take_in
 from pipeline.transfers.push_tokens import Lent
 from pipeline.transfers.reembed import reembed
 from settings import Settings
-from storage import dataset
 from storage.catalog.catalog import FINISHED, Catalog, SourceRow, free_title
-from storage.chroma import BATCH, Record
+from storage.live import parquet_shards
+from storage.live.chroma import BATCH, Record
+from storage.live.workspace import Space
 from storage.paths import Paths
 from storage.stores import Stores
-from storage.workspace import Space
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -311,7 +311,7 @@ def _in(job: Job) -> tuple[str, Json]:
     )  # fmt: skip
     report, done = job.report("records are in"), 0
     for shard in sorted((job.work / "rows").glob("*.parquet")):
-        for batch in dataset.read(shard):
+        for batch in parquet_shards.read(shard):
             with tools.stores.workspaces.open(user) as workspace:
                 workspace.upsert(space, batch)
             done += len(batch)

@@ -51,11 +51,11 @@ from pipeline.transfers.push_tokens import Lent
 from pipeline.worker import cleanup
 from pipeline.worker.handlers import Library, dispatch
 from settings import Settings, processors
-from storage import chroma, journal
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.catalog.schema import FROZEN_FOR
 from storage.catalog.tokens import Accounts
 from storage.lease import Lease
+from storage.live import chroma, journal
 from storage.local import LocalRemote
 from storage.paths import Paths
 from storage.remote import Remote

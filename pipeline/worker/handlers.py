@@ -26,9 +26,9 @@ from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
+from storage.live.workspace import Workspace
 from storage.paths import Paths
 from storage.stores import Stores
-from storage.workspace import Workspace
 
 Json = dict[str, Any]
 

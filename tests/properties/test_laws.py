@@ -13,11 +13,11 @@ from pipeline.pdf.page import Box
 from pipeline.pdf.text.reading_order import reading_order
 from pipeline.search import fuse
 from storage import manifest as manifests
-from storage import segments
-from storage.fulltext import Entry, Fulltext
+from storage.live import segments
+from storage.live.keyword_index import Entry, Fulltext
+from storage.live.segments import Row
 from storage.manifest import File, Manifest
 from storage.paths import Paths
-from storage.segments import Row
 
 USER = "0" * 32
 TEXT = st.text(st.characters(codec="utf-8"), max_size=60)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from errors import Corrupt, QuireError, Unavailable
-from storage import journal, published
-from storage.chroma import chroma_version
+from storage.live import closed_copy, journal
+from storage.live.chroma import chroma_version
+from storage.live.closed_copy import Copy
+from storage.live.workspace import Workspace
 from storage.paths import Paths
-from storage.published import Copy
-from storage.workspace import Workspace
 
 OPEN_AT_ONCE = 16
 LOADED_AT_ONCE = 200_000  # records, at about 2.5 KB of memory each
@@ -140,7 +140,7 @@ class Workspaces:
         def take() -> None:
             held = tuple(journal.pending(self.paths, user))
             try:
-                published.copy(self.paths.chroma(user), target)
+                closed_copy.copy(self.paths.chroma(user), target)
             except Corrupt:
                 self.paths.clean(user).unlink(missing_ok=True)
                 raise

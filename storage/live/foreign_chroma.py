@@ -2,7 +2,7 @@
 
 Opening one writes to it, and a torn one can take the process down or fill the disk. So `records` is
 for a page process and an unpacked archive; `read` opens a copy in a process of its own
-(`python -m storage.foreign FROM TO`).
+(`python -m storage.live.foreign_chroma FROM TO`).
 """
 
 import subprocess
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, InputError
-from storage import published, segments
-from storage.chroma import BATCH, Record, VectorStore, unreadable
-from storage.segments import Row
+from storage.live import closed_copy, segments
+from storage.live.chroma import BATCH, Record, VectorStore, unreadable
+from storage.live.segments import Row
 
 _SECONDS = 600
 
@@ -32,7 +32,7 @@ class Batch:
 def records(directory: Path) -> Iterator[Batch]:
     """Every record of every collection with its vector, counted. Corrupt when it cannot be read
     whole; call it where a crash of the native reader harms nobody else, on what may be changed."""
-    published.check(directory)
+    closed_copy.check(directory)
     try:
         store = VectorStore(directory)
         for collection in store.collections():
@@ -62,9 +62,9 @@ def read(directory: Path) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as work:
         copy, out = Path(work) / "chroma", Path(work) / "rows.parquet"
         try:
-            published.copy(directory, copy)
+            closed_copy.copy(directory, copy)
             subprocess.run(
-                [sys.executable, "-m", "storage.foreign", str(copy), str(out)],
+                [sys.executable, "-m", "storage.live.foreign_chroma", str(copy), str(out)],
                 cwd=Path(__file__).resolve().parent.parent,
                 capture_output=True,
                 timeout=_SECONDS,

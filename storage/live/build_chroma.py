@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from errors import Corrupt
-from storage.chroma import Record, VectorStore
-from storage.segments import Row
+from storage.live.chroma import Record, VectorStore
+from storage.live.segments import Row
 
 State = Mapping[str, Mapping[str, Row]]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from errors import NotFound
-from storage import journal, segments
-from storage.chroma import BATCH, Near, Record, VectorStore, chroma_version, next_of
-from storage.fulltext import Entry, Filter, Fulltext
+from storage.live import journal, segments
+from storage.live.chroma import BATCH, Near, Record, VectorStore, chroma_version, next_of
+from storage.live.keyword_index import Entry, Filter, Fulltext
+from storage.live.segments import Row
 from storage.paths import Paths
-from storage.segments import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

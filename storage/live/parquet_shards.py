@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from errors import InputError
-from storage.chroma import BATCH, Record
+from storage.live.chroma import BATCH, Record
 
 MAX_RECORDS = 500_000
 MAX_SHARD_BYTES = 2 << 30  # when unpacked
