@@ -10,9 +10,9 @@ from errors import Conflict, QuireError
 from storage import draft, generations, replication
 from storage import manifest as manifests
 from storage.draft import Wish
-from storage.remote import Change
+from storage.remotes.remote import Change
+from storage.remotes.s3 import S3Remote
 from storage.replication import Replication
-from storage.s3 import S3Remote
 
 
 def _blind(remotes: Any, user: str, file: Any) -> bytes:

@@ -22,8 +22,8 @@ from errors import Corrupt, QuireError
 from storage import generations, verify
 from storage import manifest as manifests
 from storage.draft import elements_path
-from storage.local import LocalRemote
 from storage.manifest import File
+from storage.remotes.local import LocalRemote
 from tests.house import USER, House
 
 RECORDS = 1_200  # above the thousand at which Chroma writes its index

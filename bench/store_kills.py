@@ -31,8 +31,8 @@ from storage.catalog.catalog import Catalog
 from storage.draft import Wish
 from storage.live.chroma import Record, VectorStore
 from storage.live.workspace import Space
-from storage.local import LocalRemote
 from storage.paths import Paths
+from storage.remotes.local import LocalRemote
 from storage.stores import Stores, open_stores
 
 USER = "a" * 32

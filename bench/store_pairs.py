@@ -21,9 +21,9 @@ import tests.hub.environment  # noqa: F401
 from bench.records import scratch
 from errors import QuireError
 from storage import generations
-from storage.hub import connect
 from storage.live import segments
-from storage.remote import Remote
+from storage.remotes.hub import connect
+from storage.remotes.remote import Remote
 from tests.contracts.stores import bucket, dataset, keys, moto
 from tests.house import USER, House, record
 from tests.hub.faults import Fault

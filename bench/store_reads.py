@@ -25,9 +25,9 @@ from storage.draft import Wish
 from storage.live import journal, segments
 from storage.live.closed_copy import Copy
 from storage.live.workspace import put_row
-from storage.local import LocalRemote
 from storage.manifest import Manifest
-from storage.remote import Remote
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Remote
 from tests.contracts.stores import bucket, keys, moto
 from tests.house import USER, House
 

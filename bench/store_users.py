@@ -23,8 +23,8 @@ from storage import manifest as manifests
 from storage.catalog.catalog import Catalog
 from storage.live.open_stores import OPEN_AT_ONCE
 from storage.live.workspace import Space
-from storage.local import LocalRemote
 from storage.paths import Paths, user_key
+from storage.remotes.local import LocalRemote
 from storage.stores import Stores, open_stores
 
 MOST_MB, MOST_FILES = 1200, 400

@@ -23,9 +23,9 @@ from storage.draft import Wish
 from storage.live import journal, segments
 from storage.live.segments import Row
 from storage.paths import Paths
-from storage.remote import SMALL, Change, changed_elsewhere, too_large
+from storage.remotes.remote import SMALL, Change, changed_elsewhere, too_large
+from storage.remotes.s3 import S3Remote
 from storage.replication import Replication
-from storage.s3 import S3Remote
 
 USER, OTHER = "a" * 32, "b" * 32
 MODES = ("kill-before", "kill-after", "error-before", "error-after")

@@ -24,7 +24,7 @@ from storage.live import foreign_chroma
 from storage.live.chroma import Record
 from storage.live.workspace import Space
 from storage.paths import Paths
-from storage.remote import Remote
+from storage.remotes.remote import Remote
 from storage.stores import Stores, open_stores
 
 _BATCH = 500

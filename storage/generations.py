@@ -15,7 +15,7 @@ from typing import TypeVar
 from errors import Corrupt, NotFound, QuireError, Refused, Unavailable
 from storage import manifest as manifests
 from storage.manifest import File, Manifest
-from storage.remote import Remote
+from storage.remotes.remote import Remote
 
 Answer = TypeVar("Answer")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from errors import Conflict, NotFound, Unavailable
 from storage import generations
-from storage.remote import Change, Remote
+from storage.remotes.remote import Change, Remote
 
 NAME = "jobs/manifest.json"
 

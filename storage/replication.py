@@ -23,7 +23,7 @@ from storage.live import journal, segments
 from storage.manifest import File, Manifest
 from storage.paths import Paths
 from storage.rebase import rebase
-from storage.remote import Change, Remote, changed_elsewhere
+from storage.remotes.remote import Change, Remote, changed_elsewhere
 
 _ATTEMPTS = 6
 _FILES_PER_COMMIT = 250  # what the Hub's own client begins with

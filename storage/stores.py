@@ -6,7 +6,7 @@ from storage.catalog.catalog import Catalog
 from storage.committer import UNLIMITED, Committer, Pace
 from storage.live.open_stores import Workspaces
 from storage.paths import Paths
-from storage.remote import Remote
+from storage.remotes.remote import Remote
 from storage.replication import Replication
 from storage.restore import Restore
 

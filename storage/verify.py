@@ -13,7 +13,7 @@ from storage.draft import Files, Wish
 from storage.generations import Found, named
 from storage.live.open_stores import Workspaces
 from storage.live.workspace import put_row
-from storage.remote import Change, Remote
+from storage.remotes.remote import Change, Remote
 from storage.replication import Replication
 
 

@@ -7,9 +7,9 @@ from storage.committer import Pace
 from storage.draft import Wish
 from storage.live.chroma import Record
 from storage.live.workspace import Space
-from storage.local import LocalRemote
 from storage.paths import Paths, user_key
-from storage.remote import Remote
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Remote
 from storage.stores import open_stores
 
 USER = user_key(b"secret", "ada")

@@ -17,8 +17,8 @@ from storage.committer import Pace
 from storage.draft import Wish
 from storage.generations import digest
 from storage.live.chroma import VectorStore
-from storage.local import LocalRemote
 from storage.manifest import File
+from storage.remotes.local import LocalRemote
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House, record
 from tests.hub.server import Hub

@@ -15,8 +15,8 @@ from storage.catalog.catalog import JobRow, SourceRow
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
 from storage.live.keyword_index import Entry, Filter, Fulltext
-from storage.local import LocalRemote
 from storage.paths import user_key
+from storage.remotes.local import LocalRemote
 from tests.house import OTHER, USER, House, record
 
 

@@ -15,7 +15,6 @@ import pytest
 
 from errors import Corrupt, Unavailable
 from storage import ledger, replication
-from storage.card import CARD
 from storage.catalog.catalog import JobRow
 from storage.committer import Pace, Schedule
 from storage.draft import Wish
@@ -23,9 +22,10 @@ from storage.ledger import EDITION
 from storage.live import closed_copy as published
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
-from storage.local import LocalRemote
 from storage.paths import user_key
-from storage.remote import SMALL, Change
+from storage.remotes.dataset_card import CARD
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import SMALL, Change
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House
 from tests.hub.server import Fault, Hub

@@ -34,7 +34,7 @@ HOMES = {
     },
     "sentence_transformers": {"pipeline/models/embedding.py"},
     "transformers": {"pipeline/models/embedding.py", "pipeline/models/detection.py"},
-    "boto3": {"storage/s3.py", "pipeline/jobs/notify.py"},
+    "boto3": {"storage/remotes/s3.py", "pipeline/jobs/notify.py"},
     "chromadb": {"storage/live/chroma.py"},
     "dbos": {
         "pipeline/jobs/queue.py",
@@ -60,8 +60,8 @@ HOMES = {
     "huggingface_hub": {
         "web/identity.py",
         "pipeline/models/weights.py",
-        "storage/hub.py",
-        "storage/push.py",
+        "storage/remotes/hub.py",
+        "storage/remotes/push.py",
     },
 }
 READS_ENVIRONMENT = {

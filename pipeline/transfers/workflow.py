@@ -232,7 +232,7 @@ def _push(job: Job) -> tuple[str, Json]:
             written.extractall(aside)
         archive.unlink()
         aside.replace(folder)
-    from storage.push import push  # the Hub's client: a quarter of a second
+    from storage.remotes.push import push  # the Hub's client: a quarter of a second
 
     token = job.tools.lent.take(job.id, _LENDING)
     made = push(folder, dataset_name, token, job.report("files are sent"))

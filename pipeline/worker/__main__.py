@@ -56,11 +56,11 @@ from storage.catalog.schema import FROZEN_FOR
 from storage.catalog.tokens import Accounts
 from storage.lease import Lease
 from storage.live import chroma, journal
-from storage.local import LocalRemote
 from storage.paths import Paths
-from storage.remote import Remote
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Remote
+from storage.remotes.retrying import Proved, Retrying
 from storage.replication import Replication
-from storage.retrying import Proved, Retrying
 from storage.stores import open_stores
 
 log = logging.getLogger(__name__)
@@ -288,7 +288,7 @@ def _models(kind: str) -> Any:
 def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
     """Primary and mirror: the dataset, else the local directory; and the bucket when one is set."""
     if settings.hub_dataset:
-        from storage import hub  # a quarter of a second, where one is set
+        from storage.remotes import hub  # a quarter of a second, where one is set
 
         primary = Retrying(Proved(hub.connect(settings.hub_dataset, settings.hub_token)))
     else:
@@ -296,7 +296,7 @@ def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
         primary.check()
     if not settings.s3_bucket:
         return primary, None
-    from storage import s3
+    from storage.remotes import s3
 
     bucket = s3.connect(settings.s3_bucket, settings.s3_prefix, settings.s3_endpoint_url)
     return primary, Retrying(Proved(bucket))

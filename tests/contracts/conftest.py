@@ -14,11 +14,11 @@ import botocore.session
 import huggingface_hub
 import pytest
 
-from storage.hub import connect as hub_connect
-from storage.local import LocalRemote
-from storage.remote import Remote
-from storage.retrying import Proved, Retrying
-from storage.s3 import connect
+from storage.remotes.hub import connect as hub_connect
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Remote
+from storage.remotes.retrying import Proved, Retrying
+from storage.remotes.s3 import connect
 from tests.contracts import stores
 from tests.contracts.stores import KEYS, bucket, dataset, named, swift, with_attributes
 from tests.hub.server import Hub

@@ -16,10 +16,10 @@ from unittest import mock
 
 from moto.server import ThreadedMotoServer
 
-from storage.hub import HubRemote
-from storage.hub import connect as hub_connect
-from storage.remote import Change
-from storage.s3 import S3Remote, connect
+from storage.remotes.hub import HubRemote
+from storage.remotes.hub import connect as hub_connect
+from storage.remotes.remote import Change
+from storage.remotes.s3 import S3Remote, connect
 from tests.hub.server import Hub
 
 SWIFT = Path(__file__).resolve().parent.parent / "swift"

@@ -15,9 +15,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from errors import NotFound, QuireError, Refused, Unavailable
-from storage.hub import HubRemote
-from storage.remote import Change
-from storage.retrying import Retrying
+from storage.remotes.hub import HubRemote
+from storage.remotes.remote import Change
+from storage.remotes.retrying import Retrying
 from tests.contracts.stores import MANIFEST, change, dataset
 from tests.hub.server import Fault, Hub, Repo
 

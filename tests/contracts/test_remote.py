@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from errors import Conflict, Corrupt, InputError, NotFound, Refused, Unavailable
-from storage.local import LocalRemote
-from storage.remote import Change, Remote
-from storage.retrying import Proved, Retrying
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Change, Remote
+from storage.remotes.retrying import Proved, Retrying
 from tests.contracts.conftest import HERE, UNFIT
 from tests.contracts.stores import MANIFEST, change, digest
 

@@ -16,9 +16,9 @@ import botocore.endpoint
 import pytest
 
 from errors import NotFound, QuireError, Refused, Unavailable
-from storage.remote import Change
-from storage.retrying import Retrying
-from storage.s3 import S3Remote, connect
+from storage.remotes.remote import Change
+from storage.remotes.retrying import Retrying
+from storage.remotes.s3 import S3Remote, connect
 from tests.contracts.stores import KEYS, MANIFEST, bucket, change, digest
 from tests.hub.faults import Fault
 from tests.loopback import Proxy

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import InputError, Unavailable
-from storage.remote import SMALL, Change, changed_elsewhere, not_there, too_large
+from storage.remotes.remote import SMALL, Change, changed_elsewhere, not_there, too_large
 
 
 @dataclass(frozen=True, slots=True)

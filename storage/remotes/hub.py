@@ -29,8 +29,8 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import default_client_factory
 
 from errors import NotFound, QuireError, Refused, Unavailable
-from storage.card import ATTRIBUTES, CARD
-from storage.remote import SMALL, Change, changed_elsewhere, not_there, too_large
+from storage.remotes.dataset_card import ATTRIBUTES, CARD
+from storage.remotes.remote import SMALL, Change, changed_elsewhere, not_there, too_large
 
 _LIMITS = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 _PATIENCE = (

@@ -26,7 +26,7 @@ from botocore.exceptions import (
 )
 
 from errors import Conflict, QuireError, Refused, Unavailable
-from storage.remote import SMALL, Change, changed_elsewhere, not_there, too_large
+from storage.remotes.remote import SMALL, Change, changed_elsewhere, not_there, too_large
 
 _NEWEST_FIRST = 10**12
 _LOG_KEPT = 20

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from errors import Unavailable
-from storage.remote import SMALL, Change, Remote
+from storage.remotes.remote import SMALL, Change, Remote
 
 Answer = TypeVar("Answer")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from errors import QuireError, Refused
-from storage.hub import connect, translated
+from storage.remotes.hub import connect, translated
 
 MARK = "quire.json"  # a dataset that has it was pushed before, and may be renewed
 _OWN = {"README.md", ".gitattributes"}
