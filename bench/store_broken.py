@@ -7,16 +7,16 @@ from unittest import mock
 
 from bench.store_world import MemoryHub
 from errors import Conflict, QuireError
-from storage import draft, generations, replication
-from storage import manifest as manifests
-from storage.draft import Wish
+from storage.generations import compose, reader, replication
+from storage.generations import manifest as manifests
+from storage.generations.compose import Wish
+from storage.generations.replication import Replication
 from storage.remotes.remote import Change
 from storage.remotes.s3 import S3Remote
-from storage.replication import Replication
 
 
 def _blind(remotes: Any, user: str, file: Any) -> bytes:
-    return bytes(remotes[0].read(generations.named(user, file.path), 1 << 30))
+    return bytes(remotes[0].read(reader.named(user, file.path), 1 << 30))
 
 
 def _manifest_first(self: S3Remote, change: Change) -> None:
@@ -56,25 +56,27 @@ def _prune_all(head: Any, new: Any, keep: int, wish: Wish) -> Any:
 def _backwards(self: Replication, user: str, source: Any, target: Any, at_hand: Any) -> None:
     """Without looking at what the mirror has: its log goes on with whatever was read before."""
     stale = self.paths.user(user) / "stale.json"
-    found = generations.read(source, user)
+    found = reader.read(source, user)
     raw = stale.read_bytes() if stale.exists() else found.raw if found else b""
     if found:
         stale.write_bytes(found.raw)
         copied_over(self, user, source, target, at_hand)
-        head = target._newest(generations.named(user, "manifest.json"))
+        head = target._newest(reader.named(user, "manifest.json"))
         target.client.objects[head] = raw
 
 
 whole, looked, committed = S3Remote.commit, Replication._landed, Replication._commit
-retired, copied_over = draft._retire, Replication._copy
+retired, copied_over = compose._retire, Replication._copy
 
 BROKEN: dict[str, Callable[[], Any]] = {
     "no parent check": lambda: mock.patch.object(MemoryHub, "_moved", lambda *_: []),
     "the mirror's manifest before its files": lambda: mock.patch.object(
         S3Remote, "commit", _manifest_first
     ),
-    "bytes used without their hash": lambda: mock.patch.object(generations, "content", _blind),
-    "prune what the newest does not need": lambda: mock.patch.object(draft, "_retire", _prune_all),
+    "bytes used without their hash": lambda: mock.patch.object(reader, "content", _blind),
+    "prune what the newest does not need": lambda: mock.patch.object(
+        compose, "_retire", _prune_all
+    ),
     "an unclear answer taken for a failure": lambda: mock.patch.object(
         Replication, "_landed", _unlooked
     ),

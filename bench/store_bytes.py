@@ -34,12 +34,12 @@ import numpy as np
 from moto.server import ThreadedMotoServer
 
 from storage.catalog.catalog import Catalog
+from storage.generations.replication import Replication
 from storage.live import segments
 from storage.live.segments import Row
 from storage.paths import Paths
 from storage.remotes import hub as hub_remote
 from storage.remotes import s3
-from storage.replication import Replication
 from tests.hub.server import Hub
 from tests.loopback import Proxy
 

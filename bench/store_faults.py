@@ -33,12 +33,12 @@ from bench.store_world import (
     row,
 )
 from errors import QuireError
-from storage import draft, generations
-from storage.draft import Wish
+from storage.generations import compose, reader
+from storage.generations.compose import Wish
+from storage.generations.replication import Replication
 from storage.live import journal
 from storage.live.closed_copy import Copy
 from storage.live.segments import Row
-from storage.replication import Replication
 
 
 def step(instance: Instance, rng: random.Random, n: int, state: State, prefix: str = "") -> Wish:
@@ -89,7 +89,7 @@ def scenario(root: Path, seed: int, at: int, mode: str, saves: int = 9) -> int:
     rng = random.Random(seed)
     state: State = {}
     acknowledged = 0
-    with mock.patch.object(draft, "COMPACT_ABOVE", 3):
+    with mock.patch.object(compose, "COMPACT_ABOVE", 3):
         for n in range(saves):
             if rng.random() < 0.4:
                 with world.calm():
@@ -233,7 +233,7 @@ def _try_save(writer: Instance) -> str | None:
 def _shipped(world: World, writer: Instance) -> bool:
     """After a kill: whether the commit that nobody heard of holds this writer's journal."""
     with world.calm():
-        found = generations.read(world.hub, USER)
+        found = reader.read(world.hub, USER)
     last = max((p.name for p in journal.pending(writer.paths, USER)), default="")
     name = journal.instance(writer.paths)
     return not last or (found is not None and found.manifest.shipped_by(name) >= last)

@@ -19,10 +19,10 @@ import numpy as np
 
 from bench.records import difference, made, scratch
 from errors import Corrupt, QuireError
-from storage import generations, verify
-from storage import manifest as manifests
-from storage.draft import elements_path
-from storage.manifest import File
+from storage.generations import manifest as manifests
+from storage.generations import reader, verify
+from storage.generations.compose import elements_path
+from storage.generations.manifest import File
 from storage.remotes.local import LocalRemote
 from tests.house import USER, House
 
@@ -72,7 +72,7 @@ class World:
             workspace.upsert(house.space(), records[RECORDS - 20 :])
         house.replication.save(USER)
         house.close()
-        found = generations.read(self.primary, USER)
+        found = reader.read(self.primary, USER)
         assert found
         self.found = found
 
@@ -131,17 +131,17 @@ def look(world: World, kind: Kind, result: Result) -> None:
     right = world.whole(kind.path)
     try:
         if file is None:
-            raw = generations.read_raw(world.primary, USER) or b""
+            raw = reader.read_raw(world.primary, USER) or b""
             if manifests.load(raw, user=USER) != world.found.manifest:
                 result.violations.append("another manifest was read")
         else:
-            generations.fetch([world.primary], USER, file, to)
+            reader.fetch([world.primary], USER, file, to)
             result.violations.append("wrong bytes were served")
     except Corrupt:
         if to.exists():
             result.violations.append("a refused file was left")
     if file is not None:
-        generations.fetch([world.primary, world.mirror], USER, file, to)
+        reader.fetch([world.primary, world.mirror], USER, file, to)
         if to.read_bytes() != right:
             result.violations.append("the mirror's bytes were not served")
     to.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ import numpy as np
 from bench.records import difference, made, recall, scratch
 from errors import QuireError
 from storage.catalog.catalog import Catalog
-from storage.draft import Wish
+from storage.generations.compose import Wish
 from storage.live.chroma import Record, VectorStore
 from storage.live.workspace import Space
 from storage.paths import Paths

@@ -18,8 +18,8 @@ from pathlib import Path
 import tests.hub.environment  # noqa: F401
 from bench.records import scratch
 from storage.catalog.catalog import JobRow, SourceRow
-from storage.draft import Wish
-from storage.generations import digest
+from storage.generations.compose import Wish
+from storage.generations.reader import digest
 from storage.live.workspace import Space
 from storage.paths import user_key
 from tests.contracts.stores import dataset

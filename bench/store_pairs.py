@@ -20,7 +20,7 @@ from typing import Any
 import tests.hub.environment  # noqa: F401
 from bench.records import scratch
 from errors import QuireError
-from storage import generations
+from storage.generations import reader
 from storage.live import segments
 from storage.remotes.hub import connect
 from storage.remotes.remote import Remote
@@ -86,9 +86,9 @@ class Writer:
 
 def stored(remote: Remote) -> dict[str, str]:
     """Documents of the newest generation of one remote, by id."""
-    found = generations.read(remote, USER)
+    found = reader.read(remote, USER)
     files = found.manifest.segments if found else ()
-    rows = [r for f in files for r in segments.decode(generations.content([remote], USER, f))]
+    rows = [r for f in files for r in segments.decode(reader.content([remote], USER, f))]
     return {i: r.document for c in segments.fold(rows).values() for i, r in c.items()}
 
 

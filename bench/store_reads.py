@@ -20,12 +20,12 @@ import numpy as np
 
 from bench.records import made, scratch
 from errors import NotFound, QuireError
-from storage import generations
-from storage.draft import Wish
+from storage.generations import reader as generations
+from storage.generations.compose import Wish
+from storage.generations.manifest import Manifest
 from storage.live import journal, segments
 from storage.live.closed_copy import Copy
 from storage.live.workspace import put_row
-from storage.manifest import Manifest
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
 from tests.contracts.stores import bucket, keys, moto

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.records import made
-from storage import manifest as manifests
 from storage.catalog.catalog import Catalog
+from storage.generations import manifest as manifests
 from storage.live.open_stores import OPEN_AT_ONCE
 from storage.live.workspace import Space
 from storage.paths import Paths, user_key

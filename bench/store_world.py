@@ -16,16 +16,16 @@ from typing import Any
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from errors import NotFound, QuireError, Unavailable
-from storage import generations
-from storage import manifest as manifests
 from storage.catalog.catalog import Catalog
-from storage.draft import Wish
+from storage.generations import manifest as manifests
+from storage.generations import reader
+from storage.generations.compose import Wish
+from storage.generations.replication import Replication
 from storage.live import journal, segments
 from storage.live.segments import Row
 from storage.paths import Paths
 from storage.remotes.remote import SMALL, Change, changed_elsewhere, too_large
 from storage.remotes.s3 import S3Remote
-from storage.replication import Replication
 
 USER, OTHER = "a" * 32, "b" * 32
 MODES = ("kill-before", "kill-after", "error-before", "error-after")
@@ -110,7 +110,7 @@ class MemoryHub:
         return [n for n, seen in change.expected.items() if self._digest(n) != seen]
 
     def _digest(self, name: str) -> str | None:
-        return generations.digest(self.files[name]) if name in self.files else None
+        return reader.digest(self.files[name]) if name in self.files else None
 
 
 @dataclass
@@ -179,7 +179,7 @@ class World:
 
     def state(self, remote: Any, user: str = USER) -> tuple[int, State, set[str]]:
         """Generation, rows and collections of the newest generation; every byte is hashed here."""
-        found = generations.read(remote, user)
+        found = reader.read(remote, user)
         if found is None:
             return 0, {}, set()
         return found.manifest.generation, *self.held(remote, found.manifest)
@@ -187,7 +187,7 @@ class World:
     def held(self, remote: Any, found: manifests.Manifest) -> tuple[State, set[str]]:
         rows: list[Row] = []
         for file in (*found.segments, *found.files):
-            content = remote.read(generations.named(found.user, file.path))
+            content = remote.read(reader.named(found.user, file.path))
             if hashlib.sha256(content).hexdigest() != file.sha256:
                 raise Violation(f"{file.path} has other bytes")
             if file.path.startswith("segments/"):
@@ -216,10 +216,10 @@ class World:
                 raise Violation(f"{problem.code}: {problem}") from problem
 
     def _check_kept(self, remote: Any) -> None:
-        found = generations.read(remote, USER)
+        found = reader.read(remote, USER)
         for kept in found.manifest.kept if found else ():
-            raw = remote.read(generations.named(USER, kept.path))
-            if generations.digest(raw) != kept.sha256:
+            raw = remote.read(reader.named(USER, kept.path))
+            if reader.digest(raw) != kept.sha256:
                 raise Violation("a kept manifest has other bytes")
             older = manifests.load(raw, user=USER)
             if self.seen.get(older.generation, ({}, set())) != self.held(remote, older):
@@ -274,9 +274,9 @@ def restores(world: World, state: State, collections: set[str]) -> None:
             fresh = Instance(world, f"fresh-{alone.name}")
             fresh.replication = Replication(fresh.paths, fresh.catalog, alone)
             same_as(fresh, state, collections)
-        found = generations.read(world.hub, USER)
+        found = reader.read(world.hub, USER)
         if found and found.manifest.segments:
-            name = generations.named(USER, found.manifest.segments[-1].path)
+            name = reader.named(USER, found.manifest.segments[-1].path)
             world.hub.files[name] = world.hub.files[name][:-1] + b"\0"
             fresh = Instance(world, "fresh-damaged")
             fresh.start()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from storage.catalog.catalog import Catalog
-from storage.draft import Wish
+from storage.generations.compose import Wish
 from storage.live.chroma import Record
 from storage.live.workspace import Space
 from storage.paths import Paths

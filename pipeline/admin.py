@@ -17,9 +17,9 @@ from errors import InputError, NotFound, QuireError, Refused
 from pipeline.jobs.queue import catalog_url
 from pipeline.worker.__main__ import remotes
 from settings import Settings, processors
-from storage import erase, verify
 from storage.catalog.catalog import Catalog
-from storage.draft import Wish
+from storage.generations import erase, verify
+from storage.generations.compose import Wish
 from storage.live import foreign_chroma
 from storage.live.chroma import Record
 from storage.live.workspace import Space

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from storage.catalog.catalog import Catalog
-from storage.committer import UNLIMITED, Committer, Pace
+from storage.generations.committer import UNLIMITED, Committer, Pace
+from storage.generations.replication import Replication
+from storage.generations.restore import Restore
 from storage.live.open_stores import Workspaces
 from storage.paths import Paths
 from storage.remotes.remote import Remote
-from storage.replication import Replication
-from storage.restore import Restore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from storage.catalog.catalog import Catalog, SourceRow
-from storage.committer import Pace
-from storage.draft import Wish
+from storage.generations.committer import Pace
+from storage.generations.compose import Wish
 from storage.live.chroma import Record
 from storage.live.workspace import Space
 from storage.paths import Paths, user_key

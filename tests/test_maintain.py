@@ -11,13 +11,13 @@ import pytest
 from errors import Corrupt, InputError, NotFound, Refused, Unavailable
 from pipeline.__main__ import main
 from pipeline.admin import import_chroma
-from storage import erase, generations, verify
-from storage import manifest as manifests
-from storage.committer import Pace
-from storage.draft import Wish
-from storage.generations import digest
+from storage.generations import erase, reader, verify
+from storage.generations import manifest as manifests
+from storage.generations.committer import Pace
+from storage.generations.compose import Wish
+from storage.generations.manifest import File
+from storage.generations.reader import digest
 from storage.live.chroma import VectorStore
-from storage.manifest import File
 from storage.remotes.local import LocalRemote
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House, record
@@ -366,7 +366,7 @@ def test_what_has_no_room_on_the_disk_is_not_begun(tmp_path: Path) -> None:
         file.truncate(shutil.disk_usage(tmp_path).free + (1 << 30))
     named = File(path="sources/a.pdf", sha256="a" * 64, bytes=path.stat().st_size)
     with pytest.raises(Unavailable) as caught:
-        generations.fetch([remote], USER, named, tmp_path / "here")
+        reader.fetch([remote], USER, named, tmp_path / "here")
     assert caught.value.code == "disk_full"
     assert [p.name for p in tmp_path.iterdir()] == ["remote"]
 

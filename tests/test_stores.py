@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from errors import Corrupt, Unavailable
-from storage import ledger, replication
 from storage.catalog.catalog import JobRow
-from storage.committer import Pace, Schedule
-from storage.draft import Wish
-from storage.ledger import EDITION
+from storage.generations import replication, saved_jobs
+from storage.generations.committer import Pace, Schedule
+from storage.generations.compose import Wish
+from storage.generations.saved_jobs import EDITION
 from storage.live import closed_copy as published
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
@@ -587,7 +587,7 @@ def test_a_job_that_ended_elsewhere_ends_here_in_that_attempt(house: House) -> N
     there = replace(
         here, status="succeeded", finished_at=2.0, summary={**here.summary, "attempt": 2}
     )
-    ledger.put_back(house.catalog, USER, [there])
+    saved_jobs.put_back(house.catalog, USER, [there])
     found = house.catalog.job(USER, "j")
     assert (found.status, found.summary["attempt"]) == ("succeeded", 2)
     house.catalog.record("j", 1, 2, {"message": "late"}, status="failed")

@@ -37,8 +37,8 @@ from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
 from pipeline.processes.pool import Cancelled, Pool
 from settings import Settings
-from storage import ledger
 from storage.catalog.catalog import Catalog, SourceRow
+from storage.generations import saved_jobs
 from storage.live.workspace import Space
 from storage.paths import Paths
 from storage.stores import Stores
@@ -339,7 +339,7 @@ def finish_index(place: Place, pages: int) -> Json:
     """Records of this source that its chunks no longer make are removed; the source is listed."""
     spec, tools = place.spec, place.tools
     if spec["again"].get("pages"):  # what is saved of these elements is not what they are now
-        write_once(place.elements / ledger.EDITION, str(ledger.edition(place.elements) + 1))
+        write_once(place.elements / saved_jobs.EDITION, str(saved_jobs.edition(place.elements) + 1))
     folder = place.chunks
     current = {i for path in folder.glob("ids-*.json") for i in json.loads(path.read_text("ascii"))}
     with tools.stores.workspaces.open(spec["user"]) as workspace:

@@ -54,13 +54,13 @@ from settings import Settings, processors
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.catalog.schema import FROZEN_FOR
 from storage.catalog.tokens import Accounts
-from storage.lease import Lease
+from storage.generations.lease import Lease
+from storage.generations.replication import Replication
 from storage.live import chroma, journal
 from storage.paths import Paths
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
 from storage.remotes.retrying import Proved, Retrying
-from storage.replication import Replication
 from storage.stores import open_stores
 
 log = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from pipeline.ingest.chunk import ChunkOptions, chunks
 from pipeline.pdf.page import Box
 from pipeline.pdf.text.reading_order import reading_order
 from pipeline.search import fuse
-from storage import manifest as manifests
+from storage.generations import manifest as manifests
+from storage.generations.manifest import File, Manifest
 from storage.live import segments
 from storage.live.keyword_index import Entry, Fulltext
 from storage.live.segments import Row
-from storage.manifest import File, Manifest
 from storage.paths import Paths
 
 USER = "0" * 32

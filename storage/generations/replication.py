@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from errors import Conflict, Corrupt, NotFound, QuireError
-from storage import generations, ledger
-from storage import manifest as manifests
 from storage.catalog.catalog import Catalog, JobRow
-from storage.draft import KEEP, Draft, Files, Wish, compose, kept_path
-from storage.generations import Found, named
-from storage.lease import Lease, Term, taken_over
+from storage.generations import manifest as manifests
+from storage.generations import reader, saved_jobs
+from storage.generations.compose import KEEP, Draft, Files, Wish, compose, kept_path
+from storage.generations.lease import Lease, Term, taken_over
+from storage.generations.manifest import File, Manifest
+from storage.generations.merge_catalog import rebase
+from storage.generations.reader import Found, named
 from storage.live import journal, segments
-from storage.manifest import File, Manifest
 from storage.paths import Paths
-from storage.rebase import rebase
 from storage.remotes.remote import Change, Remote, changed_elsewhere
 
 _ATTEMPTS = 6
@@ -133,7 +133,7 @@ class Replication:
             if wish.whole is not None:
                 base = self.base(user)
                 wish = replace(wish, above=base.generation if base else 0)
-                head = generations.read(self.primary, user)
+                head = reader.read(self.primary, user)
             else:
                 head = self.head(user)
             if wish.whole is None and self._adopt(user, head) and wish.copy:
@@ -179,7 +179,7 @@ class Replication:
         """Every failure is ambiguous until we have looked for our own manifest: True when it
         stands there, False when another one does, None when that cannot be known."""
         try:
-            there = generations.read_raw(self.primary, draft.user)
+            there = reader.read_raw(self.primary, draft.user)
         except QuireError:
             outcomes[draft.user] = problem
             return None
@@ -251,13 +251,13 @@ class Replication:
         """The primary's newest generation. One that is behind what was confirmed here was wiped or
         put back from outside: it goes on from the mirror, or nothing is written."""
         base = self.base(user)
-        found = generations.read(self.primary, user)
+        found = reader.read(self.primary, user)
         known = base.generation if base else 0
         if self.mirror and (found is None or found.manifest.generation < known):
-            ahead = generations.newest(self.remotes, user, known)
+            ahead = reader.newest(self.remotes, user, known)
             if ahead and ahead.remote is not self.primary:
                 self.catch_up(user, ahead.remote, self.primary)
-                found = generations.read(self.primary, user)
+                found = reader.read(self.primary, user)
         if (found.manifest.generation if found else 0) < known:
             raise Corrupt(
                 "store_went_back",
@@ -271,7 +271,7 @@ class Replication:
     def current(self, user: str) -> Found | None:
         """The newest valid generation of all remotes; raises while it cannot be known."""
         base = self.base(user)
-        return generations.newest(self.remotes, user, base.generation if base else 0)
+        return reader.newest(self.remotes, user, base.generation if base else 0)
 
     def base(self, user: str) -> Manifest | None:
         """The manifest that the catalogue goes on from, when there is one."""
@@ -311,7 +311,7 @@ class Replication:
             if head is not None:
                 saved = self._saved_jobs(user, head.manifest)
                 rebase(self.catalog, user, base, head.manifest)
-                ledger.put_back(self.catalog, user, saved)
+                saved_jobs.put_back(self.catalog, user, saved)
                 erased = head.manifest.erased_at
                 if erased and not (base and base.erased_at == erased):
                     for file in journal.pending(self.paths, user):
@@ -328,7 +328,7 @@ class Replication:
                 job
                 for file in newest.files
                 if file.path.startswith("jobs/")
-                for job in ledger.load(self._contents(user, file), user=user)
+                for job in saved_jobs.load(self._contents(user, file), user=user)
             ]
         except (Corrupt, NotFound) as problem:
             self.note(user, problem)
@@ -350,7 +350,7 @@ class Replication:
         file = next((f for f in base.files if f.path == path), None) if base else None
         if file is None:
             raise NotFound("not_in_store", "That file was never saved.", "Upload it again.")
-        generations.fetch(self.remotes, user, file, to)
+        reader.fetch(self.remotes, user, file, to)
 
     def named(self, user: str) -> set[str]:
         """The files that the newest generation known here names."""
@@ -373,7 +373,7 @@ class Replication:
         return base.shipped_by(journal.instance(self.paths)) if base else ""
 
     def _contents(self, user: str, file: File) -> bytes:
-        return generations.content(self.remotes, user, file)
+        return reader.content(self.remotes, user, file)
 
     # Mirror
 
@@ -401,10 +401,10 @@ class Replication:
             self._copy(user, source, target, at_hand or {})
 
     def _copy(self, user: str, source: Remote, target: Remote, at_hand: Files) -> None:
-        new = generations.read(source, user)
+        new = reader.read(source, user)
         if new is None:
             return
-        old = generations.read(target, user)
+        old = reader.read(target, user)
         if old and old.manifest.generation >= new.manifest.generation:
             self._note_mirror(target, user, old.manifest.generation)
             return
@@ -422,14 +422,14 @@ class Replication:
                 content = at_hand.get(path)
                 if content is None:
                     content = incoming / file.sha256
-                    generations.fetch([source], user, file, content)
+                    reader.fetch([source], user, file, content)
                 files[named(user, path)] = content
             target.commit(
                 Change(
                     files=files,
                     manifests={named(user, "manifest.json"): new.raw},
                     expected={
-                        named(user, "manifest.json"): generations.digest(old.raw) if old else None
+                        named(user, "manifest.json"): reader.digest(old.raw) if old else None
                     },
                     deletes=frozenset(named(user, p) for p in listed - set(wanted) - still),
                 )

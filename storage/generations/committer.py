@@ -11,13 +11,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from errors import QuireError, Unavailable
-from storage.draft import Wish
-from storage.erase import Gone, forget, squash, wipe
+from storage.generations.compose import Wish
+from storage.generations.erase import Gone, forget, squash, wipe
+from storage.generations.replication import Replication
 from storage.live import journal
 from storage.live.closed_copy import Copy
 from storage.live.open_stores import Workspaces
 from storage.paths import Paths
-from storage.replication import Replication
 
 HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history within this time
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from errors import QuireError, Refused, Unavailable
-from storage import generations
 from storage.catalog.catalog import ACTIVE
-from storage.draft import Wish
-from storage.generations import named
+from storage.generations import reader
+from storage.generations.compose import Wish
+from storage.generations.reader import named
+from storage.generations.replication import Replication
+from storage.generations.verify import users_of
 from storage.live.open_stores import Workspaces
-from storage.replication import Replication
-from storage.verify import users_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def wipe(replication: Replication, workspaces: Workspaces, user: str) -> None:
 
 def _prove_whole(replication: Replication, user: str) -> None:
     """Every remote has the same newest generation, and a file under each name in it."""
-    found = [generations.read(remote, user) for remote in replication.remotes]
+    found = [reader.read(remote, user) for remote in replication.remotes]
     first = found[0]
     whole = first is not None and all(f is not None and f.raw == first.raw for f in found)
     for remote in replication.remotes if whole else ():

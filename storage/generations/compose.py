@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage import generations, ledger
-from storage import manifest as manifests
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
-from storage.generations import Found
+from storage.generations import manifest as manifests
+from storage.generations import reader, saved_jobs
+from storage.generations.manifest import File, Manifest, Published, Retired
+from storage.generations.merge_catalog import entry_of, source_of
+from storage.generations.reader import Found
 from storage.live import journal, segments
 from storage.live.closed_copy import Copy, members
 from storage.live.segments import Row
-from storage.manifest import File, Manifest, Published, Retired
 from storage.paths import Paths
-from storage.rebase import entry_of, source_of
 
 KEEP = 10
 COMPACT_ABOVE = 32
@@ -91,7 +91,7 @@ def compose(
     elif rows:
         kept.append(_segment(rows, generation, files))
     sources = [] if wish.erase_user else catalog.sources(user)
-    jobs = [] if wish.erase_user else ledger.saved_jobs(catalog, user)
+    jobs = [] if wish.erase_user else saved_jobs.saved_jobs(catalog, user)
     known = {f.path: f for f in old.files} if old else {}
     held = {**_held(paths, user, sources, known, files), **_jobs(paths, user, jobs, known, files)}
     if wish.copy:
@@ -99,7 +99,7 @@ def compose(
     new = Manifest(
         user=user,
         generation=generation,
-        parent=generations.digest(head.raw) if head else None,
+        parent=reader.digest(head.raw) if head else None,
         created_at=time.time(),
         writer=writer,
         collections=()
@@ -124,7 +124,7 @@ def compose(
 
 
 def kept_path(generation: int, raw: bytes) -> str:
-    return f"manifests/{generation:08d}-{generations.digest(raw)[:16]}.json"
+    return f"manifests/{generation:08d}-{reader.digest(raw)[:16]}.json"
 
 
 def _same(old: Manifest, new: Manifest) -> bool:
@@ -144,7 +144,7 @@ def _shipped(
 
 def _segment(rows: Sequence[Row], generation: int, files: Files) -> File:
     content = segments.encode(rows)
-    sha = generations.digest(content)
+    sha = reader.digest(content)
     path = f"segments/{generation:08d}-{sha[:16]}.parquet"
     files[path] = content
     return File(path=path, sha256=sha, bytes=len(content), rows=len(rows), generation=generation)
@@ -183,7 +183,7 @@ def _published(copy: Copy, generation: int, files: Files) -> Published:
     for name, path in members(copy.directory).items():
         target = f"chroma/{generation:08d}/{name}"
         files[target] = path
-        sha, size = generations.measure(path)
+        sha, size = reader.measure(path)
         held.append(File(path=target, sha256=sha, bytes=size, generation=generation))
     return Published(generation=generation, records=copy.records, files=tuple(held))
 
@@ -213,7 +213,7 @@ def _held(
 
 def _newest(archives: Mapping[str, str], sha256: str, version: str, folder: Path) -> str:
     """The archive that is saved, or the next one when pages were read again since."""
-    edition = ledger.edition(folder)
+    edition = saved_jobs.edition(folder)
     saved = archives.get(elements_path(sha256, version))
     return (
         saved if saved and _edition(saved) >= edition else elements_path(sha256, version, edition)
@@ -225,23 +225,23 @@ def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: 
     that are done, those since the last save in an archive of their own."""
     if not rows:
         return {}
-    told = ledger.dump(rows)
-    name = f"jobs/{generations.digest(told)[:32]}.json"
+    told = saved_jobs.dump(rows)
+    name = f"jobs/{reader.digest(told)[:32]}.json"
     held = {name: known.get(name) or _file(name, told, files)}
     fresh, archives = 0, archived(known)
-    for work in ledger.works(rows):
+    for work in saved_jobs.works(rows):
         path, original = source_path(work.sha256), paths.source(user, work.sha256)
         if path in known:
             held[path] = known[path]
-        elif original.exists() and fresh < ledger.ORIGINALS_AT_ONCE:
+        elif original.exists() and fresh < saved_jobs.ORIGINALS_AT_ONCE:
             held[path] = _file(path, original, files)
             fresh += 1
         if work.version is None or elements_path(work.sha256, work.version) in archives:
             continue
-        top = ledger.part_folder(work.sha256, work.version)
+        top = saved_jobs.part_folder(work.sha256, work.version)
         held.update({p: f for p, f in known.items() if p.startswith(top)})
         folder = paths.elements(user, work.sha256, work.version)
-        part = ledger.next_part(folder, top, held)
+        part = saved_jobs.next_part(folder, top, held)
         if part is not None:
             archive = _zipped(paths, user, folder / "part.zip", part[1])
             held[part[0]] = _file(part[0], archive, files)
@@ -249,7 +249,7 @@ def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: 
 
 
 def _file(path: str, content: Path | bytes, files: Files) -> File:
-    sha, size = generations.measure(content)
+    sha, size = reader.measure(content)
     files[path] = content
     return File(path=path, sha256=sha, bytes=size)
 
@@ -317,7 +317,7 @@ def _retire(
     ]
     before = File(
         path=kept_path(old.generation, head.raw),
-        sha256=generations.digest(head.raw),
+        sha256=reader.digest(head.raw),
         bytes=len(head.raw),
         generation=old.generation,
     )

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from storage.catalog.catalog import Catalog, Collection, SourceRow
-from storage.manifest import CollectionEntry, Manifest, SourceEntry
+from storage.generations.manifest import CollectionEntry, Manifest, SourceEntry
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

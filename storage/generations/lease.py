@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from errors import Conflict, NotFound, Unavailable
-from storage import generations
+from storage.generations import reader
 from storage.remotes.remote import Change, Remote
 
 NAME = "jobs/manifest.json"
@@ -69,7 +69,7 @@ class Lease:
     def added(self, change: Change, remote: Remote, term: Term) -> Change:
         """The same commit with that term in it, on top of what was seen there."""
         seen = self._seen.get(remote.name)
-        expected = generations.digest(seen) if seen is not None else None
+        expected = reader.digest(seen) if seen is not None else None
         return replace(
             change,
             manifests={NAME: dump(term), **change.manifests},

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, NotFound
-from storage import generations
-from storage.draft import archived, elements_path, source_path
-from storage.ledger import part_folder
+from storage.generations import reader
+from storage.generations.compose import archived, elements_path, source_path
+from storage.generations.manifest import File, Manifest
+from storage.generations.replication import Replication, titles
+from storage.generations.saved_jobs import part_folder
 from storage.live import build_chroma, journal, segments
 from storage.live.build_chroma import record_of
 from storage.live.chroma import VectorStore
 from storage.live.keyword_index import Entry, Fulltext
 from storage.live.workspace import entry_of
-from storage.manifest import File, Manifest
 from storage.paths import Paths
-from storage.replication import Replication, titles
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Restore:
         try:
             for file in published.files:
                 to = aside / file.path.removeprefix(top)
-                generations.fetch(self.replication.remotes, user, file, to)
+                reader.fetch(self.replication.remotes, user, file, to)
         except (Corrupt, NotFound):
             shutil.rmtree(aside, ignore_errors=True)
             return False

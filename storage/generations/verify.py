@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from errors import Corrupt, NotFound, QuireError
-from storage import generations
-from storage import manifest as manifests
-from storage.draft import Files, Wish
-from storage.generations import Found, named
+from storage.generations import manifest as manifests
+from storage.generations import reader
+from storage.generations.compose import Files, Wish
+from storage.generations.reader import Found, named
+from storage.generations.replication import Replication
 from storage.live.open_stores import Workspaces
 from storage.live.workspace import put_row
 from storage.remotes.remote import Change, Remote
-from storage.replication import Replication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def users_of(remotes: Sequence[Remote]) -> list[str]:
 def verify(remote: Remote, user: str) -> Iterator[Damage]:
     """Reads everything; raises Unavailable when the remote cannot be asked."""
     try:
-        found = generations.read(remote, user)
+        found = reader.read(remote, user)
     except Corrupt as problem:
         yield Damage(remote=remote.name, user=user, path="manifest.json", code=problem.code)
         return
@@ -49,7 +49,7 @@ def verify(remote: Remote, user: str) -> Iterator[Damage]:
         return
     for file in (*found.manifest.needs(), *found.manifest.kept):
         try:
-            generations.content([remote], user, file)
+            reader.content([remote], user, file)
         except (Corrupt, NotFound) as problem:
             yield Damage(remote=remote.name, user=user, path=file.path, code=problem.code)
 
@@ -80,7 +80,7 @@ def _lost(replication: Replication, user: str, damage: Sequence[Damage]) -> bool
     """No remote can give the newest generation that was confirmed here."""
     known = base.generation if (base := replication.base(user)) else 0
     try:
-        head = generations.read(replication.primary, user)
+        head = reader.read(replication.primary, user)
     except Corrupt:
         return True
     needed = {f.path for f in head.manifest.segments} if head else set()
@@ -98,14 +98,14 @@ def _from_others(replication: Replication, remote: Remote, user: str) -> list[Da
     found = _right_manifest([remote, *others], user)
     if found is None:
         return bad
-    raw = generations.read_raw(remote, user)
+    raw = reader.read_raw(remote, user)
     broken = any(d.path == "manifest.json" for d in bad)
     needs, kept = found.manifest.needs(), found.manifest.kept
     paths = {d.path for d in bad}
     files: Files = {}
     for file in needs if broken else [f for f in (*needs, *kept) if f.path in paths]:
         try:
-            files[named(user, file.path)] = generations.content(others, user, file)
+            files[named(user, file.path)] = reader.content(others, user, file)
         except (QuireError, IndexError):
             continue  # it stays damaged, and is told as such
     name = named(user, "manifest.json")
@@ -113,7 +113,7 @@ def _from_others(replication: Replication, remote: Remote, user: str) -> list[Da
         Change(
             files=files,
             manifests={name: found.raw} if broken else {},
-            expected={name: generations.digest(raw) if raw is not None else None},
+            expected={name: reader.digest(raw) if raw is not None else None},
             overwrite=True,
         )
     )
@@ -125,7 +125,7 @@ def _right_manifest(remotes: Sequence[Remote], user: str) -> Found | None:
     found: list[Found] = []
     for remote in remotes:
         try:
-            one = generations.read(remote, user)
+            one = reader.read(remote, user)
         except Corrupt:
             one = _kept_manifest(remote, user)
         if one is not None:

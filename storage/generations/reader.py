@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from errors import Corrupt, NotFound, QuireError, Refused, Unavailable
-from storage import manifest as manifests
-from storage.manifest import File, Manifest
+from storage.generations import manifest as manifests
+from storage.generations.manifest import File, Manifest
 from storage.remotes.remote import Remote
 
 Answer = TypeVar("Answer")
