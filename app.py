@@ -93,7 +93,7 @@ def main() -> None:
     from web.api import App
     from web.guard import Guard
     from web.identity import Identity
-    from web.routes import routes
+    from web.routes.files import routes
     from web.watch import Hub
 
     paths = Paths(settings.data_dir)

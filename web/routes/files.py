@@ -25,8 +25,8 @@ from web import assets
 from web.answers import NO_STORE, Asked, route
 from web.api import App
 from web.guard import refusal
+from web.routes import account, collections, documents, search
 from web.uploads import upload
-from web.views import account, collections, documents, search
 
 _PRIVATE = {"Cache-Control": "private, max-age=86400"}
 WIDTHS = (200, 400, 800, 1200, 1700)
