@@ -53,7 +53,7 @@ def supervise() -> subprocess.Popen[bytes]:
 def borrow_gpu(paths: Paths) -> Any:
     """The broker of a ZeroGPU Space, listening. The heavy imports are done here, before launch:
     in a call they would be paid from somebody's quota."""
-    from web.broker import Broker
+    from web.gpu_broker import Broker
 
     embedding = importlib.import_module("pipeline.models.embedding")
     detection = importlib.import_module("pipeline.models.detection")
@@ -93,8 +93,8 @@ def main() -> None:
     from web.api import App
     from web.guard import Guard
     from web.identity import Identity
+    from web.job_feed import Hub
     from web.routes.files import routes
-    from web.watch import Hub
 
     paths = Paths(settings.data_dir)
     broker = borrow_gpu(paths) if settings.zero_gpu else None

@@ -23,7 +23,7 @@ from tests.oidc import PEOPLE, Provider
 from tests.people import Person, Refusal, form, signed_in, visitor, with_token
 from web.guard import Guard
 from web.identity import Caller, Identity, Remembered
-from web.limits import Buckets
+from web.rate_limit import Buckets
 
 
 @pytest.fixture(scope="module")

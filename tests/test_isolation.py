@@ -32,8 +32,8 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     from web import page  # noqa: PLC0415
     from web.api import App  # noqa: PLC0415
     from web.identity import Identity  # noqa: PLC0415
+    from web.job_feed import Hub  # noqa: PLC0415
     from web.routes.files import routes as ours  # noqa: PLC0415
-    from web.watch import Hub  # noqa: PLC0415
 
     data = tmp_path_factory.mktemp("routes")
     url = f"sqlite:///{data}/catalog.sqlite"

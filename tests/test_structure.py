@@ -25,8 +25,8 @@ WEB_SEES = {
     "pipeline.transfers.push_tokens", "storage.paths", "storage.catalog.catalog", "storage.catalog.tokens",
 }  # fmt: skip
 HOMES = {
-    "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/broker.py"},
-    "spaces": {"web/broker.py"},
+    "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/gpu_broker.py"},
+    "spaces": {"web/gpu_broker.py"},
     "torch": {
         "pipeline/models/batching.py",
         "pipeline/models/embedding.py",

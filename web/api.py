@@ -27,8 +27,8 @@ from pipeline.transfers.push_tokens import dataset_name
 from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED
 from web.identity import Caller, Identity
+from web.job_feed import Hub
 from web.uploads import MAX_FILES, uploaded
-from web.watch import Hub
 
 VERSION = "0.1.0"
 

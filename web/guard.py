@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from errors import InputError, NotFound, QuireError, Refused
 from settings import Settings
 from web.identity import COOKIES, Identity, Remembered, modest
-from web.limits import Buckets
+from web.rate_limit import Buckets
 
 MAX_BODY = 4 << 20  # of a call; uploads have limits of their own
 _DAY = 86400.0

@@ -23,7 +23,7 @@ from starlette.requests import Request
 import tests.space.no_driver  # before gradio
 from pipeline.models.gpu import Work, read_parts, write_items
 from storage.paths import Paths
-from web.broker import Asked, Broker
+from web.gpu_broker import Asked, Broker
 
 MODELS = "pipeline.models.embedding"
 # Another process, started before the first fork, as the worker is: it starts programs all the time.

@@ -22,7 +22,7 @@ from storage.paths import Paths
 from tests.conftest import SAMPLES, start_app
 from tests.space.device import Device, InZero, in_zero, started
 from tests.tiny_models import embedding_model, layout_model, table_model
-from web.broker import Asked, Broker, Rate, _Plan, affordable, classify, until_again
+from web.gpu_broker import Asked, Broker, Rate, _Plan, affordable, classify, until_again
 
 pytestmark = pytest.mark.slow
 

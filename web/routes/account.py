@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from errors import Refused
 from storage.catalog.tokens import Token
-from web.answers import Asked, route
 from web.api import App, about
 from web.identity import Caller
+from web.json_route import Asked, route
 
 
 def routes(app: App) -> list[Route]:

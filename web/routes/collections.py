@@ -9,7 +9,6 @@ from starlette.routing import Route
 from errors import Unavailable
 from pipeline.jobs.service import LISTED
 from storage.catalog.catalog import ACTIVE
-from web.answers import Asked, route
 from web.api import (
     App,
     start_export,
@@ -18,6 +17,7 @@ from web.api import (
     start_reembed,
     status_of,
 )
+from web.json_route import Asked, route
 
 _SHOWN = 86_000.0  # seconds; an export's file is kept for a day
 _SOON = 0.5  # seconds; rows need no worker, the number of their records does

@@ -6,8 +6,8 @@ from typing import Any
 from starlette.routing import Route
 
 from pipeline.jobs.service import LISTED
-from web.answers import Asked, route
 from web.api import App, submit_files
+from web.json_route import Asked, route
 
 
 def routes(app: App) -> list[Route]:

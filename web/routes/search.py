@@ -4,8 +4,8 @@ from typing import Any
 
 from starlette.routing import Route
 
-from web.answers import Asked, route
 from web.api import App
+from web.json_route import Asked, route
 
 
 def routes(app: App) -> list[Route]:
