@@ -29,7 +29,7 @@ NICE = 5  # whoever is waited for by a person goes first
 _TICK = 0.05
 # Not `-m`: classes of a module run as __main__ cannot be unpickled by the parent.
 _ENTRY = "import sys; from pipeline.processes.pool import main; main(sys.argv[1:])"
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class PageProcessDied(QuireError):
