@@ -89,7 +89,7 @@ def main() -> None:
     # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.
     from starlette.middleware import Middleware
 
-    from web import page
+    from web import connections, page
     from web.api import App
     from web.guard import Guard
     from web.identity import Identity
@@ -115,6 +115,7 @@ def main() -> None:
         loops.append(asyncio.get_running_loop())
         yield
 
+    connections.install()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -71,7 +71,9 @@ class Person:
         """An endpoint by Gradio's HTTP interface: its value, or `Refusal` with the code."""
         status, begun = self.post(f"/gradio_api/call/v2/{name}", arguments)
         if status != 200:
-            raise Refusal(str(status), str(begun))
+            told = begun.get("error") if isinstance(begun, dict) else None
+            code = told["code"] if isinstance(told, dict) else str(status)
+            raise Refusal(code, str(begun))
         _, stream, _ = self.ask(f"/gradio_api/call/{name}/{begun['event_id']}")
         event, data = "", None
         for line in stream.decode().splitlines():

@@ -26,7 +26,7 @@ WEB_SEES = {
     "storage.catalog.catalog", "storage.catalog.tokens", "storage.paths",
 }  # fmt: skip
 HOMES = {
-    "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/gpu_broker.py"},
+    "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/body.py", "web/gpu_broker.py"},
     "spaces": {"web/gpu_broker.py"},
     "torch": {
         "pipeline/models/batching.py",

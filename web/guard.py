@@ -4,6 +4,7 @@ Gradio's own routes are closed unless named here; what a queue or an event strea
 to the caller that began it. Knows nothing of jobs or pages.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,10 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import InputError, NotFound, QuireError, Refused
 from settings import Settings
-from web.identity import COOKIES, Identity, Remembered, modest
-from web.rate_limit import Buckets
+from web import body
+from web.identity import COOKIES, Caller, Identity, Remembered, address, modest
+from web.rate_limit import AtOnce, Buckets, Share, network, too_many
 
-MAX_BODY = 4 << 20  # of a call; uploads have limits of their own
 _DAY = 86400.0
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _GRADIO = re.compile(
@@ -38,6 +39,7 @@ _PICTURES = re.compile(r"/(pages|figures)/.*")
 _CALL = re.compile(r"/gradio_api/(queue/join|call/.+|run/.+|cancel|reset/?)")
 _EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
 _SIGN_IN = "/login/huggingface"
+_UPLOAD = "/gradio_api/upload"
 _SESSION = re.compile(r"/gradio_api/heartbeat/([^/]+)")
 _SCRIPTS = "'self' 'unsafe-inline' 'unsafe-eval' blob: https://cdnjs.cloudflare.com"
 _HEADERS = {
@@ -63,11 +65,13 @@ _HEADERS = {
 
 @dataclass(slots=True)
 class Limits:
-    """Requests of one caller, and arrivals from one address; the page stays far below."""
+    """Requests of one person, or of all visitors at one address; the page stays far below."""
 
     calls: Buckets = field(default_factory=lambda: Buckets(rate=20, burst=200))
     pictures: Buckets = field(default_factory=lambda: Buckets(rate=40, burst=400))
     arrivals: Buckets = field(default_factory=lambda: Buckets(rate=1, burst=60))
+    open: AtOnce = field(default_factory=lambda: AtOnce(each=150, visitors=600))
+    uploads: AtOnce = field(default_factory=lambda: AtOnce(each=8, visitors=32))
 
 
 class Guard:
@@ -105,19 +109,22 @@ class Guard:
             await send(message)
 
         request = Request(scope, receive)
-        try:
-            self._from_where(request.headers, scope["method"])
-            _open(scope["path"])
-            who = await self._who(request)
-            cookie += self._arrival(request)
-            receive = await self._within_limits(request, who, receive)
-        except QuireError as problem:
-            await refusal(problem)(scope, receive, guarded)
-            return
-        if scope["method"] == "POST" and _CALL.fullmatch(scope["path"]):
-            await self.app(scope, receive, self._noting(guarded, _beginner(request, who)))
-        else:
-            await self.app(scope, receive, guarded)
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                self._from_where(request.headers, scope["method"])
+                _open(scope["path"])
+                caller = await self._caller(request)
+                cookie += self._arrival(request)
+                self._within_limits(request, caller, held)
+                receive = await self._body(request, caller, receive)
+            except QuireError as problem:
+                await refusal(problem)(scope, receive, guarded)
+                return
+            if scope["method"] == "POST" and _CALL.fullmatch(scope["path"]):
+                noting = self._noting(guarded, self._who(request, caller))
+                await self.app(scope, receive, noting)
+            else:
+                await self.app(scope, receive, guarded)
 
     # From where
 
@@ -137,20 +144,32 @@ class Guard:
 
     # Who
 
-    async def _who(self, request: Request) -> str:
-        """The caller's key, kept for the route; the address of somebody who is not known."""
+    async def _caller(self, request: Request) -> Caller | None:
+        """Kept for the route, as is why nobody is known: then the route refuses with that reason."""
         if _FREE.fullmatch(request.url.path):
-            return ""
+            return None
         try:
             caller = await run_in_threadpool(self.identity.of, request)
-        except QuireError:
-            return f"address {self._address(request)}"  # the route refuses with its reason
+        except QuireError as problem:
+            if problem.code == "too_many_requests":
+                raise
+            request.scope["quire_refused"] = problem
+            return None
         request.scope["quire_caller"] = caller
-        return caller.key
+        return caller
 
-    def _address(self, request: Request) -> str:
-        forwarded = request.headers.get("x-forwarded-for", "").split(",")[-1].strip()
-        return forwarded or (request.client.host if request.client else "")
+    def _share(self, request: Request, caller: Caller | None) -> Share:
+        """What this request is counted with; an address stands for all that nobody is known of."""
+        if caller:
+            return caller.share
+        return Share(f"at {network(address(request, self.settings))}", visitor=True)
+
+    def _who(self, request: Request, caller: Caller | None) -> str:
+        """Whose a session, an event or an upload is. Tool calls of everybody share one session, under
+        a random name that only the app knows."""
+        if request.headers.get("x-gradio-user") == "mcp":
+            return "tools"
+        return caller.key if caller else self._share(request, None).key
 
     def _arrival(self, request: Request) -> list[str]:
         """The cookies of a visitor whose page is loaded; none for anybody else."""
@@ -170,32 +189,41 @@ class Guard:
 
     # How often, how much, and only one's own
 
-    async def _within_limits(self, request: Request, who: str, receive: Receive) -> Receive:
-        path = request.scope["path"]
-        if self.limits and who and not _inside(request):
-            bucket = self.limits.calls
-            if path in _ARRIVALS and who.startswith("address "):
-                bucket = self.limits.arrivals
-            elif _PICTURES.fullmatch(path):
-                bucket = self.limits.pictures
-            wait = bucket.wait(who)
-            if wait:
-                raise Refused(
-                    "too_many_requests", "Too many requests.", f"Wait {wait:.0f} s.", wait=wait
-                )
-        who = _beginner(request, who)
+    def _within_limits(
+        self, request: Request, caller: Caller | None, held: contextlib.AsyncExitStack
+    ) -> None:
+        path, share = request.scope["path"], self._share(request, caller)
+        if self.limits is None or _FREE.fullmatch(path) or _inside(request):
+            return
+        bucket = self.limits.calls
+        if path in _ARRIVALS and caller is None:
+            bucket = self.limits.arrivals
+        elif _PICTURES.fullmatch(path):
+            bucket = self.limits.pictures
+        if wait := bucket.wait(share.key):
+            raise too_many(wait)
+        held.enter_context(self.limits.open.one(share))
+        if path == _UPLOAD:
+            held.enter_context(self.limits.uploads.one(share))
+
+    async def _body(self, request: Request, caller: Caller | None, receive: Receive) -> Receive:
+        """What the app reads: a body that was read and looked at, and that names only the caller's."""
+        path, who = request.scope["path"], self._who(request, caller)
         names = [request.query_params.get(n, "") for n in ("session_hash", "upload_id")]
         if found := _SESSION.fullmatch(path):
             names.append(found[1])
         event = _EVENT.fullmatch(path) if request.method == "GET" else None
         if event and self.begun.get(event[1]) != who:
             raise NotFound("event_not_found", "There is no such event.", "Call again.")
-        multipart = request.headers.get("content-type", "").startswith("multipart/")
-        if request.method in {"POST", "PUT", "PATCH"} and not multipart:
-            body = await _read(receive)
-            receive = _again(body, receive)
-            if _CALL.fullmatch(path):
-                names += _names(body)
+        if path != _UPLOAD and body.announced(request.headers):
+            text = await body.read(request.headers, receive)
+            receive = body.again(text, receive)
+            if text:
+                value = body.parsed(text)
+                by_token = isinstance(value, dict) and value.get("oauth_token")
+                body.check_files(value, caller.key if caller and not by_token else None)
+                if _CALL.fullmatch(path):
+                    names += _names(value)
         for name in filter(None, names):
             self._begin(name, who)
         return receive
@@ -211,16 +239,12 @@ class Guard:
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.body":
-                for name in _names(message.get("body", b"")):
-                    self.begun.put(name, who, _DAY)
+                with contextlib.suppress(ValueError):
+                    for name in _names(json.loads(message.get("body", b""))):
+                        self.begun.put(name, who, _DAY)
             await send(message)
 
         return noting
-
-
-def _beginner(request: Request, who: str) -> str:
-    """Tool calls of everybody share one session, under a random name that only the app knows."""
-    return "tools" if request.headers.get("x-gradio-user") == "mcp" else who
 
 
 def _inside(request: Request) -> bool:
@@ -242,7 +266,7 @@ def foreign(headers: Mapping[str, str], method: str) -> bool:
 _STATUS: dict[type[QuireError], int] = {InputError: 400, NotFound: 404, Refused: 403}
 _STATUS_OF = {
     "too_many_requests": 429, "body_too_large": 413, "file_too_large": 413, "sign_in": 401,
-    "token_refused": 401,
+    "token_refused": 401, "media_type": 415, "body_slow": 408,
 }  # fmt: skip
 
 
@@ -266,42 +290,7 @@ def _open(path: str) -> None:
         raise NotFound("route_closed", "There is no such route.", "See /gradio_api/openapi.json.")
 
 
-async def _read(receive: Receive) -> bytes:
-    """The body; one that is too large is read to its end, so that the sender hears why."""
-    parts, size, more = [], 0, True
-    while more and size < 8 * MAX_BODY:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        size += len(message.get("body", b""))
-        if size <= MAX_BODY:
-            parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    if size > MAX_BODY:
-        raise InputError("body_too_large", "The request is too large.", "Upload files as files.")
-    return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """The body once more, then whatever comes (a disconnect)."""
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
-
-
-def _names(body: bytes) -> list[str]:
-    """Sessions and events that a small JSON body names."""
-    try:
-        found: Any = json.loads(body)
-    except ValueError:
-        return []
-    if not isinstance(found, dict):
-        return []
+def _names(value: Any) -> list[str]:
+    """Sessions and events that a small JSON object names."""
+    found = value if isinstance(value, dict) else {}
     return [str(v) for n in ("session_hash", "event_id") if (v := found.get(n))]

@@ -23,12 +23,14 @@ from errors import QuireError, Refused, Unavailable
 from settings import Settings
 from storage.catalog.tokens import PREFIX, Accounts
 from storage.paths import UserKey, user_key
+from web.rate_limit import Breaker, Buckets, Share, network, too_many
 
 COOKIES = (
     "quire_visitor",
     "quire_visitor_part",
 )  # the second is partitioned: for a Hub page's frame
 _KNOWN_FOR, _REFUSED_FOR, _VISIT_EVERY = 300.0, 60.0, 300.0
+_GOOD_FOR = 86_400.0  # a token that was good is no stranger's
 _REMEMBERED = 4096
 PUSH_SCOPES = {"contribute-repos", "write-repos", "manage-repos"}  # of a sign-in
 Kept = TypeVar("Kept")
@@ -46,6 +48,12 @@ class Caller:
     expires_at: float | None = None
     uploader: UserKey | None = None  # under whose key the files of a token in the body came
     may_push: bool = False  # came with a Hub token that may make repositories
+    address: UserKey | None = None  # of a visitor: the key of all visitors from there
+
+    @property
+    def share(self) -> Share:
+        """What is counted together: a person's, or that of all visitors at one address."""
+        return Share(self.address or self.key, visitor=self.kind == "visitor")
 
     @property
     def in_person(self) -> bool:
@@ -86,6 +94,11 @@ class Identity:
     settings: Settings
     accounts: Accounts
     _hub: Remembered[Caller | QuireError] = field(default_factory=Remembered)
+    _good: Remembered[bool] = field(default_factory=Remembered)
+    _strangers: Buckets = field(default_factory=lambda: Buckets(rate=0.2, burst=20))
+    _breaker: Breaker = field(
+        default_factory=lambda: Breaker(at_once=8, failures=3, rest=15.0, away=_hub_away())
+    )
     _visits: Remembered[bool] = field(default_factory=Remembered)
 
     def of(self, request: Any, oauth_token: str | None = None) -> Caller:
@@ -96,15 +109,18 @@ class Identity:
         seen: Caller | None = inner.scope.get("quire_caller")  # the guard has looked already
         if seen and (not oauth_token or seen.kind != "visitor"):
             return seen
+        refused: QuireError | None = inner.scope.get("quire_refused")
+        if refused and not oauth_token:
+            raise refused
         scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and bearer.strip():
-            return self._admitted(self._by_token(bearer.strip()))
+            return self._admitted(self._by_token(bearer.strip(), inner))
         session = inner.scope.get("session") or {}
         person = _signed_in(session)
         if person:
             return self._admitted(self._person(person, _may_push(session)))
         if oauth_token:
-            found = self._admitted(self._by_token(oauth_token))
+            found = self._admitted(self._by_token(oauth_token, inner))
             return replace(found, uploader=seen.key) if seen else found
         return self._visitor(inner)
 
@@ -148,27 +164,42 @@ class Identity:
             may_push=may_push,
         )
 
-    def _by_token(self, token: str) -> Caller:
-        if not token.startswith(PREFIX):
-            return self._by_hub_token(token)
+    def _by_token(self, token: str, request: Any) -> Caller:
+        """A token that was never good is asked about as often as its address may be wrong."""
+        digest = hashlib.sha256(token.encode(errors="replace")).hexdigest()
+        known = self._hub.get(digest)
+        if isinstance(known, QuireError):
+            raise Refused(known.code, known.message, known.advice)
+        if known:
+            return known
+        place = network(address(request, self.settings))
+        stranger = not self._good.get(digest)
+        if stranger and (wait := self._strangers.wait(place)):
+            raise too_many(wait)
+        if token.startswith(PREFIX):
+            found = self._by_own_token(token)
+        else:
+            found = self._by_hub_token(token, digest)
+        if stranger:
+            self._strangers.give(place)
+        self._good.put(digest, True, _GOOD_FOR)
+        return found
+
+    def _by_own_token(self, token: str) -> Caller:
         found = self.accounts.holder(token)
         if found is None:
             raise _token_refused()
         return Caller(key=UserKey(found.user), name=found.name, kind="token", orgs=found.orgs)
 
-    def _by_hub_token(self, token: str) -> Caller:
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        known = self._hub.get(digest)
-        if known is None:
-            try:
-                known = self._asked(token)
-                self._hub.put(digest, known, _KNOWN_FOR)
-            except Refused as problem:
-                known = problem
-                self._hub.put(digest, problem, _REFUSED_FOR)
-        if isinstance(known, QuireError):
-            raise Refused(known.code, known.message, known.advice)
-        return known
+    def _by_hub_token(self, token: str, digest: str) -> Caller:
+        try:
+            with self._breaker.asking():
+                found = self._asked(token)
+        except Refused as problem:
+            self._hub.put(digest, problem, _REFUSED_FOR)
+            raise
+        self._hub.put(digest, found, _KNOWN_FOR)
+        return found
 
     def _asked(self, token: str) -> Caller:
         """Who the Hub says that is: one request of ten seconds at most."""
@@ -218,12 +249,12 @@ class Identity:
                 "Sign in, allow cookies, open the Space in its own tab, or send a token.",
             )
         key = self._key(f"visitor:{made}")
+        at = self._key(f"visitors at {network(address(request, self.settings))}")
         if not self._visits.get(key):
             self.accounts.saw_visitor(key)
             self._visits.put(key, True, _VISIT_EVERY)
-        return Caller(
-            key=key, name="visitor", kind="visitor", expires_at=time.time() + hours * 3600
-        )
+        ends = time.time() + hours * 3600
+        return Caller(key=key, name="visitor", kind="visitor", expires_at=ends, address=at)
 
     def _cookie(self, request: Any) -> str | None:
         for name in COOKIES:
@@ -231,6 +262,14 @@ class Identity:
             if made and hmac.compare_digest(signature, self._signed(made)):
                 return str(made)
         return None
+
+
+def address(request: Any, settings: Settings) -> str:
+    """Where it came from. On a Space that is what the platform's proxy has added last; what stands
+    before it in the header is the caller's own word, as is all of it anywhere else."""
+    forwarded = request.headers.get("x-forwarded-for", "") if settings.space_id else ""
+    client: str = request.client.host if request.client else ""
+    return forwarded.split(",")[-1].strip() or client
 
 
 def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from gradio.route_utils import GradioMultiPartParser
 from gradio.routes import file_upload_statuses
-from gradio.utils import get_upload_folder
 from gradio_client.utils import strip_invalid_filename_characters
 from starlette.concurrency import run_in_threadpool
 from starlette.formparsers import MultiPartException
@@ -22,15 +21,12 @@ from starlette.responses import JSONResponse, Response
 
 from errors import InputError, QuireError, Refused
 from pipeline.jobs.service import Jobs
+from web.body import folder, not_an_upload
 from web.guard import refusal
 from web.identity import Caller, Identity
 
 MAX_FILES = 500
 _ENVELOPE = 1 << 20  # what multipart adds to the files' own bytes
-
-
-def folder(user: str) -> Path:
-    return Path(get_upload_folder()) / user
 
 
 def uploaded(file: Any, caller: Caller) -> tuple[Path, str]:
@@ -40,9 +36,7 @@ def uploaded(file: Any, caller: Caller) -> tuple[Path, str]:
     users = {caller.key, caller.uploader or caller.key}
     theirs = any(path.is_relative_to(folder(user).resolve()) for user in users)
     if not theirs or not path.is_file():
-        raise InputError(
-            "not_an_upload", "That is not an uploaded file.", "Upload the file itself."
-        )
+        raise not_an_upload()
     return path, str(data.get("orig_name") or path.name)
 
 
