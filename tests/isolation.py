@@ -7,6 +7,15 @@ there for anybody; `owner` gives its owner's things to its owner; `begun` belong
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from pipeline.jobs.service import Jobs
+from pipeline.processes.rpc import Link
+from settings import Settings
+from storage.catalog.catalog import Catalog
+from storage.paths import Paths
+from web.identity import Identity
+
 OPEN, CLOSED, OWNER, BEGUN = "open", "closed", "owner", "begun"
 
 ROUTES = {
@@ -143,3 +152,28 @@ def every_route(app: Any, prefix: str = "") -> Iterator[tuple[str, frozenset[str
                 path.rstrip("/") or "/",
                 frozenset(getattr(route, "methods", None) or {"GET", "POST"}),
             )
+
+
+def space_app(settings: Settings, identity: Identity, **app_kwargs: Any) -> Any:
+    """The whole app as a Space has it, in this process, without a worker."""
+    import gradio.oauth  # noqa: PLC0415
+    from gradio.routes import App as GradioApp  # noqa: PLC0415
+
+    from web import page  # noqa: PLC0415
+    from web.api import App  # noqa: PLC0415
+    from web.job_feed import Hub  # noqa: PLC0415
+    from web.routes.files import routes  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"SYSTEM": "spaces", "SPACE_ID": "ada/quire"}.items():
+            patch.setenv(name, value)
+        for name in ("CLIENT_ID", "CLIENT_SECRET", "SCOPES"):
+            patch.setattr(gradio.oauth, f"OAUTH_{name}", "x")
+        patch.setattr(gradio.oauth, "OPENID_PROVIDER_URL", "http://127.0.0.1:9")
+        paths = Paths(settings.data_dir)
+        jobs = Jobs(settings, paths, Catalog(f"sqlite:///{settings.data_dir}/catalog.sqlite"))
+        app = App(settings=settings, identity=identity, jobs=jobs, link=Link(paths), hub=Hub(jobs))
+        demo = page.build(app)
+        demo.queue(api_open=False)
+        app_kwargs["routes"] = routes(app)
+        return GradioApp.create_app(demo, app_kwargs=app_kwargs, mcp_server=True)

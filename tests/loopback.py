@@ -6,6 +6,7 @@ import http.client
 import socket
 import threading
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import uvicorn
@@ -34,12 +35,12 @@ class Loopback:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
 
-    def start(self, app: ASGIApp) -> None:
+    def start(self, app: ASGIApp, **options: Any) -> None:
         async def reachable(scope: Scope, receive: Receive, send: Send) -> None:
             scope["hang_up"] = send.__self__.transport.abort  # type: ignore[attr-defined]
             await app(scope, receive, send)
 
-        config = uvicorn.Config(reachable, log_level="critical", lifespan="off")
+        config = uvicorn.Config(reachable, log_level="critical", lifespan="off", **options)
         self._server = uvicorn.Server(config)
         serving = self._server.serve(sockets=[self._socket])
         self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)

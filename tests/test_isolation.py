@@ -11,46 +11,21 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs.service import Jobs
-from pipeline.processes.rpc import Link
 from settings import Settings
-from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
-from storage.paths import Paths
 from tests.conftest import SAMPLES, Running, start_app
-from tests.isolation import BEGUN, CLOSED, ENDPOINTS, OPEN, OWNER, ROUTES, every_route
+from tests.isolation import BEGUN, CLOSED, ENDPOINTS, OPEN, OWNER, ROUTES, every_route, space_app
 from tests.oidc import Provider
 from tests.people import Person, Refusal, signed_in, visitor, with_token
+from web.identity import Identity
 
 
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Every path of the app as a Space has it, with its methods."""
-    import gradio.oauth  # noqa: PLC0415
-    from gradio.routes import App as GradioApp  # noqa: PLC0415
-
-    from web import page  # noqa: PLC0415
-    from web.api import App  # noqa: PLC0415
-    from web.identity import Identity  # noqa: PLC0415
-    from web.job_feed import Hub  # noqa: PLC0415
-    from web.routes.files import routes as ours  # noqa: PLC0415
-
     data = tmp_path_factory.mktemp("routes")
-    url = f"sqlite:///{data}/catalog.sqlite"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"SYSTEM": "spaces", "SPACE_ID": "ada/quire"}.items():
-            patch.setenv(name, value)
-        for name in ("CLIENT_ID", "CLIENT_SECRET", "SCOPES"):
-            patch.setattr(gradio.oauth, f"OAUTH_{name}", "x")
-        patch.setattr(gradio.oauth, "OPENID_PROVIDER_URL", "http://127.0.0.1:9")
-        settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), "SPACE_ID": "ada/quire"})
-        paths = Paths(data)
-        jobs = Jobs(settings, paths, Catalog(url))
-        identity = Identity(settings, Accounts(url))
-        app = App(settings=settings, identity=identity, jobs=jobs, link=Link(paths), hub=Hub(jobs))
-        demo = page.build(app)
-        demo.queue(api_open=False)
-        made = GradioApp.create_app(demo, app_kwargs={"routes": ours(app)}, mcp_server=True)
+    settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), "SPACE_ID": "ada/quire"})
+    made = space_app(settings, Identity(settings, Accounts(f"sqlite:///{data}/catalog.sqlite")))
     found: dict[str, set[str]] = defaultdict(set)
     for path, methods in every_route(made):
         found[path] |= methods - {"HEAD"}

@@ -1,0 +1,373 @@
+"""What a request may bring, how often, and from where: the whole app on loopback, without a worker."""
+
+import http.client
+import ipaddress
+import itertools
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from huggingface_hub import constants
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.middleware import Middleware
+from starlette.requests import Request
+
+from settings import Settings
+from storage.catalog.tokens import Accounts
+from tests.isolation import every_route, space_app
+from tests.loopback import Loopback
+from tests.oidc import Provider
+from web import body, connections
+from web.guard import Guard, Limits
+from web.identity import Identity, address
+from web.rate_limit import Buckets, network
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+TYPES = (
+    "multipart/form-data; boundary=x", "Multipart/Mixed; boundary=x", "application/json",
+    "application/x-www-form-urlencoded", "text/plain", "application/octet-stream", "",
+)  # fmt: skip
+JSON = {"Content-Type": "application/json"}
+JSON_ROUTES = (
+    "/gradio_api/call/search", "/gradio_api/call/v2/search", "/gradio_api/queue/join",
+    "/gradio_api/run/search", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/mcp/",
+    "/collections", "/collections/x/search", "/collections/x/documents", "/import", "/jobs/x/retry",
+)  # fmt: skip
+
+
+@dataclass
+class Door:
+    port: int
+    paths: list[str]
+    identity: Identity
+    guard: dict[str, Any]
+    data: Path
+
+    def visitor(self, at: str = "203.0.113.1") -> dict[str, str]:
+        cookie = f"quire_visitor={self.identity.new_visitor()}"
+        return {"Cookie": cookie, "X-Quire": "1", "X-Forwarded-For": at}
+
+    def ask(
+        self, method: str, path: str, content: Any = None, **headers: str
+    ) -> tuple[int, dict[str, Any]]:
+        """`content`: bytes with their length, an iterable in chunks."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as line:
+            line.request(method, path, content, headers)
+            answer = line.getresponse()
+            text = answer.read()
+        try:
+            return answer.status, json.loads(text).get("error") or {}
+        except ValueError:
+            return answer.status, {}
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    data = tmp_path_factory.mktemp("door")
+    with Provider() as provider, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", provider.url)
+        settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), "SPACE_ID": "ada/quire"})
+        identity = Identity(settings, Accounts(f"sqlite:///{data}/catalog.sqlite"))
+        guard = {"settings": settings, "identity": identity, "limits": _endless()}
+        made = space_app(settings, identity, middleware=[Middleware(Guard, **guard)])
+        server = Loopback()
+        server.start(made, http=connections.Connection)
+        paths = sorted({path.replace("{", "").replace("}", "") for path, _ in every_route(made)})
+        yield Door(server.port, paths, identity, guard, data)
+        server.stop()
+
+
+def _endless() -> Limits:
+    buckets = (Buckets(rate=1e9, burst=1e9) for _ in range(3))
+    return Limits(*buckets)
+
+
+def chunks(size: int) -> Iterator[bytes]:
+    for _ in range(size >> 16):
+        yield b"x" * (1 << 16)
+
+
+# How much
+
+
+def test_every_route_refuses_a_body_over_the_limit(door: Door) -> None:
+    """By every method, content type and way of sending it."""
+    kinds = itertools.cycle(itertools.product(TYPES, (True, False)))
+    who, seen = door.visitor(), set()
+    for path, method in itertools.product(door.paths, METHODS):
+        if path == "/gradio_api/upload":
+            continue
+        kind, chunked = next(kinds)
+        content = chunks(body.MAX_BODY + (1 << 17))
+        status, error = door.ask(
+            method, path, content if chunked else b"".join(content), **who, **{"Content-Type": kind}
+        )
+        seen.add((status, error.get("code")))
+    assert seen == {
+        (404, "route_closed"), (404, "event_not_found"),
+        (413, "body_too_large"), (415, "media_type"),
+    }  # fmt: skip
+
+
+def test_memory_does_not_grow_with_a_body(door: Door) -> None:
+    """64 MB in each way, by a socket that hears the answer at the end."""
+    process = psutil.Process()
+    ways = [
+        (path, kind, chunked)
+        for path, kind in (("/gradio_api/call/v2/search", TYPES[0]), ("/import", TYPES[1]),
+                           ("/gradio_api/mcp/", TYPES[2]), ("/account", TYPES[4]))
+        for chunked in (True, False)
+    ]  # fmt: skip
+    who = door.visitor()
+    door.ask("POST", "/import", b"{}", **who)
+    before, most = process.memory_info().rss, 0
+    for path, kind, chunked in ways:
+        headers = {**who, "Content-Type": kind}
+        if not chunked:
+            headers["Content-Length"] = str(64 << 20)
+
+        def sent() -> Iterator[bytes]:
+            nonlocal most
+            for piece in chunks(64 << 20):
+                yield piece
+                most = max(most, process.memory_info().rss)
+
+        status, _ = door.ask("DELETE" if path == "/account" else "POST", path, sent(), **headers)
+        assert status in {413, 415}
+    assert most - before < 20 << 20
+
+
+# What
+
+
+def deep(depth: int, inner: str = "1") -> str:
+    return "[" * depth + inner + "]" * depth
+
+
+MALFORMED = st.one_of(
+    st.integers(61, 100_000).map(deep),
+    st.integers(61, 100_000).map(lambda n: '{"a":' * n + "1" + "}" * n),
+    st.sampled_from(["NaN", "-Infinity", "1e999", "9" * 5000, str(1 << 63), "-" + "9" * 30]),
+    st.integers(0xD800, 0xDFFF).map(lambda n: f'"\\u{n:04x}"'),
+    st.integers(0xDC00, 0xDFFF).map(lambda n: f'{{"\\u{n:04x}": 1}}'),
+    st.just('"a\\u0000b"'),
+    st.sampled_from(['{"a": 1, "a": 2}', '{"a": 1', "[1,]", "'a'", "{'a': 1}", "[1] 2", "tru"]),
+).map(lambda text: ('{"query": ' + text + "}").encode()) | st.one_of(
+    st.just("\ufeff{}".encode()),
+    st.sampled_from(["utf-16", "utf-32-le"]).map(lambda code: '{"query": "x"}'.encode(code)),
+    st.binary(min_size=1, max_size=40).map(lambda raw: b'{"query": "\xff' + raw),
+    st.just(b"[" + b"1," * 60_000 + b"1]"),
+)
+
+
+@given(MALFORMED, st.sampled_from(JSON_ROUTES), st.booleans())
+def test_json_that_is_none_is_refused_with_a_code(
+    door: Door, content: bytes, path: str, chunked: bool
+) -> None:
+    sent = iter([content]) if chunked else content
+    status, error = door.ask("POST", path, sent, **door.visitor(), **JSON)
+    assert (status, error.get("code")) == (400, "bad_body")
+
+
+NOT_UPLOADS = st.sampled_from([
+    "http://127.0.0.1:9/a.pdf", "https://user@127.0.0.1/a.zip", "HTTP://127.0.0.1/", "/etc/passwd",
+    "/proc/self/environ", "../../catalog.sqlite", "C:\\a.pdf", "data:application/pdf;base64,AAAA",
+    "file:///etc/passwd", "a" * 5000, "~/a.pdf", "",
+])  # fmt: skip
+
+
+@st.composite
+def with_files(draw: st.DrawFn) -> dict[str, Any]:
+    """A call somewhere in which something stands for a file that is no upload."""
+    path = draw(NOT_UPLOADS)
+    file: Any = {"path": path, "meta": {"_type": "gradio.FileData"}, "url": draw(NOT_UPLOADS)}
+    if draw(st.booleans()):
+        del file["meta"]
+    for _ in range(draw(st.integers(0, 5))):
+        file = draw(st.sampled_from([[file], {"data": file}, [1, file], {"value": {"x": file}}]))
+    if draw(st.booleans()):
+        file = draw(st.sampled_from([{"file": path}, {"files": [path]}, {"a": [{"files": path}]}]))
+    tool = {"method": "tools/call", "params": {"name": "submit", "arguments": {"files": file}}}
+    return draw(st.sampled_from([
+        {"files": [file]}, {"data": [file]}, {"file": file}, {"x": {"y": [file]}},
+        {"fn_index": 0, "session_hash": "s", "data": [[file]]}, {"jsonrpc": "2.0", "id": 1, **tool},
+    ]))  # fmt: skip
+
+
+@given(with_files(), st.sampled_from(JSON_ROUTES))
+def test_what_stands_for_a_file_is_an_upload_of_the_caller(
+    door: Door, call: dict[str, Any], path: str
+) -> None:
+    status, error = door.ask("POST", path, json.dumps(call).encode(), **door.visitor(), **JSON)
+    assert (status, error.get("code")) == (400, "not_an_upload")
+
+
+def test_no_address_that_a_call_names_is_fetched(door: Door) -> None:
+    """Neither does it pass as somebody else's upload."""
+    fetched = socket.create_server(("127.0.0.1", 0))
+    fetched.settimeout(0.2)
+    named = f"http://127.0.0.1:{fetched.getsockname()[1]}/a.pdf"
+    others = body.folder("b" * 32) / "x" / "0" / "report.pdf"
+    for path in (named, str(others), f"{others.parent}/../../../{'b' * 32}/x"):
+        file = {"path": path, "url": named, "meta": {"_type": "gradio.FileData"}}
+        for call in ({"files": [file]}, {"data": [[file], "default"]}):
+            for route in ("/gradio_api/call/v2/submit", "/gradio_api/call/submit"):
+                sent = json.dumps(call).encode()
+                status, error = door.ask("POST", route, sent, **door.visitor(), **JSON)
+                assert (status, error["code"]) == (400, "not_an_upload")
+    with pytest.raises(TimeoutError):
+        fetched.accept()
+    fetched.close()
+
+
+# How slowly
+
+
+def over(door: Door, *parts: bytes) -> bytes:
+    """What is answered to that by the time the connection is closed."""
+    with socket.create_connection(("127.0.0.1", door.port), timeout=60) as line:
+        for part in parts:
+            line.sendall(part)
+        answer = b""
+        try:
+            while found := line.recv(1 << 16):
+                answer += found
+                if b"\r\n\r\n" in answer:
+                    return answer
+        except ConnectionResetError:
+            pass
+        return answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"GET /config HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", b"GET /conf"],
+    ids=["nothing", "a header", "a line"],
+)
+def test_a_head_that_does_not_come_is_not_waited_for(
+    door: Door, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS", 0.3)
+    assert over(door, *([head] if head else [])) == b""
+
+
+@pytest.mark.parametrize("size", ["count", "bytes", "line"])
+def test_a_head_is_no_larger_than_anybody_needs(door: Door, size: str) -> None:
+    lines = {
+        "count": "".join(f"X-{n}: 1\r\n" for n in range(connections.MAX_HEADERS + 20)),
+        "bytes": "X-A: " + "a" * (connections.MAX_HEAD + 10),
+        "line": "",
+    }[size]
+    path = "/config?" + "a" * (connections.MAX_HEAD if size == "line" else 1)
+    assert over(door, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}\r\n\r\n".encode()) == b""
+
+
+def test_those_in_the_middle_of_a_head_are_few(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_WAITING", 20)
+    lines = [socket.create_connection(("127.0.0.1", door.port), timeout=60) for _ in range(40)]
+    with pytest.raises(ConnectionResetError):
+        if lines[0].recv(1) == b"":
+            raise ConnectionResetError
+    assert door.ask("GET", "/account", **door.visitor())[0] == 200
+    for line in lines:
+        line.close()
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+def test_a_body_that_does_not_come_is_not_waited_for(
+    door: Door, length: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that is shorter than was said."""
+    monkeypatch.setattr(body, "SECONDS", 0.3)
+    headers = "".join(f"{n}: {v}\r\n" for n, v in door.visitor().items())
+    head = f"POST /import HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}{length}\r\n\r\n"
+    answer = over(door, head.encode(), b"1\r\n{\r\n")
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_no_websocket_is_opened(door: Door) -> None:
+    asked = (
+        "GET /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert over(door, asked.encode()).startswith(b"HTTP/1.1 403")
+
+
+# From where
+
+
+@given(st.ip_addresses(v=6), st.integers(0, (1 << 64) - 1), st.ip_addresses(v=4))
+def test_an_address_is_what_one_visitor_can_have(
+    six: ipaddress.IPv6Address, host: int, four: ipaddress.IPv4Address
+) -> None:
+    if six.ipv4_mapped is None:
+        beside = ipaddress.IPv6Address(int(six) >> 64 << 64 | host)
+        if beside.ipv4_mapped is None:
+            assert network(str(six)) == network(f"[{beside}]") == network(f"{beside}%eth0")
+            other = ipaddress.IPv6Address(int(six) ^ 1 << 64)
+            assert network(str(other)) != network(str(six))
+    assert network(f"::ffff:{four}") == network(str(four)) == str(four)
+
+
+@given(st.lists(st.text(st.characters(codec="latin-1"), max_size=20), max_size=4))
+def test_only_what_the_platform_adds_says_where_from(forged: list[str]) -> None:
+    listed = ", ".join([*(f.replace(",", "") for f in forged), "203.0.113.7"])
+    headers = [(b"x-forwarded-for", listed.encode("latin-1"))]
+    asked = Request({"type": "http", "headers": headers, "client": ("192.0.2.1", 1)})
+    space, own = (
+        Settings.from_env({"QUIRE_SECRET": "s", **more}) for more in ({"SPACE_ID": "a/b"}, {})
+    )
+    assert network(address(asked, space)) == "203.0.113.7"
+    assert network(address(asked, own)) == "192.0.2.1"
+
+
+@given(st.text(max_size=60))
+def test_anything_is_an_address_or_unknown(text: str) -> None:
+    assert network(text) == "unknown" or ipaddress.ip_network(network(text))
+
+
+def test_sixty_cookies_of_an_address_are_one_visitor(door: Door) -> None:
+    limits = Limits()
+    door.guard["limits"].calls, usual = limits.calls, door.guard["limits"].calls
+    began, statuses = time.monotonic(), []
+    for n in range(600):
+        six = f"2001:db8:1:2::{n % 60:x}"
+        statuses.append(door.ask("GET", "/account", **door.visitor(six))[0])
+    taken = limits.calls.burst + limits.calls.rate * (time.monotonic() - began) + 1
+    assert statuses.count(200) <= taken
+    assert set(statuses) == {200, 429}
+    assert door.ask("GET", "/account", **door.visitor("2001:db8:1:3::1"))[0] == 200
+    _, token = door.identity.accounts.mint("a" * 32, "script", name="ada", orgs=())
+    for at in ("2001:db8:1:2::1", "2001:db8:1:2::3b"):  # a person at that address is another
+        headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": at}
+        assert door.ask("GET", "/account", **headers)[0] == 200
+    door.guard["limits"].calls = usual
+
+
+def test_a_visitor_s_requests_in_progress_are_few(door: Door) -> None:
+    limits = door.guard["limits"]
+    most = limits.open.each
+    who = "".join(f"{n}: {v}\r\n" for n, v in door.visitor("198.51.100.7").items())
+    head = f"POST /import HTTP/1.1\r\nHost: 127.0.0.1\r\n{who}Content-Length: 9\r\n\r\n".encode()
+    lines = [socket.create_connection(("127.0.0.1", door.port), timeout=60) for _ in range(most)]
+    for line in lines:
+        line.sendall(head)
+    while sum(limits.open._open.values()) < most:
+        time.sleep(0.01)
+    assert door.ask("GET", "/account", **door.visitor("198.51.100.7"))[0] == 429
+    assert door.ask("GET", "/account", **door.visitor("198.51.100.8"))[0] == 200
+    for line in lines:
+        line.close()
+    while limits.open._open:
+        time.sleep(0.01)
+    assert limits.open._visitors == 0
+    assert door.ask("GET", "/account", **door.visitor("198.51.100.7"))[0] == 200
