@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,7 +26,7 @@ from tests.loopback import Loopback
 from tests.oidc import Provider
 from web import body, connections
 from web.guard import Guard, Limits
-from web.identity import Identity, address
+from web.identity import Identity, Remembered, address
 from web.rate_limit import Buckets, network
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -48,8 +47,8 @@ class Door:
     port: int
     paths: list[str]
     identity: Identity
+    provider: Provider
     guard: dict[str, Any]
-    data: Path
 
     def visitor(self, at: str = "203.0.113.1") -> dict[str, str]:
         cookie = f"quire_visitor={self.identity.new_visitor()}"
@@ -81,7 +80,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         server = Loopback()
         server.start(made, http=connections.Connection)
         paths = sorted({path.replace("{", "").replace("}", "") for path, _ in every_route(made)})
-        yield Door(server.port, paths, identity, guard, data)
+        yield Door(server.port, paths, identity, provider, guard)
         server.stop()
 
 
@@ -371,3 +370,49 @@ def test_a_visitor_s_requests_in_progress_are_few(door: Door) -> None:
         time.sleep(0.01)
     assert limits.open._visitors == 0
     assert door.ask("GET", "/account", **door.visitor("198.51.100.7"))[0] == 200
+
+
+# By a token
+
+
+def by(token: str, at: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", "X-Forwarded-For": at}
+
+
+def test_the_hub_is_asked_about_few_unknown_tokens_of_an_address(door: Door) -> None:
+    """However many there are; who was known at that address still is."""
+    bucket, began, before = door.identity._strangers, time.monotonic(), door.provider.asked
+    assert door.ask("GET", "/account", **by("hf_bob", "203.0.113.40"))[0] == 200
+    statuses = [
+        door.ask("GET", "/account", **by(f"{kind}{n}", "203.0.113.40"))[0]
+        for n in range(125)
+        for kind in ("hf_made_up_", "quire_made_up_")
+    ]
+    paid = bucket.burst + bucket.rate * (time.monotonic() - began) + 1
+    assert door.provider.asked - before <= paid
+    assert statuses.count(401) <= paid
+    assert set(statuses) == {401, 429}
+    assert door.ask("GET", "/account", **by("hf_bob", "203.0.113.40"))[0] == 200
+    door.identity._hub = Remembered()  # five minutes later
+    assert door.ask("GET", "/account", **by("hf_bob", "203.0.113.40"))[0] == 200
+    assert door.ask("GET", "/account", **by("hf_eve", "203.0.113.40"))[0] == 429
+    assert door.ask("GET", "/account", **by("hf_eve", "203.0.113.41"))[0] == 200
+
+
+def test_tokens_that_are_good_cost_their_address_nothing(door: Door) -> None:
+    tokens = [
+        door.identity.accounts.mint(f"{n:032x}", "t", name="ada", orgs=())[1] for n in range(40)
+    ]
+    assert [door.ask("GET", "/account", **by(t, "203.0.113.50"))[0] for t in tokens] == [200] * 40
+
+
+def test_a_hub_that_is_away_is_not_asked_on_and_on(door: Door) -> None:
+    door.provider.down, before = True, door.provider.asked
+    for n in range(30):
+        status, error = door.ask("GET", "/account", **by(f"hf_x{n}", f"203.0.113.{100 + n}"))
+        assert (status, error["code"]) == (503, "identity_unavailable")
+    assert door.provider.asked - before == door.identity._breaker.failures
+    door.provider.down = False
+    door.identity._breaker._until = 0.0  # its rest is over
+    assert door.ask("GET", "/account", **by("hf_ada", "203.0.113.99"))[0] == 200
+    assert door.ask("GET", "/account", **by("hf_no", "203.0.113.99"))[0] == 401

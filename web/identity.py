@@ -176,10 +176,12 @@ class Identity:
         stranger = not self._good.get(digest)
         if stranger and (wait := self._strangers.wait(place)):
             raise too_many(wait)
-        if token.startswith(PREFIX):
-            found = self._by_own_token(token)
-        else:
-            found = self._by_hub_token(token, digest)
+        try:
+            own = token.startswith(PREFIX)
+            found = self._by_own_token(token) if own else self._by_hub_token(token, digest)
+        except Unavailable:
+            self._strangers.give(place)
+            raise
         if stranger:
             self._strangers.give(place)
         self._good.put(digest, True, _GOOD_FOR)
