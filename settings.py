@@ -101,6 +101,11 @@ class Settings:
         )
 
     @property
+    def visitors(self) -> bool:
+        """Whether anybody may come in without signing in."""
+        return bool(self.space_id and self.visitor_hours and not self.allowed)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Embedding models that a collection may have, the one of new collections first."""
         return tuple(dict.fromkeys((self.embedding_model, *self.embedding_models)))

@@ -75,7 +75,9 @@ def submits(running: Engine, count: int = 300) -> None:
     the worker begins with them."""
     began, start = time.monotonic(), running.jobs.engine.start
     for n in range(count):
-        start(USER, "ingest_v1", "jobs", f"e{n}~1", {"job": f"e{n}"}, delay_seconds=3600.0)
+        start(
+            {"user": USER}, "ingest_v1", "jobs", f"e{n}~1", {"job": f"e{n}"}, delay_seconds=3600.0
+        )
     row("enqueued per second", f"{count / (time.monotonic() - began):.0f} (≥ 300)")
     files = [make_pdf(running.data / f"e{n}.pdf", 1, f"e{n}") for n in range(count)]
     began, cpu = time.monotonic(), time.process_time()
@@ -118,7 +120,7 @@ def asleep(running: Engine, count: int = 100) -> None:
         told(running, f"s{n}", "waiting")
         spec = {"job": f"s{n}", "user": OTHER, "attempt": 1, "turn": 1, "first_seq": 0}
         running.jobs.engine.start(
-            OTHER, "ingest_v1", "jobs", f"s{n}~1.1", spec, delay_seconds=1200.0
+            spec, "ingest_v1", "jobs", f"s{n}~1.1", spec, delay_seconds=1200.0
         )
     time.sleep(20)
     grown = (worker.memory_info().rss - before) / (1 << 20)

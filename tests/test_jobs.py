@@ -202,7 +202,7 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
         last = {"waited_for": "save", "tries": len(BACKOFF), "done": 2, "stages": {"index": {}}}
         body = {**quiet, "job": "run-out", "attempt": 1, "first_seq": 0, "again": {}}
         running.jobs.engine.start(
-            USER, WORKFLOW, QUEUE_JOBS, "run-out~1.10", {**body, "turn": 10, "resume": last}
+            body, WORKFLOW, QUEUE_JOBS, "run-out~1.10", {**body, "turn": 10, "resume": last}
         )
         assert running.finished("run-out")["error"]["code"] == waiting_for["code"]
         running.until(left, lambda j: j["status"] == "waiting")

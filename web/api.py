@@ -152,24 +152,26 @@ def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, 
             notify=address,
             password=options.get("password") or None,
         )
-        made.append(app.jobs.submit(caller.key, request, visitor=caller.kind == "visitor"))
+        visitor = caller.kind == "visitor"
+        made.append(app.jobs.submit(caller.key, request, visitor=visitor, address=caller.address))
     return made
 
 
-def start_export(app: App, user: str, collection: str, format: str) -> dict[str, Any]:
+def start_export(app: App, caller: Caller, collection: str, format: str) -> dict[str, Any]:
     """The job that writes it, or the one that is writing it already."""
     if format not in EXPORTS:
         raise InputError("format_unknown", "There is no such format.", f"Use {', '.join(EXPORTS)}.")
-    found = app.jobs.catalog.find_collection(user, collection)
+    found = app.jobs.catalog.find_collection(caller.key, collection)
     spec = {"collection": found.id, "title": found.title, "format": format}
-    return app.jobs.transfer(user, "export", spec)
+    return app.jobs.transfer(caller.key, "export", spec, address=caller.address)
 
 
 def start_reembed(
-    app: App, user: str, collection: str, model: str | None, gpu: str | None
+    app: App, caller: Caller, collection: str, model: str | None, gpu: str | None
 ) -> dict[str, Any]:
     """The job that makes the collection anew for a model of this Quire, the default one if none is
     named; or the one that does so already."""
+    user = caller.key
     found = app.jobs.catalog.find_collection(user, collection)
     wanted = model or app.settings.embedding_model
     if wanted not in app.settings.models:
@@ -188,15 +190,15 @@ def start_reembed(
             "Cancel that job first, or wait.",
         )
     spec = {"collection": found.id, "title": found.title, "model": wanted, "gpu": policy}
-    return app.jobs.transfer(user, "reembed", spec)
+    return app.jobs.transfer(user, "reembed", spec, address=caller.address)
 
 
-def export_of(app: App, user: str, collection: str, format: str) -> dict[str, Any]:
+def export_of(app: App, caller: Caller, collection: str, format: str) -> dict[str, Any]:
     """What that job has written, once it has."""
-    job = start_export(app, user, collection, format)
+    job = start_export(app, caller, collection, format)
     while job["status"] not in FINISHED:
         time.sleep(0.2)
-        job = app.jobs.job(user, job["id"])
+        job = app.jobs.job(caller.key, job["id"])
     if job["status"] != "succeeded":
         problem = job["error"] or {"code": "cancelled", "message": "The job was cancelled."}
         raise Refused(problem["code"], problem["message"], problem.get("advice", ""))
@@ -211,7 +213,7 @@ def start_push(
     found = app.jobs.catalog.find_collection(caller.key, collection)
     whole = dataset_name(caller.name, found.title, str(dataset or ""))
     spec = {"collection": found.id, "title": found.title, "dataset": whole}
-    job = app.jobs.transfer(caller.key, "push", spec)
+    job = app.jobs.transfer(caller.key, "push", spec, address=caller.address)
     app.link.call("lend", caller.key, job=job["id"], token=token)
     return app.jobs.hurry(caller.key, job["id"])
 
@@ -221,7 +223,7 @@ def start_import(app: App, caller: Caller, file: Any, title: str) -> dict[str, A
     path, name = uploaded(file, caller)
     most = app.jobs.room(caller.key, 0, visitor=caller.kind == "visitor")
     spec = {"title": title[:200], "filename": name, "most_bytes": most}
-    return app.jobs.transfer(caller.key, "import", spec, archive=path)
+    return app.jobs.transfer(caller.key, "import", spec, path, address=caller.address)
 
 
 def register(app: App) -> None:
@@ -354,7 +356,7 @@ def register(app: App) -> None:
             collection: name or id.
             format: parquet (a dataset folder with vectors), chroma, json (elements) or markdown.
         """
-        return export_of(app, caller.key, collection, format)
+        return export_of(app, caller, collection, format)
 
     def push(
         caller: Caller,
@@ -396,7 +398,7 @@ def register(app: App) -> None:
             model: one of the `models` of /status; default: the one of new collections.
             gpu: auto, never or wait, as in /submit.
         """
-        return start_reembed(app, caller.key, collection, model, gpu)
+        return start_reembed(app, caller, collection, model, gpu)
 
     def status(caller: Caller) -> dict:  # type: ignore[type-arg]
         """Versions, queue, remotes and their lag, device. `restart_loses` says what a restart now would

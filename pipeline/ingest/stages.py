@@ -35,7 +35,7 @@ from pipeline.options import PartitionOptions
 from pipeline.pdf.hi_res import Detector, Region
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
-from pipeline.processes.pool import Cancelled, Pool
+from pipeline.processes.pool import Cancelled, Pool, Pools
 from settings import Settings
 from storage.catalog.catalog import Catalog, SourceRow
 from storage.generations import saved_jobs
@@ -55,7 +55,7 @@ class Tools:
     settings: Settings
     paths: Paths
     catalog: Catalog
-    pool: Pool
+    pool: Pools
     stores: Stores
     notifier: Notifier
     encoder: Callable[[str | None], Encoder]
@@ -79,6 +79,10 @@ class Place:
     def elements(self) -> Path:
         spec = self.spec
         return self.tools.paths.elements(spec["user"], spec["sha256"], self.options.version())
+
+    @property
+    def pool(self) -> Pool:
+        return self.tools.pool.of(visitor="address" in self.spec)
 
     @property
     def work(self) -> Path:
@@ -169,7 +173,7 @@ def probe_source(place: Place) -> Json:
             )
         try:
             found = look(
-                tools.pool,
+                place.pool,
                 original,
                 place.copy,
                 password=password,
@@ -182,7 +186,7 @@ def probe_source(place: Place) -> Json:
                 secret.unlink(missing_ok=True)
             raise
         if place.options.strategy != "reference":
-            style_of(tools.pool, place.readable, place.elements, cancelled=place.cancelled())
+            style_of(place.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))
         told = json.loads(target.read_text(encoding="utf-8"))
     secret.unlink(missing_ok=True)
@@ -203,7 +207,7 @@ def read_pages(place: Place, batch: Batch) -> Json:
     """Partition one batch; its page records."""
     tools, spent = place.tools, Spent()
     result = partition_batch(
-        tools.pool,
+        place.pool,
         place.readable,
         batch,
         place.options,
@@ -235,7 +239,7 @@ def reread_pages(place: Place, batch: Batch) -> Json:
     spent = Spent()
     for page in wanted:
         result = partition_batch(
-            place.tools.pool,
+            place.pool,
             place.readable,
             Batch(index=page, first=page, last=page),
             options,

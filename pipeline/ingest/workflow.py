@@ -24,6 +24,7 @@ from pipeline.jobs.queue import (
     QUEUE_PAGES,
     STAGE_WORKFLOW,
     WORKFLOW,
+    place,
     run_id,
     telling,
 )
@@ -163,11 +164,10 @@ class _Run:
 
     async def enqueue(self, name: str, workflow: Any, *arguments: Any, **options: Any) -> Any:
         """Under an id that a replay finds again."""
-        queue = options.pop("queue", QUEUE_JOBS)
-        user = self.spec["user"]
+        queue, part = place(options.pop("queue", QUEUE_JOBS), self.spec)
         with (
             SetWorkflowID(f"{self.id}/{name}"),
-            SetEnqueueOptions(queue_partition_key=user, **options),
+            SetEnqueueOptions(queue_partition_key=part, **options),
         ):
             return await DBOS.enqueue_workflow_async(queue, workflow, *arguments)
 
@@ -241,11 +241,12 @@ async def _put_off(run: _Run, ingest: Any, later: _Later) -> None:
             "tries": later.tries + 1,
         },
     }
+    queue, part = place(QUEUE_JOBS, spec)
     with (
         SetWorkflowID(run_id(spec["job"], spec["attempt"], turn)),
-        SetEnqueueOptions(queue_partition_key=spec["user"], delay_seconds=pause),
+        SetEnqueueOptions(queue_partition_key=part, delay_seconds=pause),
     ):
-        await DBOS.enqueue_workflow_async(QUEUE_JOBS, ingest, spec)
+        await DBOS.enqueue_workflow_async(queue, ingest, spec)
 
 
 async def _compose(run: _Run) -> None:

@@ -4,7 +4,7 @@ A workflow that one side does not know, or a queue without a partition, would wa
 word; so only this module enqueues from outside. Knows nothing of what a workflow does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ APPLICATION_VERSION = f"ingest-3-v{VERSION}"
 WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
 TRANSFER_WORKFLOW = "transfer_v2"
 QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
+VISITORS = "-visitors"  # ends the names of queues for visitors' jobs
 UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
 BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))  # seconds until what is away is asked again
@@ -46,6 +47,13 @@ def starting(paths: Paths) -> str:
 def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
     """The workflow of that attempt; a later turn is its continuation after a wait."""
     return f"{job_id}~{attempt}.{turn}" if turn else f"{job_id}~{attempt}"
+
+
+def place(queue: str, spec: Mapping[str, Any]) -> tuple[str, str]:
+    """The queue and the part of it for that job: users share the slots of a queue, and visitors share
+    those of another, by address."""
+    address = spec.get("address")
+    return (queue + VISITORS, address) if address else (queue, spec["user"])
 
 
 @contextmanager
@@ -86,16 +94,23 @@ class Engine:
         return self._client
 
     def start(
-        self, user: str, workflow: str, queue: str, name: str, *arguments: Any, **options: Any
+        self,
+        spec: Mapping[str, Any],
+        workflow: str,
+        queue: str,
+        name: str,
+        *arguments: Any,
+        **options: Any,
     ) -> None:
-        """Enqueue a workflow under that name, once."""
+        """Enqueue a workflow of that job under that name, once."""
+        queue, part = place(queue, spec)
         asked: Any = {
             "workflow_name": workflow,
             "queue_name": queue,
             "workflow_id": name,
             "app_version": APPLICATION_VERSION,
-            "queue_partition_key": user,
-            "authenticated_user": user,
+            "queue_partition_key": part,
+            "authenticated_user": spec["user"],
             **options,
         }
         self.connected().enqueue(asked, *arguments)

@@ -6,39 +6,54 @@ that is done only while there are jobs, and most often where all of a job's batc
 
 from dbos import DBOS
 
-from pipeline.jobs.queue import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES
+from pipeline.jobs.queue import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES, VISITORS
 
 ALL = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 _BUSY = {QUEUE_JOBS: 0.3, QUEUE_PAGES: 0.1, QUEUE_INDEX: 0.05, QUEUE_OUT: 0.3}  # seconds
 _IDLE = 0.3
+_VISITORS = 0.5
 
 
-def register(pages: int, *, busy: bool) -> None:
-    """After DBOS is launched; `pages` is how many are read at once."""
+def names(*, visitors: bool, reader: bool = False) -> list[str]:
+    """The queues that a worker takes from."""
+    own = [QUEUE_PAGES] if reader else list(ALL)
+    return own + [name + VISITORS for name in own] if visitors else own
+
+
+def register(pages: int, *, busy: bool, visitors: bool) -> None:
+    """After DBOS is launched; `pages` is how many are read at once. Visitors' jobs have queues beside
+    the others, which leave most of the worker to those who are signed in."""
     every = _every(busy)
+    _register(QUEUE_JOBS, every[QUEUE_JOBS], 32, jobs=4)
+    _register(QUEUE_PAGES, every[QUEUE_PAGES], pages, each=pages)
+    # A save waits in there for its turn, with all others, for up to a minute.
+    _register(QUEUE_OUT, every[QUEUE_OUT], 32, each=4)
+    # A user's batches follow each other; nobody waits for another's.
+    _register(QUEUE_INDEX, every[QUEUE_INDEX], 2, each=1)
+    if visitors:
+        share = visitor_pages(pages)
+        _register(QUEUE_JOBS + VISITORS, _VISITORS, 8, jobs=4)
+        _register(QUEUE_PAGES + VISITORS, _VISITORS, share, each=share)
+        _register(QUEUE_OUT + VISITORS, _VISITORS, 8, each=4)
+        _register(QUEUE_INDEX + VISITORS, _VISITORS, 1, each=1)
+
+
+def visitor_pages(pages: int) -> int:
+    """How many pages of visitors' documents are read at once, beside the others."""
+    return max(1, pages - 1)
+
+
+def _register(
+    name: str, seconds: float, all_of_it: int, *, each: int | None = None, jobs: int | None = None
+) -> None:
+    """How much of it this worker does at once, how much of that for one user or address (`each`), and
+    how much for those on all workers (`jobs`); `seconds` between two looks."""
     DBOS.register_queue(
-        QUEUE_JOBS,
-        worker_concurrency=32,
-        partition_concurrency=4,
-        polling_interval_sec=every[QUEUE_JOBS],
-    )
-    DBOS.register_queue(
-        QUEUE_PAGES,
-        worker_concurrency=pages,
-        partition_worker_concurrency=pages,
-        polling_interval_sec=every[QUEUE_PAGES],
-    )
-    DBOS.register_queue(  # a save waits here for its turn, with all others, for up to a minute
-        QUEUE_OUT,
-        worker_concurrency=32,
-        partition_worker_concurrency=4,
-        polling_interval_sec=every[QUEUE_OUT],
-    )
-    DBOS.register_queue(  # a user's batches follow each other; nobody waits for another's
-        QUEUE_INDEX,
-        worker_concurrency=2,
-        partition_worker_concurrency=1,
-        polling_interval_sec=every[QUEUE_INDEX],
+        name,
+        worker_concurrency=all_of_it,
+        partition_worker_concurrency=each,
+        partition_concurrency=jobs,
+        polling_interval_sec=seconds,
     )
 
 

@@ -170,9 +170,7 @@ class Upkeep:
             self.jobs.engine.stop(spec["job"])
             told = {**spec, "turn": int(spec.get("turn", 0)) + _ANEW}
             name = f"{run_id(spec['job'], spec['attempt'], told['turn'])}/notify.{tries}"
-            self.jobs.engine.start(
-                spec["user"], NOTIFY_WORKFLOW, QUEUE_JOBS, name, told, result, tries
-            )
+            self.jobs.engine.start(spec, NOTIFY_WORKFLOW, QUEUE_JOBS, name, told, result, tries)
 
     def _clean(self) -> None:
         """Workflows that nothing can need any more, and jobs that ended long ago. An unfinished job

@@ -78,8 +78,11 @@ class Jobs:
             catalog=self.catalog, engine=self.engine, most=self.settings.max_jobs
         )
 
-    def submit(self, user: str, request: Request, *, visitor: bool = False) -> dict[str, Any]:
-        """Check, store, enqueue: a job at once. A file that is refused is a failed job with its
+    def submit(
+        self, user: str, request: Request, *, visitor: bool = False, address: str | None = None
+    ) -> dict[str, Any]:
+        """Check, store, enqueue: a job at once. `address` is the part that a visitor has of what
+        there is for visitors. A file that is refused is a failed job with its
         reason; the same file with the same options is the job there was, marked `duplicate`."""
         request = replace(
             request,
@@ -111,6 +114,7 @@ class Jobs:
             "locked": request.password is not None,
             "notify": sealed(self.settings.secret, request.notify) if request.notify else None,
             "order": self.catalog.count_jobs(user),
+            **_at(address),
         }
         stem = _job_id(user, spec)
         runs = self.catalog.runs(user, stem)
@@ -144,7 +148,13 @@ class Jobs:
         return self._standing.shown(self.catalog.job(user, job_id))
 
     def transfer(
-        self, user: str, kind: str, spec: dict[str, Any], archive: Path | None = None
+        self,
+        user: str,
+        kind: str,
+        spec: dict[str, Any],
+        archive: Path | None = None,
+        *,
+        address: str | None = None,
     ) -> dict[str, Any]:
         """What is done to a whole collection (see pipeline/transfers/workflow.py) as a job; the same that has
         not ended yet is that job. `archive` is the upload of an import and is moved."""
@@ -163,7 +173,7 @@ class Jobs:
             sha256="",
             filename=str(spec.get("title", "")),
             status="queued",
-            spec={**spec, "user": user, "job": job_id, "kind": kind},
+            spec={**spec, "user": user, "job": job_id, "kind": kind, **_at(address)},
             summary={"kind": kind, "attempt": 1},
             created_at=time.time(),
             started_at=None,
@@ -257,7 +267,7 @@ class Jobs:
                 self._start_stage(row, "undo", QUEUE_INDEX, attempt)
             elif not keep and kind == "import":
                 beside, body = f"undo-{run_id(row.id, attempt)}", self._body(row, attempt, {})
-                self.engine.start(row.user, TRANSFER_WORKFLOW, QUEUE_JOBS, beside, body)
+                self.engine.start(row.spec, TRANSFER_WORKFLOW, QUEUE_JOBS, beside, body)
         return self.job(user, job_id)
 
     def dismiss(self, user: str, job_id: str) -> dict[str, Any]:
@@ -386,7 +396,7 @@ class Jobs:
     def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
         body = self._body(row, attempt, again)
         workflow = WORKFLOW if row.summary.get("kind", "ingest") == "ingest" else TRANSFER_WORKFLOW
-        self.engine.start(row.user, workflow, QUEUE_JOBS, run_id(row.id, attempt), body)
+        self.engine.start(row.spec, workflow, QUEUE_JOBS, run_id(row.id, attempt), body)
 
     def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -410,7 +420,7 @@ class Jobs:
         beside = f"{name}-{run_id(row.id, attempt)}"
         body = {**self._body(row, attempt, {}), "beside": True}
         self.engine.start(
-            row.user, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options
+            row.spec, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options
         )
 
     def _refused(
@@ -460,6 +470,10 @@ class Jobs:
             summary={**(summary or {}), "message": message},
             **changes,
         )
+
+
+def _at(address: str | None) -> dict[str, Any]:
+    return {"address": address} if address else {}
 
 
 def _job_id(user: str, spec: dict[str, Any]) -> str:

@@ -150,6 +150,20 @@ class Pool:
         self._idle.put(child)
 
 
+class Pools(NamedTuple):
+    """Processes of visitors beside everybody else's: each waits for his own kind only."""
+
+    people: Pool
+    visitors: Pool
+
+    def of(self, *, visitor: bool) -> Pool:
+        return self.visitors if visitor else self.people
+
+    def close(self) -> None:
+        self.people.close()
+        self.visitors.close()
+
+
 class Limits(NamedTuple):
     """For each answer: wall time as the parent sees it, CPU time as the child's kernel does. For the
     child: its address space."""

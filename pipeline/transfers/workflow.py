@@ -21,10 +21,10 @@ from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from errors import NotFound, QuireError, Refused
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
-from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, run_id, telling
+from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, place, run_id, telling
 from pipeline.jobs.uploads import write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
-from pipeline.processes.pool import Cancelled, PageProcessDied, Pool
+from pipeline.processes.pool import Cancelled, PageProcessDied, Pools
 from pipeline.transfers.export import Shelf, export
 from pipeline.transfers.import_archive import take_in
 from pipeline.transfers.push_tokens import Lent
@@ -54,7 +54,7 @@ class Tools:
     settings: Settings
     encoder: Callable[[str | None], Encoder]
     borrower: Borrower
-    reader: Pool
+    reader: Pools
     lent: Lent
 
 
@@ -140,11 +140,12 @@ def register(here: set[str], tools: Tools) -> None:
                 return str(found["status"])
             turn = int(spec.get("turn", 0)) + 1
             after = pause(spec, found["error"])
+            queue, part = place(QUEUE_JOBS, spec)
             with (
                 SetWorkflowID(run_id(spec["job"], spec["attempt"], turn)),
-                SetEnqueueOptions(queue_partition_key=spec["user"], delay_seconds=after),
+                SetEnqueueOptions(queue_partition_key=part, delay_seconds=after),
             ):
-                DBOS.enqueue_workflow(QUEUE_JOBS, transfer, {**spec, "turn": turn, "tries": turn})
+                DBOS.enqueue_workflow(queue, transfer, {**spec, "turn": turn, "tries": turn})
             return "waiting"
 
 
@@ -280,7 +281,7 @@ def _shelf(job: Job) -> Shelf:
 def _in(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
     try:
-        found = tools.reader.run(
+        found = tools.reader.of(visitor="address" in spec).run(
             take_in,
             job.work / "archive.zip",
             job.work,

@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,6 @@ from pipeline.jobs.notify import Notifier
 from pipeline.jobs.queue import (
     APPLICATION,
     APPLICATION_VERSION,
-    QUEUE_PAGES,
     catalog_url,
 )
 from pipeline.jobs.recovery import Upkeep
@@ -43,7 +42,7 @@ from pipeline.models.cache import Encoders, Once
 from pipeline.models.gpu import Borrower
 from pipeline.pdf.hi_res import Detector
 from pipeline.processes import logs
-from pipeline.processes.pool import Pool
+from pipeline.processes.pool import NICE, Pool, Pools
 from pipeline.processes.rpc import accept, address, key
 from pipeline.processes.supervisor import die_with_parent
 from pipeline.transfers import workflow as transfer
@@ -152,8 +151,10 @@ def _run(
     encoder = Encoders(load_encoder, settings.embedding_model)
     borrower = Borrower(paths)
     detector: Once[Detector] = Once(load_detector)
-    pool = Pool(settings.page_processes)
-    viewer = Pool(1, nice=0)
+    # A process is started when it is first needed: where there are no visitors, none is for them.
+    pages = settings.page_processes
+    pool = Pools(Pool(pages), Pool(queues.visitor_pages(pages), nice=2 * NICE))
+    viewer = Pools(Pool(1, nice=0), Pool(1))
     lent = Lent()
     library = Library(
         settings=settings,
@@ -180,7 +181,7 @@ def _run(
             detector=detector,
         ),
     )
-    intake = Pool(1, memory_mb=4000, recycle_after=1)
+    intake = Pools(*(Pool(1, memory_mb=4000, recycle_after=1) for _ in range(2)))
     transfer.register(
         here,
         transfer.Tools(
@@ -207,7 +208,7 @@ def _run(
             return
     catalog.workers.beat(executor, role)  # before it takes anything: else nobody would miss it
     busy = bool(catalog.jobs(None, ACTIVE, 1))
-    _launch(settings, executor, [QUEUE_PAGES] if reader else queues.ALL, busy=busy)
+    _launch(settings, executor, reader=reader, busy=busy)
     upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role, stores)
     looking_after = functools.partial(upkeep.run, stopping)
     threading.Thread(target=_lasting, args=(looking_after, stopping), daemon=True).start()
@@ -302,7 +303,7 @@ def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
     return primary, Retrying(Proved(bucket))
 
 
-def _launch(settings: Settings, executor: str, names: Sequence[str], *, busy: bool) -> None:
+def _launch(settings: Settings, executor: str, *, reader: bool, busy: bool) -> None:
     url = settings.database_url
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
@@ -321,9 +322,9 @@ def _launch(settings: Settings, executor: str, names: Sequence[str], *, busy: bo
             "sys_db_idle_transaction_timeout_sec": FROZEN_FOR,
         }
     )
-    DBOS.listen_queues(list(names))
+    DBOS.listen_queues(queues.names(visitors=settings.visitors, reader=reader))
     DBOS.launch()
-    queues.register(settings.page_processes, busy=busy)
+    queues.register(settings.page_processes, busy=busy, visitors=settings.visitors)
 
 
 def _serve(library: Library, connection: Connection) -> None:

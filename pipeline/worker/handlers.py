@@ -21,7 +21,7 @@ from pipeline.ingest.embed import Encoder
 from pipeline.ingest.partition import read_head
 from pipeline.options import PartitionOptions
 from pipeline.pdf import pdfium
-from pipeline.processes.pool import Pool
+from pipeline.processes.pool import Pools
 from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
@@ -39,7 +39,7 @@ class Library:
     paths: Paths
     catalog: Catalog
     stores: Stores
-    viewer: Pool
+    viewer: Pools
     encoder: Callable[[str | None], Encoder]
     loaded: Callable[[], Encoder | QuireError | None]
     lent: Lent
@@ -118,7 +118,9 @@ class Library:
             "gone": [asdict(g) for g in self.stores.committer.gone_by(time.time())],
         }
 
-    def page_image(self, user: str, source_id: str, page: int, width: int = 800) -> str:
+    def page_image(
+        self, user: str, source_id: str, page: int, width: int = 800, *, visitor: bool = False
+    ) -> str:
         """The path of a WebP; rendered once per width."""
         source = self._source(user, source_id)
         if not 1 <= page <= source.pages:
@@ -126,7 +128,9 @@ class Library:
         target = self.paths.page_image(user, source_id, page, width)
         if not target.exists():
             pdf = self._readable(user, source)
-            picture = self.viewer.run(pdfium.page_image, pdf, page, width, seconds=30)
+            picture = self.viewer.of(visitor=visitor).run(
+                pdfium.page_image, pdf, page, width, seconds=30
+            )
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_suffix(f".{threading.get_ident()}.tmp")
             aside.write_bytes(picture)

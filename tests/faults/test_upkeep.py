@@ -104,7 +104,7 @@ def test_a_job_database_of_an_earlier_version_goes_on(
     paths.run.mkdir()
     (paths.run / "ready").touch()  # the database is there
     Engine(settings, paths).start(
-        USER, NOTIFY_WORKFLOW, QUEUE_JOBS, "told~1/notify.0", spec,
+        spec, NOTIFY_WORKFLOW, QUEUE_JOBS, "told~1/notify.0", spec,
         {"status": "succeeded", "message": "Done.", "pages_failed": []}, 0, app_version=version,
     )  # fmt: skip
     with engine(data, **asked) as running:

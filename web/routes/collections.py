@@ -54,11 +54,11 @@ def routes(app: App) -> list[Route]:
     def export(asked: Asked) -> Any:
         """The job that writes it; its `result` has the address."""
         kind = asked.body.get("format", "parquet")
-        return start_export(app, asked.user, asked.path["collection"], kind)
+        return start_export(app, asked.caller, asked.path["collection"], kind)
 
     def reembed(asked: Asked) -> Any:
         model = asked.body.get("model")
-        return start_reembed(app, asked.user, asked.path["collection"], model, None)
+        return start_reembed(app, asked.caller, asked.path["collection"], model, None)
 
     def push(asked: Asked) -> Any:
         """The job that pushes it to a dataset of the caller's."""

@@ -39,9 +39,13 @@ def routes(app: App) -> list[Route]:
         width = min(WIDTHS, key=lambda w: abs(w - asked.number("w", 800)))
         path = app.jobs.paths.page_image(asked.user, source, number, width)
         if not path.is_file():
+            visitor = asked.caller.kind == "visitor"
             path = Path(
-                app.link.call("page_image", asked.user, source_id=source, page=number, width=width)
-            )
+                app.link.call(
+                    "page_image", asked.user,
+                    source_id=source, page=number, width=width, visitor=visitor,
+                )
+            )  # fmt: skip
         return FileResponse(path, media_type="image/webp", headers=_PRIVATE)
 
     def figure(asked: Asked) -> Response:
