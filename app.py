@@ -124,7 +124,7 @@ def main() -> None:
     _, url, _ = demo.launch(
         server_name=settings.host,
         server_port=free_port(settings),
-        max_threads=256,
+        max_threads=512,  # which are calls at once; what takes a thread waits for its turn
         state_session_capacity=1000,
         max_file_size=f"{settings.max_file_mb}mb",
         ssr_mode=False,

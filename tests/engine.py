@@ -38,8 +38,12 @@ class Engine:
 
     def submit(self, pdf: Path, user: str = USER, **request: Any) -> str:
         options = PartitionOptions(strategy=request.pop("strategy", "fast"))
+        address = request.pop("address", None)
         made = self.jobs.submit(
-            user, Request(path=pdf, filename=pdf.name, partition=options, **request)
+            user,
+            Request(path=pdf, filename=pdf.name, partition=options, **request),
+            visitor=address is not None,
+            address=address,
         )
         return str(made["id"])
 

@@ -1,14 +1,18 @@
 """What a request may bring, how often, and from where: the whole app on loopback, without a worker."""
 
+import asyncio
 import http.client
 import ipaddress
 import itertools
 import json
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,15 +23,17 @@ from hypothesis import strategies as st
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
+from errors import Refused
 from settings import Settings
 from storage.catalog.tokens import Accounts
+from tests.engine import USER, engine
 from tests.isolation import every_route, space_app
 from tests.loopback import Loopback
 from tests.oidc import Provider
 from web import body, connections
 from web.guard import Guard, Limits
 from web.identity import Identity, Remembered, address
-from web.rate_limit import Buckets, network
+from web.rate_limit import Buckets, Share, Turns, network
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 TYPES = (
@@ -416,3 +422,84 @@ def test_a_hub_that_is_away_is_not_asked_on_and_on(door: Door) -> None:
     door.identity._breaker._until = 0.0  # its rest is over
     assert door.ask("GET", "/account", **by("hf_ada", "203.0.113.99"))[0] == 200
     assert door.ask("GET", "/account", **by("hf_no", "203.0.113.99"))[0] == 401
+
+
+# In turn
+
+
+def test_a_share_has_its_turns_and_no_more() -> None:
+    """What visitors have at work at once is little; each person has as much; nobody waits for ever."""
+    turns = Turns(each=2, visitors=3, person=4, most=5, crowd=8, seconds=0.2)
+    shares = [Share("a", True), Share("b", True), Share("c", True), Share("p", False)]
+    inside: Counter[Share] = Counter()
+    most: Counter[str] = Counter()
+    refused: Counter[Share] = Counter()
+
+    async def one(share: Share, go: asyncio.Event) -> None:
+        try:
+            async with turns.turn(share):
+                inside[share] += 1
+                most[share.key] = max(most[share.key], inside[share])
+                visitors = sum(n for s, n in inside.items() if s.visitor)
+                most["visitors"] = max(most["visitors"], visitors)
+                await go.wait()
+                inside[share] -= 1
+        except Refused as problem:
+            assert problem.code == "too_many_requests"
+            refused[share] += 1
+
+    async def crowd() -> None:
+        go = asyncio.Event()
+        tasks = [asyncio.create_task(one(share, go)) for share in shares for _ in range(12)]
+        while sum(refused.values()) < 12 * 4 - 3 - 4:  # the others have waited in vain
+            await asyncio.sleep(0.01)
+        assert sum(inside.values()) == 3 + 4
+        go.set()
+        await asyncio.gather(*tasks)
+        await one(shares[2], go)
+
+    asyncio.run(crowd())
+    assert (most["visitors"], most["a"], most["p"]) == (3, 2, 4)
+    assert refused == {shares[0]: 10, shares[1]: 11, shares[2]: 12, shares[3]: 8}
+    assert not turns._waiting
+
+
+@pytest.mark.slow
+def test_visitors_leave_slots_and_pictures_to_those_who_are_signed_in(tmp_path: Path) -> None:
+    """Ten of them, each with cookies and jobs of its own, from three addresses."""
+    settings = {"SPACE_ID": "ada/quire", "QUIRE_SECRET": "s", "QUIRE_EMBEDDING_MODEL": ""}
+    with engine(tmp_path / "data", **settings) as running:
+        crowd = [(f"{n:032x}", "a" * 31 + str(n % 3)) for n in range(16, 26)]
+        theirs = [
+            (running.submit(running.pdf(40, f"v {user} {n}"), user, address=address), user)
+            for user, address in crowd
+            for n in range(4)
+        ]
+        running.eventually(lambda: running.started(stage="partition"))
+        mine = running.finished(running.submit(running.pdf(2, "mine")))
+        assert mine["status"] == "succeeded"
+        states = Counter(running.jobs.job(user, job)["status"] for job, user in theirs)
+        assert states["running"] <= 8
+        assert states["queued"] > 20
+        for job, user in theirs:
+            running.jobs.cancel(user, job)
+        last = running.finished(
+            running.submit(running.pdf(2, "v"), crowd[0][0], address=crowd[0][1]), crowd[0][0]
+        )
+
+        def picture(user: str, source: str, page: int, *, visitor: bool) -> str:
+            asked = {"source_id": source, "page": page, "visitor": visitor}
+            return str(running.link.call("page_image", user, **asked))
+
+        before = set(running.whole())
+        assert picture(crowd[0][0], last["source"]["id"], 1, visitor=True)
+        (viewer,) = set(running.whole()) - before
+        viewer.suspend()  # as one that draws a page that takes for ever
+        held = threading.Thread(
+            target=picture, args=(crowd[0][0], last["source"]["id"], 2), kwargs={"visitor": True}
+        )
+        held.start()
+        assert picture(USER, mine["source"]["id"], 1, visitor=False)
+        assert held.is_alive()
+        viewer.resume()
+        held.join()

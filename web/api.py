@@ -7,14 +7,14 @@ with a stable code as their title.
 import asyncio
 import inspect
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.events import api as gradio_api
+from starlette.concurrency import run_in_threadpool
 
 from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import ChunkOptions
@@ -28,6 +28,7 @@ from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED
 from web.identity import Caller, Identity
 from web.job_feed import Hub
+from web.rate_limit import AtOnce, Turns
 from web.uploads import MAX_FILES, uploaded
 
 VERSION = "0.1.0"
@@ -43,6 +44,12 @@ class App:
     link: Link
     hub: Hub
     saw: Callable[[str, Any], None] = lambda _user, _request: None  # the GPU broker's, where one is
+    turns: Turns = field(  # of whatever takes a thread
+        default_factory=lambda: Turns(each=2, visitors=4, person=16, most=100, crowd=160)
+    )
+    waiting: AtOnce = field(  # for a job
+        default_factory=lambda: AtOnce(each=24, visitors=80, person=100)
+    )
 
     def caller(self, request: Any, token: str | None = None) -> Caller:
         """Who asks; the broker learns that they are there."""
@@ -102,19 +109,27 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
         async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             arguments, request, token, by_tool = taken(args, kwargs)
             try:
-                caller = await asyncio.to_thread(found, request, token)
-                async for item in function(caller, **arguments):
-                    yield told(item, by_tool)
+                caller = await run_in_threadpool(found, request, token)
+                with app.waiting.one(caller.share):
+                    async for item in function(caller, **arguments):
+                        yield told(item, by_tool)
             except QuireError as problem:
                 raise refused(problem, by_tool) from problem
 
         made: Callable[..., Any] = stream
     else:
+        waits = inspect.iscoroutinefunction(function)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
             arguments, request, token, by_tool = taken(args, kwargs)
             try:
-                return told(function(found(request, token), **arguments), by_tool)
+                caller = await run_in_threadpool(found, request, token)
+                if waits:
+                    with app.waiting.one(caller.share):
+                        return told(await function(caller, **arguments), by_tool)
+                async with app.turns.turn(caller.share):
+                    value = await run_in_threadpool(function, caller, **arguments)
+                return told(value, by_tool)
             except QuireError as problem:
                 raise refused(problem, by_tool) from problem
 
@@ -193,12 +208,12 @@ def start_reembed(
     return app.jobs.transfer(user, "reembed", spec, address=caller.address)
 
 
-def export_of(app: App, caller: Caller, collection: str, format: str) -> dict[str, Any]:
+async def export_of(app: App, caller: Caller, collection: str, format: str) -> dict[str, Any]:
     """What that job has written, once it has."""
-    job = start_export(app, caller, collection, format)
+    job = await run_in_threadpool(start_export, app, caller, collection, format)
     while job["status"] not in FINISHED:
-        time.sleep(0.2)
-        job = app.jobs.job(caller.key, job["id"])
+        await asyncio.sleep(0.2)
+        job = await run_in_threadpool(app.jobs.job, caller.key, job["id"])
     if job["status"] != "succeeded":
         problem = job["error"] or {"code": "cancelled", "message": "The job was cancelled."}
         raise Refused(problem["code"], problem["message"], problem.get("advice", ""))
@@ -347,7 +362,7 @@ def register(app: App) -> None:
             )
         )
 
-    def export(caller: Caller, collection: str, format: str = "parquet") -> dict:  # type: ignore[type-arg]
+    async def export(caller: Caller, collection: str, format: str = "parquet") -> dict:  # type: ignore[type-arg]
         """A collection as a zip to take away: parquet, chroma, json or markdown. Waits until it is
         written, as a job that goes on without you (kind "export" in /jobs), and returns name, bytes
         and the URL path from which its owner downloads it.
@@ -356,7 +371,7 @@ def register(app: App) -> None:
             collection: name or id.
             format: parquet (a dataset folder with vectors), chroma, json (elements) or markdown.
         """
-        return export_of(app, caller, collection, format)
+        return await export_of(app, caller, collection, format)
 
     def push(
         caller: Caller,
@@ -407,14 +422,12 @@ def register(app: App) -> None:
         `message` says it plainly. Your own machine's disk stays: all of it is none."""
         return status_of(app, caller)
 
-    for call in (
-        submit, job, jobs, cancel, retry, collections, create_collection, delete_collection,
-        sources, delete_source, search, reembed, status,
-    ):  # fmt: skip
-        gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=16)
-    for slow in (export, push, import_collection):
-        gradio_api(endpoint(app, slow), api_name=slow.__name__, concurrency_limit=32)
-    gradio_api(endpoint(app, watch), api_name="watch", concurrency_limit=None)
+    calls: tuple[Callable[..., Any], ...] = (
+        submit, job, jobs, cancel, retry, collections, create_collection, delete_collection, sources,
+        delete_source, search, reembed, status, export, push, import_collection, watch,
+    )  # fmt: skip
+    for call in calls:  # whose turn it is is told by shares, not by the order of the calls
+        gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=None)
 
 
 def hide_the_rest(demo: gr.Blocks) -> None:

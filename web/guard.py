@@ -70,8 +70,8 @@ class Limits:
     calls: Buckets = field(default_factory=lambda: Buckets(rate=20, burst=200))
     pictures: Buckets = field(default_factory=lambda: Buckets(rate=40, burst=400))
     arrivals: Buckets = field(default_factory=lambda: Buckets(rate=1, burst=60))
-    open: AtOnce = field(default_factory=lambda: AtOnce(each=150, visitors=600))
-    uploads: AtOnce = field(default_factory=lambda: AtOnce(each=8, visitors=32))
+    open: AtOnce = field(default_factory=lambda: AtOnce(each=150, visitors=600, person=300))
+    uploads: AtOnce = field(default_factory=lambda: AtOnce(each=8, visitors=32, person=16))
 
 
 class Guard:

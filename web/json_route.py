@@ -46,10 +46,10 @@ def route(
 ) -> Route:
     """`answer` runs in a thread and gives a Response or something for JSON."""
 
-    def found(request: Request, body: Mapping[str, Any]) -> Any:
+    def found(request: Request, caller: Caller, body: Mapping[str, Any]) -> Any:
         return answer(
             Asked(
-                caller=app.caller(request),
+                caller=caller,
                 path=request.path_params,
                 query=request.query_params,
                 body=body,
@@ -60,7 +60,9 @@ def route(
     async def endpoint(request: Request) -> Response:
         try:
             body = {} if request.method in {"GET", "HEAD"} else await _body(request)
-            given = await run_in_threadpool(found, request, body)
+            caller = await run_in_threadpool(app.caller, request)
+            async with app.turns.turn(caller.share):
+                given = await run_in_threadpool(found, request, caller, body)
         except QuireError as problem:
             return refusal(problem)
         return given if isinstance(given, Response) else JSONResponse(given, headers=NO_STORE)

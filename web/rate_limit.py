@@ -78,10 +78,11 @@ def too_many(wait: float = 1.0) -> Refused:
 
 @dataclass(slots=True)
 class AtOnce:
-    """Requests in progress: so many of each share, so many of all visitors together."""
+    """Requests in progress: so many of each visitors' share, of all visitors together, of each person."""
 
     each: int
     visitors: int
+    person: int
     _open: "Counter[Share]" = field(default_factory=Counter)
     _visitors: int = 0
 
@@ -89,7 +90,7 @@ class AtOnce:
     def one(self, share: Share) -> Iterator[None]:
         """In one thread only: that of the event loop."""
         full = share.visitor and self._visitors >= self.visitors
-        if full or self._open[share] >= self.each:
+        if full or self._open[share] >= (self.each if share.visitor else self.person):
             raise too_many(5.0)
         self._open[share] += 1
         self._visitors += share.visitor
@@ -105,12 +106,14 @@ class AtOnce:
 @dataclass(slots=True)
 class Turns:
     """Work in progress: so much of each visitors' share, of all visitors together, and of each person.
-    What is more waits for its turn; what would wait behind `most` others is refused."""
+    What is more waits for its turn; what would wait behind `most` of its share, or behind `crowd`
+    visitors, is refused."""
 
     each: int
     visitors: int
     person: int
     most: int
+    crowd: int
     seconds: float = 60.0
     _turns: "weakref.WeakValueDictionary[Share, asyncio.Semaphore]" = field(
         default_factory=weakref.WeakValueDictionary
@@ -123,7 +126,8 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, share: Share) -> AsyncIterator[None]:
-        if self._waiting[share] >= self.most:
+        crowd = sum(n for one, n in self._waiting.items() if one.visitor) if share.visitor else 0
+        if self._waiting[share] >= self.most or crowd >= self.crowd:
             raise too_many(5.0)
         size = self.each if share.visitor else self.person
         own = self._turns.setdefault(share, asyncio.Semaphore(size))
