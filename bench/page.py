@@ -28,9 +28,10 @@ from playwright.sync_api import sync_playwright
 from quire_client import Quire
 from storage.catalog.catalog import Catalog, JobRow
 from storage.live.chroma import Record
-from storage.live.open_stores import Workspaces
 from storage.live.workspace import Space
 from storage.paths import Paths, user_key
+from storage.remotes.local import LocalRemote
+from storage.stores import open_stores
 from tests.conftest import SAMPLES, Running, start_app
 
 MODEL, DIMENSION = "sentence-transformers/all-MiniLM-L6-v2", 384
@@ -62,7 +63,7 @@ def fill(data: Path, secret: str, chunks: int) -> None:
     catalog = Catalog(f"sqlite:///{paths.catalog}")
     made = catalog.create_collection(user, "many")
     catalog.set_model(user, made.id, MODEL)
-    spaces = Workspaces(paths, lambda _: None)
+    spaces = open_stores(paths, catalog, LocalRemote(paths.remote)).workspaces
     chance = random.Random(1)
     space = Space(collection=made.id, title="many", model=MODEL, dimension=DIMENSION)
     with spaces.open(user) as workspace:

@@ -37,9 +37,11 @@ from pipeline.pdf.read_pages import read_pages
 from pipeline.processes.pool import Pool
 from pipeline.search import MODES, checked, search
 from settings import DEFAULT_MODEL
-from storage.live.open_stores import Workspaces
+from storage.catalog.catalog import Catalog
 from storage.live.workspace import Space
 from storage.paths import Paths
+from storage.remotes.local import LocalRemote
+from storage.stores import open_stores
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = "0" * 32
@@ -292,7 +294,9 @@ def embedding(files: list[Path]) -> None:
                 model=encoder.name,
             )
         }
-        spaces = Workspaces(Paths(out / "data"), lambda _: None)
+        paths = Paths(out / "data")
+        stores = open_stores(paths, Catalog("sqlite://"), LocalRemote(paths.remote))
+        spaces = stores.workspaces
         with spaces.open(USER) as workspace:
             space = Space(
                 collection="c-bench", title="b", model=encoder.name, dimension=encoder.dimension

@@ -24,8 +24,8 @@ from storage.generations import reader as generations
 from storage.generations.compose import Wish
 from storage.generations.manifest import Manifest
 from storage.live import journal, segments
+from storage.live.build_chroma import put_row
 from storage.live.closed_copy import Copy
-from storage.live.workspace import put_row
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
 from tests.contracts.stores import bucket, keys, moto

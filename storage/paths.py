@@ -89,8 +89,12 @@ class Paths:
         return self.user(key) / "pending"
 
     def clean(self, key: str) -> Path:
-        """There while the live store is closed and whole; a store without it is rebuilt."""
+        """The seal of a live store that is closed; one without it is built anew."""
         return self.user(key) / "CLEAN"
+
+    def opened(self, key: str) -> Path:
+        """What is known of a live store that is open, or was when its process ended."""
+        return self.user(key) / "OPEN"
 
     def stale(self, key: str) -> Path:
         """There while another instance has saved what the live store does not hold."""

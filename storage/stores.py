@@ -33,10 +33,11 @@ def open_stores(
     """A directory as the primary is saved to without a pace."""
     replication = Replication(paths, catalog, primary, mirror)
     restore = Restore(paths, replication)
-    workspaces = Workspaces(paths, restore.live, replication.shipped, patience=patience)
+    workspaces = Workspaces(paths, restore, patience=patience)
     chosen = pace or (UNLIMITED if primary.name == "local" else Pace())
     committer = Committer(replication, workspaces, chosen)
     workspaces.changed = committer.touch
+    replication.went_on = workspaces.went_on
     return Stores(
         replication=replication, restore=restore, workspaces=workspaces, committer=committer
     )

@@ -267,7 +267,7 @@ def test_a_model_of_another_length_is_refused_before_anything_is_computed(house:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from storage import chroma, journal
+from storage.live import chroma, journal
 from tests.house import House
 from tests.test_reembed import change
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -176,7 +176,7 @@ HOLDING = """
 import sys, threading
 from pathlib import Path
 from errors import Unavailable
-from storage import workspaces
+from storage.live import open_stores as workspaces
 from tests.house import OTHER, USER, House
 
 workspaces.OPEN_AT_ONCE = 1

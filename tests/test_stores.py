@@ -18,10 +18,12 @@ from storage.catalog.catalog import JobRow
 from storage.generations import replication, saved_jobs
 from storage.generations.committer import Pace, Schedule
 from storage.generations.compose import Wish
+from storage.generations.restore import Restore
 from storage.generations.saved_jobs import EDITION
 from storage.live import closed_copy as published
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
+from storage.live.seal import Seal
 from storage.paths import user_key
 from storage.remotes.dataset_card import CARD
 from storage.remotes.local import LocalRemote
@@ -252,7 +254,7 @@ STRANGER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from storage.card import CARD
+from storage.remotes.dataset_card import CARD
 DATASET, KEY = sys.argv[1:]
 blocks = CARD.split("```python\\n")[1:]
 exec(blocks[0].split("```")[0])
@@ -318,18 +320,18 @@ def test_a_restore_is_the_published_directory_and_what_came_later(house: House) 
 
 
 @pytest.mark.slow
-def test_a_wiped_store_is_built_once(house: House) -> None:
+def test_a_wiped_store_is_built_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.put(1, 2)
     house.replication.save(USER)
     fresh = wiped(house)
     built: list[str] = []
-    whole = fresh.workspaces.restore
+    whole = Restore.live
 
-    def restore(user: str) -> None:
+    def live(restore: Restore, user: str) -> Seal:
         built.append(user)
-        whole(user)
+        return whole(restore, user)
 
-    fresh.workspaces.restore = restore
+    monkeypatch.setattr(Restore, "live", live)
     assert fresh.ids() == ["id1", "id2"]
     assert fresh.ids() == ["id1", "id2"]
     assert built == [USER]
@@ -425,17 +427,19 @@ def test_a_torn_index_is_never_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_other_users_are_served_while_one_is_being_restored(tmp_path: Path) -> None:
+def test_other_users_are_served_while_one_is_being_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house = House(tmp_path / "data")
     slow = threading.Event()
-    whole = house.workspaces.restore
+    whole = Restore.live
 
-    def restore(user: str) -> None:
+    def live(restore: Restore, user: str) -> Seal:
         if user == USER:
             slow.wait(60)
-        whole(user)
+        return whole(restore, user)
 
-    house.workspaces.restore = restore
+    monkeypatch.setattr(Restore, "live", live)
     house.workspaces.patience = 0.05
     try:
         with pytest.raises(Unavailable) as caught, house.workspaces.open(USER):

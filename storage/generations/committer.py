@@ -244,6 +244,7 @@ class Committer:
                 waiting = {u: self._waiting.pop(u, []) for u in users}
                 wished = {u: self._wishes.pop(u, Wish()) for u in users}
             try:
+                self._mend(users)
                 copies = {u: self._copied(u) for u in publish if self._behind(u)}
                 wishes = {u: replace(wished[u], copy=copies.get(u)) for u in users}
                 before = self.replication.commits
@@ -331,6 +332,14 @@ class Committer:
         base = self.replication.base(user)
         at = base.published.generation if base and base.published else 0
         return base is not None and any(f.generation > at for f in base.segments)
+
+    def _mend(self, users: Sequence[str]) -> None:
+        """Whose journal cannot be put right is not saved now; the save says so."""
+        for user in users:
+            try:
+                self.workspaces.mend(user)
+            except QuireError as problem:
+                self.replication.note(user, problem)
 
     def _copied(self, user: str) -> Copy | None:
         """None when the store is in use, or cannot be copied: it is tried again later."""

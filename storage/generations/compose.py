@@ -75,8 +75,12 @@ def compose(
     for late in paths.pending(user).glob("*.parquet"):
         if late.name <= shipped:
             late.unlink()  # a generation holds it; the process died before it could be removed
-    ships = wish.copy.journal if wish.copy else tuple(journal.pending(paths, user, shipped))
-    ships = tuple(p for p in ships if p.exists())
+    ships = tuple(journal.proved(paths, user, shipped))
+    if wish.copy:
+        copied = [p for p in wish.copy.journal if p.name > shipped]
+        if lost := [p.name for p in copied if p not in ships]:
+            raise journal.damaged(lost)
+        ships = tuple(copied)
     files: Files = {}
     published = old.published if old else None
     rows = [row for path in ships for row in segments.decode(path)]

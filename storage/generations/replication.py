@@ -7,7 +7,7 @@ Knows nothing of PDFs, chunks or jobs; when to save is the committer's business.
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,7 +54,8 @@ class Replication:
     """One primary and perhaps a mirror, for every user of this data directory. `forgotten` are the
     users whose erased names have left the histories; their next save says so, `commits` how often
     the primary was asked to take one. Where there is a
-    `lease`, each save renews it, and fails once another instance has taken it."""
+    `lease`, each save renews it, and fails once another instance has taken it. `went_on(user, before,
+    after)` is told the sha256 of the manifests that a save of this instance went from and to."""
 
     paths: Paths
     catalog: Catalog
@@ -63,6 +64,7 @@ class Replication:
     keep: int = KEEP
     forgotten: set[str] = field(default_factory=set)
     lease: Lease | None = None
+    went_on: Callable[[str, str, str], None] = lambda _user, _before, _after: None
     commits: int = 0
     _locks: dict[str, threading.RLock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -193,6 +195,7 @@ class Replication:
 
     def _confirmed(self, draft: Draft, outcomes: dict[str, int | QuireError]) -> None:
         self._go_on_from(draft.user, draft.raw)
+        self.went_on(draft.user, draft.manifest.parent or "", reader.digest(draft.raw))
         for path in draft.journal:
             path.unlink(missing_ok=True)
         outcomes[draft.user] = draft.manifest.generation
@@ -315,7 +318,7 @@ class Replication:
                 erased = head.manifest.erased_at
                 if erased and not (base and base.erased_at == erased):
                     for file in journal.pending(self.paths, user):
-                        if int(file.stem) < erased * 1e9:
+                        if journal.number(file.name) < erased * 1e9:
                             file.unlink()
                 self.paths.stale(user).touch()
             self._go_on_from(user, raw)

@@ -5,22 +5,24 @@ Every byte is hashed before it is used, and nothing is opened while the stores c
 """
 
 import shutil
+import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import Corrupt, NotFound
+from errors import Corrupt, NotFound, QuireError
 from storage.generations import reader
 from storage.generations.compose import archived, elements_path, source_path
 from storage.generations.manifest import File, Manifest
 from storage.generations.replication import Replication, titles
 from storage.generations.saved_jobs import part_folder
-from storage.live import build_chroma, journal, segments
-from storage.live.build_chroma import record_of
-from storage.live.chroma import VectorStore
-from storage.live.keyword_index import Entry, Fulltext
+from storage.live import build_chroma, journal, seal, segments
+from storage.live.build_chroma import State, record_of
+from storage.live.chroma import Sound, VectorStore, index_damaged
+from storage.live.keyword_index import Entry, built
+from storage.live.seal import Seal
 from storage.live.workspace import entry_of
 from storage.paths import Paths
 
@@ -32,8 +34,9 @@ class Restore:
     paths: Paths
     replication: Replication
 
-    def live(self, user: str) -> None:
-        """The Chroma directory and the keyword index hold the newest generation and the journal.
+    def live(self, user: str) -> Seal:
+        """The Chroma directory and the keyword index hold the newest generation and the journal:
+        what is whole of it. What is damaged is set aside, and the user is told.
 
         Raises what the remotes answer while they cannot be asked, and Corrupt when no remote has
         the right bytes of a segment.
@@ -43,8 +46,10 @@ class Restore:
             found = self.replication.restored(user)
             newest = found.manifest if found else None
             shipped = newest.shipped_by(journal.instance(self.paths)) if newest else ""
+            lost = journal.wanting(self.paths, user, shipped)
+            journal.set_aside(self.paths, user)
             files = journal.pending(self.paths, user, shipped)
-            own = [row for path in files for row in segments.decode(path)]
+            own = list(journal.rows(files))
         target = self.paths.chroma(user)
         aside = target.with_name("chroma.tmp")
         shutil.rmtree(aside, ignore_errors=True)
@@ -52,6 +57,29 @@ class Restore:
             self._from_segments(user, newest.segments if newest else (), own, aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.replace(target)
+        if lost:
+            self.tell(user, _lost(lost))
+        return Seal(
+            base=reader.digest(found.raw) if found else "",
+            journal=tuple(p.name for p in files),
+            words=seal.words(self.paths, user),
+        )
+
+    def saved(self, user: str, files: Sequence[Path] | None = None) -> tuple[str, State]:
+        """The sha256 of the newest manifest, and its records with these files of the journal on top
+        (None: all that are whole)."""
+        found = self.replication.current(user)
+        if files is None:
+            pending = journal.pending(self.paths, user, self.shipped(user))
+            files = [p for p in pending if journal.whole(p)]
+        rows = self._rows(user, found.manifest.segments if found else (), list(journal.rows(files)))
+        return reader.digest(found.raw) if found else "", segments.fold(rows)
+
+    def shipped(self, user: str) -> str:
+        return self.replication.shipped(user)
+
+    def tell(self, user: str, problem: QuireError) -> None:
+        self.replication.note(user, problem)
 
     def original(self, user: str, sha256: str) -> Path:
         """The PDF as it was submitted; NotFound when it is neither here nor saved."""
@@ -125,21 +153,38 @@ class Restore:
         except (Corrupt, NotFound):
             shutil.rmtree(aside, ignore_errors=True)
             return False
+        early = [f for f in newest.segments if f.generation <= published.generation]
         later = [f for f in newest.segments if f.generation > published.generation]
         rows = self._rows(user, later, own)
-        store = VectorStore(aside)
         try:
-            whole = sum(store.count(c) for c in store.collections()) == published.records
-            if whole:
-                build_chroma.apply(
-                    store, segments.condense(rows), titles(self.replication.catalog, user)
-                )
-                self._words(user, {c: map(entry_of, store.every(c)) for c in store.collections()})
-        finally:
-            store.close()
-        if not whole:
+            with Sound():
+                store = VectorStore(aside)
+                try:
+                    self._prove(user, store, early, published.records)
+                    build_chroma.apply(
+                        store, segments.condense(rows), titles(self.replication.catalog, user)
+                    )
+                    self._words(
+                        user, {c: map(entry_of, store.every(c)) for c in store.collections()}
+                    )
+                finally:
+                    store.close()
+        except Corrupt:
             shutil.rmtree(aside, ignore_errors=True)
-        return whole
+            return False
+        return True
+
+    def _prove(self, user: str, store: VectorStore, early: Sequence[File], records: int) -> None:
+        """Corrupt unless it holds what was saved up to then; where that is damaged in every remote,
+        as many records."""
+        try:
+            state = segments.fold(self._rows(user, early, []))
+        except (Corrupt, NotFound):
+            whole = sum(map(store.count, store.collections())) == records
+        else:
+            whole = next(build_chroma.differences(store, state), None) is None
+        if not whole:
+            raise index_damaged()
 
     def _rows(
         self, user: str, saved: Sequence[File], own: list[segments.Row]
@@ -148,12 +193,14 @@ class Restore:
 
     def _words(self, user: str, entries: Mapping[str, Iterable[Entry]]) -> None:
         """The keyword index anew, of these entries by collection."""
-        path = self.paths.fulltext(user)
-        for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-            leftover.unlink(missing_ok=True)
-        words = Fulltext(path)
-        try:
-            for collection, listed in entries.items():
-                words.upsert(collection, listed)
-        finally:
-            words.close()
+        built(self.paths.fulltext(user), entries).close()
+
+
+def _lost(names: Sequence[str]) -> Corrupt:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(journal.number(names[0]) / 1e9))
+    return Corrupt(
+        "journal_lost",
+        f"{len(names)} changes since {when} UTC were not yet saved, and are lost or damaged on this "
+        "disk.",
+        "Retry the jobs that were done since then: what they have read is still there.",
+    )

@@ -12,8 +12,8 @@ from storage.generations import reader
 from storage.generations.compose import Files, Wish
 from storage.generations.reader import Found, named
 from storage.generations.replication import Replication
+from storage.live.build_chroma import put_row
 from storage.live.open_stores import Workspaces
-from storage.live.workspace import put_row
 from storage.remotes.remote import Change, Remote
 
 

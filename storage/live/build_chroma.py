@@ -1,13 +1,16 @@
-"""A Chroma directory made from rows: written, counted, closed. Whoever asks renames it into place.
+"""A Chroma directory made from rows, and compared with rows.
 
-Knows nothing of where the rows come from.
+Written, counted, closed: whoever asks renames it into place. Knows nothing of where the rows come from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from errors import Corrupt
-from storage.live.chroma import Record, VectorStore
+from storage.live.chroma import BATCH, Record, VectorStore
 from storage.live.segments import Row
 
 State = Mapping[str, Mapping[str, Row]]
@@ -49,6 +52,56 @@ def apply(store: VectorStore, rows: Iterable[Row], titles: Mapping[str, str]) ->
             store.delete(collection, ids)
     for collection, listed in puts.items():
         store.upsert(collection, _ensured(store, collection, listed, titles))
+
+
+def differences(store: VectorStore, state: State) -> Iterator[Row]:
+    """The rows that make `state` what the store holds; none when it holds exactly that. Vectors are
+    compared by direction, as Chroma keeps them."""
+    for collection in sorted({*state, *store.collections()}):
+        wanted = state.get(collection, {})
+        ids = store.ids(collection) if store.has(collection) else []
+        for start in range(0, len(ids), BATCH):
+            for record in store.get(collection, ids=ids[start : start + BATCH], vectors=True):
+                row = wanted.get(record.id)
+                if row is None or not _same(row, record):
+                    yield put_row(collection, record)
+        yield from (
+            Row(op="delete", collection=collection, id=i) for i in sorted(wanted.keys() - set(ids))
+        )
+
+
+def _same(row: Row, record: Record) -> bool:
+    return (
+        row.document == record.document
+        and _plain(row.metadata) == _plain(record.metadata)
+        and len(row.embedding) == len(record.embedding)
+        and bool(np.allclose(_direction(row), _direction(record), atol=1e-5))
+    )
+
+
+def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As Chroma gives it back: without what is None or no number, long numbers as floats."""
+    return {
+        k: float(v) if type(v) is int and abs(v) >= 1 << 63 else v
+        for k, v in (metadata or {}).items()
+        if v is not None and v == v
+    }
+
+
+def _direction(of: Row | Record) -> Any:
+    vector = np.asarray(of.embedding, dtype=np.float32)
+    return vector / max(float(np.linalg.norm(vector)), 1e-30)
+
+
+def put_row(collection: str, record: Record) -> Row:
+    return Row(
+        op="put",
+        collection=collection,
+        id=record.id,
+        document=record.document,
+        metadata=record.metadata,
+        embedding=record.embedding,
+    )
 
 
 def _ensured(

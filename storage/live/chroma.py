@@ -7,15 +7,17 @@ Vectors are always given, never computed here: Chroma's own default model is kep
 import contextlib
 import ctypes
 import gc
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from errors import Conflict, NotFound
+from errors import Conflict, Corrupt, NotFound
 
 _PAGE = 5000
 _NEXT = ".quire-next"  # the end of the name of an index that is being made
@@ -72,7 +74,8 @@ class VectorStore:
         )
 
     def close(self) -> None:
-        self._client.close()
+        with Sound():
+            self._client.close()
         gc.collect()
         _give_back()
 
@@ -249,6 +252,36 @@ def _columns(batch: Sequence[Record]) -> dict[str, Any]:
 def _batches(items: Sequence[Any], size: int = BATCH) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+class Sound:
+    """`with Sound(): …`: what a damaged directory makes Chroma raise, its panics too, is Corrupt."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if problem is not None and _tells_damage(problem):
+            raise index_damaged() from problem
+
+
+def _tells_damage(problem: BaseException) -> bool:
+    from chromadb.errors import InternalError
+
+    told = (InternalError, json.JSONDecodeError, UnicodeDecodeError)
+    return isinstance(problem, told) or type(problem).__name__ == "PanicException"
+
+
+def index_damaged() -> Corrupt:
+    return Corrupt(
+        "index_damaged",
+        "The index on this disk is damaged.",
+        "It is built again from what is saved; if this stays, see `python -m pipeline verify`.",
+    )
 
 
 def unreadable() -> tuple[type[Exception], ...]:

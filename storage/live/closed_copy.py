@@ -15,11 +15,13 @@ _SLACK = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A directory that holds the base generation and these journal files, nothing else."""
+    """A directory that holds the base generation (`base`: the sha256 of its manifest) and these
+    journal files, nothing else."""
 
     directory: Path
     journal: tuple[Path, ...]
     records: int
+    base: str = ""
 
 
 def check(directory: Path) -> None:

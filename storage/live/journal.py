@@ -1,23 +1,31 @@
 """The journal: a Parquet file per change of a user's records, until a generation holds it.
 
-Names are numbers that only grow, also when the clock goes back: a manifest says up to which one an
-instance has shipped, and what it ships again after a crash would undo what others wrote since.
+Names begin with numbers that only grow, also when the clock goes back: a manifest says up to which one
+an instance has shipped, and what it ships again after a crash would undo what others wrote since. They
+end with what the content's sha256 begins with, so that a damaged file is never shipped.
 """
 
+import hashlib
 import os
 import secrets
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from errors import Corrupt
+from storage.live import seal, segments
+from storage.live.segments import Row
 from storage.paths import Paths
+
+_DIGITS = 16
 
 
 def write(folder: Path, content: bytes, after: str = "") -> str:
     """A file that is whole or not there; returns its name, which is greater than `after`."""
     folder.mkdir(parents=True, exist_ok=True)
-    last = max([after, *(p.name for p in folder.glob("*.parquet"))])
-    number = max(time.time_ns(), int(last.removesuffix(".parquet") or 0) + 1)
-    path = folder / f"{number:020d}.parquet"
+    last = max([after, *(p.name for p in folder.glob("*.parquet*"))])
+    count = max(time.time_ns(), number(last) + 1)
+    path = folder / f"{count:020d}-{hashlib.sha256(content).hexdigest()[:_DIGITS]}.parquet"
     aside = path.with_suffix(".tmp")
     with aside.open("wb") as file:
         file.write(content)
@@ -27,9 +35,71 @@ def write(folder: Path, content: bytes, after: str = "") -> str:
     return path.name
 
 
+def number(name: str) -> int:
+    """When it was written, in nanoseconds, or a little later."""
+    digits = name.partition(".")[0].partition("-")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
 def pending(paths: Paths, user: str, shipped: str = "") -> list[Path]:
     """What no generation holds yet, oldest first."""
     return sorted(p for p in paths.pending(user).glob("*.parquet") if p.name > shipped)
+
+
+def proved(paths: Paths, user: str, shipped: str = "") -> list[Path]:
+    """The same, each as it was written and none missing that the live store holds: Corrupt
+    otherwise, with the names of what is `lost`."""
+    lost = wanting(paths, user, shipped)
+    if lost:
+        raise damaged(lost)
+    return pending(paths, user, shipped)
+
+
+def wanting(paths: Paths, user: str, shipped: str = "") -> list[str]:
+    """Names of files that are not there any more, or not as they were written."""
+    found = pending(paths, user, shipped)
+    there = {p.name for p in found}
+    bad = {p.name for p in found if not whole(p)}
+    return sorted({n for n in known(paths, user) if n > shipped} - there | bad)
+
+
+def known(paths: Paths, user: str) -> set[str]:
+    """Names that the live store holds, by what it has left in writing."""
+    seals = (seal.read(paths.clean(user)), seal.read(paths.opened(user)))
+    return {name for one in seals if one for name in one.journal}
+
+
+def whole(path: Path) -> bool:
+    """Whether it is what was written; of a name that an earlier version gave, whether it can be
+    read."""
+    digits = path.stem.partition("-")[2]
+    try:
+        if digits:
+            return seal.digest(path).startswith(digits)
+        return bool(list(segments.decode(path)))
+    except (OSError, Corrupt):
+        return False
+
+
+def rows(files: Iterable[Path]) -> Iterator[Row]:
+    for path in files:
+        yield from segments.decode(path)
+
+
+def set_aside(paths: Paths, user: str) -> None:
+    """Damaged files stay, under a name that nobody reads."""
+    for path in pending(paths, user):
+        if not whole(path):
+            path.replace(path.with_suffix(".damaged"))
+
+
+def damaged(names: Iterable[str]) -> Corrupt:
+    return Corrupt(
+        "journal_damaged",
+        "Changes that are not yet saved are damaged or lost on this disk.",
+        "They are written again from the index when it has them; else you are told which.",
+        lost=tuple(names),
+    )
 
 
 def instance(paths: Paths) -> str:

@@ -6,7 +6,8 @@ scripts without spaces. Knows nothing of vectors.
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Fulltext:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._db = sqlite3.connect(path, check_same_thread=False, timeout=30)
         self._db.executescript(
             """
@@ -56,6 +58,15 @@ class Fulltext:
 
     def close(self) -> None:
         self._db.close()
+
+    def check(self, wanted: Mapping[str, set[str]]) -> None:
+        """sqlite3.DatabaseError unless the file that is there now has exactly these ids."""
+        with closing(sqlite3.connect(self._path, timeout=30)) as there:
+            found: dict[str, set[str]] = {}
+            for collection, identity in there.execute("SELECT collection, id FROM entries"):
+                found.setdefault(collection, set()).add(identity)
+        if found != wanted:
+            raise sqlite3.DatabaseError("other entries than the records")
 
     def upsert(self, collection: str, entries: Iterable[Entry]) -> None:
         with self._db:
@@ -122,3 +133,19 @@ class Fulltext:
             for table in ("words", "grams"):
                 self._db.execute(f"DELETE FROM {table} WHERE rowid=?", found)
             self._db.execute("DELETE FROM entries WHERE row=?", found)
+
+
+def built(path: Path, entries: Mapping[str, Iterable[Entry]]) -> Fulltext:
+    """The index anew, of these entries by collection."""
+    for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-journal")):
+        leftover.unlink(missing_ok=True)
+    words = Fulltext(path)
+    for collection, listed in entries.items():
+        words.upsert(collection, listed)
+    return words
+
+
+def tells_damage(problem: sqlite3.DatabaseError) -> bool:
+    """Not a full disk, nor somebody else's lock."""
+    passing = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) not in passing

@@ -1,49 +1,81 @@
 """The open stores, by user: who may open one, and when one is closed.
 
-A store that was not closed cleanly is never opened: it is restored from what is saved and the journal.
-One process at a time has a user's store open. Knows nothing of what a store holds.
+A store is opened only when its seal proves every byte of it; any other is built anew from what is saved
+and the journal. So is, once, one that shows itself damaged while it is open. A copy is published only when
+it holds exactly what is saved. One process at a time has a user's store open, and one user's damage is
+that user's alone. Knows nothing of remotes.
 """
 
 import fcntl
+import logging
 import shutil
+import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
-from errors import Corrupt, QuireError, Unavailable
-from storage.live import closed_copy, journal
-from storage.live.chroma import chroma_version
+from errors import Conflict, Corrupt, QuireError, Unavailable
+from storage.live import closed_copy, journal, seal
+from storage.live.build_chroma import State, differences
+from storage.live.chroma import Sound, VectorStore, chroma_version, index_damaged
 from storage.live.closed_copy import Copy
+from storage.live.seal import Seal
 from storage.live.workspace import Workspace
 from storage.paths import Paths
+
+log = logging.getLogger(__name__)
 
 OPEN_AT_ONCE = 16
 LOADED_AT_ONCE = 200_000  # records, at about 2.5 KB of memory each
 RESTORES_AT_ONCE = 2
+MENDED_AGAIN = 60.0  # seconds: damage that comes back sooner is not mended, it is told
+
+
+class Truth(Protocol):
+    """What a live store is a cache of. Every method raises what the remotes answer while they cannot
+    be asked; then nothing is opened."""
+
+    def live(self, user: str) -> Seal:
+        """Build the live store; which manifest and which files of the journal it holds."""
+
+    def saved(self, user: str, files: Sequence[Path] | None = None) -> tuple[str, State]:
+        """The sha256 of the newest manifest, and its records with these files of the journal on top
+        (None: all that are whole)."""
+
+    def shipped(self, user: str) -> str:
+        """The last file of the journal that a generation holds."""
+
+    def tell(self, user: str, problem: QuireError) -> None:
+        """What the user's status is to say."""
 
 
 @dataclass(slots=True)
 class _Slot:
     """One user's place; `opening` is there while nobody may use the store, `lock` while no other
-    process may."""
+    process may. `went` are saves of this instance since: from which manifest to which. `mended` is
+    when damage was last put right."""
 
     workspace: Workspace | None = None
     lock: IO[str] | None = None
     opening: "Future[None] | None" = None
     busy: int = 0
+    went: dict[str, str] = field(default_factory=dict)
+    mended: float = float("-inf")
 
     def close(self) -> None:
-        """The store, then its lock."""
+        """The store, then its lock. One that cannot be closed is not sealed, and built anew."""
         workspace, self.workspace = self.workspace, None
         try:
             if workspace is not None:
                 workspace.close()
+        except (QuireError, OSError) as problem:
+            log.warning("a store was not closed: %s", problem)
         finally:
             self.release()
 
@@ -70,19 +102,25 @@ def locked(path: Path) -> IO[str]:
     return file
 
 
+def restoring() -> Unavailable:
+    return Unavailable(
+        "restoring",
+        "Your collections are being restored from the store.",
+        "Try again in a few seconds; jobs wait by themselves.",
+    )
+
+
 @dataclass(slots=True)
 class Workspaces:
     """Open stores by user; the least recently used are closed when they are too many or too large.
 
-    `restore(user)` builds a live store; it raises Unavailable while no remote can be asked, and
-    then nothing is opened. Meanwhile, and while it takes longer than `patience` seconds, `open`
-    raises Unavailable: other users are not kept waiting, and a job tries again. So it does while
-    another process has the store open. `shipped(user)` is the last journal file that a generation holds, `changed(user)` is told of every change.
+    While a store is built, and while that takes longer than `patience` seconds, `open` raises
+    Unavailable: other users are not kept waiting, and a job tries again. So it does while another
+    process has the store open. `changed(user)` is told of every change.
     """
 
     paths: Paths
-    restore: Callable[[str], None]
-    shipped: Callable[[str], str] = lambda _: ""
+    truth: Truth
     changed: Callable[[str], None] = lambda _: None
     patience: float = 3.0
     _slots: "OrderedDict[str, _Slot]" = field(default_factory=OrderedDict)
@@ -93,12 +131,16 @@ class Workspaces:
 
     @contextmanager
     def open(self, user: str) -> Iterator[Workspace]:
-        workspace = self._acquire(user)
+        slot, workspace = self._acquire(user)
         try:
             yield workspace
+        except Corrupt as problem:
+            if not workspace.damaged:
+                raise
+            raise restoring() from problem  # whoever comes next has it built anew
         finally:
             with self._lock:
-                self._slots[user].busy -= 1
+                slot.busy -= 1
 
     def restoring(self, user: str) -> bool:
         with self._lock:
@@ -120,7 +162,8 @@ class Workspaces:
         """Close and remove a user's live store and journal for good."""
 
         def remove() -> None:
-            self.paths.clean(user).unlink(missing_ok=True)
+            for path in (self.paths.clean(user), self.paths.opened(user)):
+                path.unlink(missing_ok=True)
             for folder in (self.paths.chroma(user), self.paths.pending(user)):
                 shutil.rmtree(folder, ignore_errors=True)
             for path in self.paths.user(user).glob(f"{self.paths.fulltext(user).name}*"):
@@ -128,31 +171,91 @@ class Workspaces:
 
         self._exclusively(user, remove)
 
+    def mend(self, user: str) -> None:
+        """What is not saved yet, and is damaged or gone in the journal, is journalled again from the
+        index. Nothing is to be saved before."""
+        if self._journal_wants(user):
+            with self.open(user) as workspace:
+                self._mend(user, workspace)
+
+    def went_on(self, user: str, before: str, after: str) -> None:
+        """A save of this instance: what holds its changes on top of `before` holds `after`."""
+        with self._lock:
+            slot = self._slots.setdefault(user, _Slot())
+            slot.went[before] = after
+            if slot.opening is None:
+                self._settle(user, slot)
+
+    # Publishing
+
     def copy(self, user: str) -> Copy | None:
-        """A copy of the closed live store to publish; None while it is in use."""
+        """A copy of the closed live store to publish; None while it is in use. Corrupt when it does
+        not hold exactly what is saved: then the live store is built anew at the next touch."""
         with self.open(user) as workspace:
             if workspace.preparing:
                 return None
-            records = workspace.records_now()
-        target = self.paths.copy(user)
-        taken: list[Copy] = []
+        taken: list[tuple[Copy, Seal]] = []
+        if not self._exclusively(user, lambda: taken.append(self._take(user)), only_idle=True):
+            return None
+        copy, held = taken[0]
+        try:
+            copy = replace(copy, records=self._compared(user, copy))
+        except Corrupt as problem:
+            log.warning("a copy is not published: %s", problem, extra={"user": user})
+            self._distrust(user)
+            raise
+        with self._lock:
+            slot = self._slots.setdefault(user, _Slot())
+            if slot.workspace is None and slot.opening is None:
+                seal.write(self.paths.clean(user), held)
+                self.paths.opened(user).unlink(missing_ok=True)
+        return copy
 
-        def take() -> None:
-            held = tuple(journal.pending(self.paths, user))
+    def _take(self, user: str) -> tuple[Copy, Seal]:
+        """The copy of a closed store, whose seal is withheld until the copy is proved: to read a
+        damaged directory can end the process."""
+        clean, target = self.paths.clean(user), self.paths.copy(user)
+        held = seal.read(clean)
+        if held is None:
+            raise index_damaged()
+        files = journal.proved(self.paths, user, self.truth.shipped(user))
+        seal.write(self.paths.opened(user), Seal(journal=held.journal))
+        clean.unlink()
+        try:
+            closed_copy.copy(self.paths.chroma(user), target)
+        except OSError as problem:
+            raise Unavailable(
+                "publish_failed",
+                f"The Chroma directory cannot be copied ({problem.strerror}).",
+                "Free some disk space; it is tried again.",
+            ) from problem
+        return Copy(directory=target, journal=tuple(files), records=0, base=held.base), held
+
+    def _compared(self, user: str, copy: Copy) -> int:
+        """How many records it holds, each as it is saved or in the journal."""
+        base, state = self.truth.saved(user, copy.journal)
+        if base != copy.base:
+            raise Conflict(
+                "changed_elsewhere",
+                "Another instance saved in between.",
+                "It is read again and the save repeated.",
+            )
+        with Sound():
+            store = VectorStore(copy.directory)
             try:
-                closed_copy.copy(self.paths.chroma(user), target)
-            except Corrupt:
-                self.paths.clean(user).unlink(missing_ok=True)
-                raise
-            except OSError as problem:
-                raise Unavailable(
-                    "publish_failed",
-                    f"The Chroma directory cannot be copied ({problem.strerror}).",
-                    "Free some disk space; it is tried again.",
-                ) from problem
-            taken.append(Copy(directory=target, journal=held, records=records))
+                if next(differences(store, state), None) is not None:
+                    raise index_damaged()
+            finally:
+                store.close()
+        return sum(map(len, state.values()))
 
-        return taken[0] if self._exclusively(user, take, only_idle=True) else None
+    def _distrust(self, user: str) -> None:
+        with self._lock:
+            slot = self._slots.setdefault(user, _Slot())
+            if slot.workspace is not None:
+                slot.workspace.damaged = True
+
+    # Opening
 
     def _exclusively(
         self, user: str, work: Callable[[], object], *, only_idle: bool = False
@@ -177,21 +280,21 @@ class Workspaces:
             work()
         finally:
             slot.release()
-            with self._lock:
-                slot.opening = None
+            self._opened_or_not(user, slot)
             done.set_result(None)
         return True
 
-    def _acquire(self, user: str) -> Workspace:
+    def _acquire(self, user: str) -> tuple[_Slot, Workspace]:
         limit = time.monotonic() + self.patience
         while True:
             with self._lock:
                 slot = self._slots.setdefault(user, _Slot())
                 self._slots.move_to_end(user)
+                there = slot.workspace
                 current = slot.busy or not self.paths.stale(user).exists()
-                if slot.opening is None and slot.workspace is not None and current:
+                if slot.opening is None and there and not there.damaged and current:
                     slot.busy += 1
-                    return slot.workspace
+                    return slot, there
                 if slot.opening is None:
                     slot.opening = Future()
                     threading.Thread(
@@ -199,40 +302,105 @@ class Workspaces:
                     ).start()
                 opening = slot.opening
             if not wait([opening], timeout=max(0.0, limit - time.monotonic())).done:
-                raise Unavailable(
-                    "restoring",
-                    "Your collections are being restored from the store.",
-                    "Try again in a few seconds; jobs wait by themselves.",
-                )
+                raise restoring()
             opening.result()
 
     def _ready(self, user: str, slot: _Slot, opening: "Future[None]") -> None:
-        """Open the user's store, rebuilt first when it is not whole; errors go to who waits."""
+        """Open the user's store, built first when it is not proved; errors go to who waits."""
         problem: BaseException | None = None
         try:
-            slot.lock = slot.lock or locked(self.paths.lock(user))
-            if slot.workspace is not None:
-                slot.workspace.close()
-                slot.workspace = None
-            clean, stale = self.paths.clean(user), self.paths.stale(user)
-            whole = clean.exists() and clean.read_text(encoding="ascii") == chroma_version()
-            if not whole or stale.exists():
-                clean.unlink(missing_ok=True)
-                with self._restores:
-                    self.restore(user)
-            slot.workspace = Workspace(self.paths, user, self.shipped(user), self.changed)
+            slot.workspace = self._opened(user, slot)
         except QuireError as caught:
             problem = caught
+        except OSError as caught:
+            problem = Unavailable(
+                "live_store_failed",
+                f"The live store cannot be read or written ({caught.strerror}).",
+                "Check the disk and its free space; it is tried again.",
+            )
+            problem.__cause__ = caught
         finally:
+            problem = problem or sys.exception()
             if slot.workspace is None:
                 slot.release()
-            with self._lock:
-                slot.opening = None
+            self._opened_or_not(user, slot)
             if problem is not None:
                 opening.set_exception(problem)
             else:
                 opening.set_result(None)
         self._make_room(user)
+
+    def _opened(self, user: str, slot: _Slot) -> Workspace:
+        spoilt = slot.workspace is not None and slot.workspace.damaged
+        if slot.workspace is not None:
+            lock, slot.lock = slot.lock, None
+            slot.close()
+            slot.lock = lock
+        slot.lock = slot.lock or locked(self.paths.lock(user))
+        held = self._sealed(user)
+        proved = held and self._proved(user, held)
+        if proved:
+            try:
+                workspace = self._made(user, proved)
+            except Corrupt as problem:
+                log.warning("a sealed store is damaged: %s", problem, extra={"user": user})
+            else:
+                with ExitStack() as undo:
+                    undo.callback(workspace.close)
+                    self._mend(user, workspace)
+                    undo.pop_all()
+                return workspace
+        if spoilt and time.monotonic() - slot.mended < MENDED_AGAIN:
+            raise index_damaged()
+        with self._restores:
+            workspace = self._made(user, self.truth.live(user))
+        if held or spoilt:
+            slot.mended = time.monotonic()
+            log.warning("the index was damaged and built anew", extra={"user": user})
+            self.truth.tell(user, rebuilt())
+        return workspace
+
+    def _made(self, user: str, held: Seal) -> Workspace:
+        return Workspace(self.paths, user, held, self.truth.shipped, self.changed)
+
+    def _sealed(self, user: str) -> Seal | None:
+        """The seal of a closed store that goes on from what this machine goes on from."""
+        held = seal.read(self.paths.clean(user))
+        if held is None or held.chroma != chroma_version() or self.paths.stale(user).exists():
+            return None
+        return held if held.base == seal.base(self.paths, user) else None
+
+    def _proved(self, user: str, held: Seal) -> Seal | None:
+        """The seal of a store that is byte for byte what was closed, with nothing in the journal that
+        it lacks. Its `words` are none when the keyword index alone is not."""
+        pending = journal.pending(self.paths, user, self.truth.shipped(user))
+        lacks = {p.name for p in pending} - set(held.journal)
+        if lacks or held.index != seal.index(self.paths, user):
+            return None
+        return held if held.words == seal.words(self.paths, user) else replace(held, words={})
+
+    def _journal_wants(self, user: str) -> bool:
+        return bool(journal.wanting(self.paths, user, self.truth.shipped(user)))
+
+    def _mend(self, user: str, workspace: Workspace) -> None:
+        if self._journal_wants(user):
+            rows = workspace.rejournal(self.truth.saved(user)[1])
+            log.warning("journalled again from the index: %d rows", rows, extra={"user": user})
+
+    def _opened_or_not(self, user: str, slot: _Slot) -> None:
+        with self._lock:
+            slot.opening = None
+            self._settle(user, slot)
+
+    def _settle(self, user: str, slot: _Slot) -> None:
+        """Saves of this instance are what the store goes on from, open or closed."""
+        if not slot.went:
+            return
+        if slot.workspace is not None:
+            slot.workspace.base = _followed(slot.went, slot.workspace.base)
+        elif held := seal.read(self.paths.clean(user)):
+            seal.write(self.paths.clean(user), replace(held, base=_followed(slot.went, held.base)))
+        slot.went.clear()
 
     def _make_room(self, opened: str) -> None:
         while True:
@@ -247,4 +415,21 @@ class Workspaces:
                 ]
             if not idle or (len(there) <= OPEN_AT_ONCE and loaded <= LOADED_AT_ONCE):
                 return
-            self._exclusively(idle[0], lambda: None, only_idle=True)
+            try:
+                self._exclusively(idle[0], lambda: None, only_idle=True)
+            except (QuireError, OSError) as problem:
+                log.warning("a store was not closed: %s", problem, extra={"user": idle[0]})
+
+
+def _followed(went: dict[str, str], base: str) -> str:
+    while base in went:
+        base = went.pop(base)
+    return base
+
+
+def rebuilt() -> Corrupt:
+    return Corrupt(
+        "index_rebuilt",
+        "The index on this disk was lost or damaged; it was built again from what is saved.",
+        "Nothing needs to be done.",
+    )
