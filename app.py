@@ -135,7 +135,7 @@ def main() -> None:
         mcp_server=True,
         quiet=True,
         theme=page.theme(),
-        head=page.HEAD,
+        head=page.head(settings),
         prevent_thread_lock=True,
         app_kwargs={
             "routes": routes(app),

@@ -44,6 +44,7 @@ ROUTES = {
     "/status": OWNER,
     "/events": OWNER,
     "/account": OWNER,
+    "/account/sign-out": OWNER,
     "/account/tokens": OWNER,
     "/account/tokens/revoke": OWNER,
     "/gradio_api/upload": OWNER,
@@ -56,7 +57,6 @@ ROUTES = {
     "/config": OPEN,
     "/login/huggingface": OPEN,
     "/login/callback": OPEN,
-    "/logout": OPEN,
     "/static/{path:path}": OPEN,
     "/assets/{path:path}": OPEN,
     "/svelte/{path:path}": OPEN,
@@ -86,6 +86,7 @@ ROUTES = {
     # Gradio's, which nobody needs here
     "/openapi.json": CLOSED,
     "/login": CLOSED,
+    "/logout": CLOSED,
     "/monitoring": CLOSED,
     "/monitoring/summary": CLOSED,
     "/monitoring/{key}": CLOSED,

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,7 +60,16 @@ def session(name: str, *, ends_in: float = 600) -> dict[str, Any]:
         "preferred_username": name,
         "orgs": [{"preferred_username": o} for o in orgs],
     }
-    return {"oauth_info": {"userinfo": person, "expires_at": time.time() + ends_in}}
+    token = f"hf_oauth_{name}"
+    told = {"userinfo": person, "expires_at": time.time() + ends_in, "access_token": token}
+    return {"oauth_info": told}
+
+
+def at_the_page(who: Identity, name: str, **options: Any) -> Request:
+    """The request of somebody who has just signed in."""
+    made = session(name, **options)
+    who.sign_in(made)
+    return request(made)
 
 
 def code(caught: Any) -> str:
@@ -70,7 +80,7 @@ def test_a_person_is_the_same_by_session_by_hub_token_and_by_own_token(
     tmp_path: Path, provider: Provider
 ) -> None:
     who = identity(tmp_path)
-    signed = who.of(request(session("ada")))
+    signed = who.of(at_the_page(who, "ada"))
     assert (signed.name, signed.kind, signed.in_person) == ("ada", "person", True)
     by_hub = who.of(bearer("hf_ada"))
     _, text = who.accounts.mint(signed.key, "script", name="ada", orgs=signed.orgs)
@@ -106,7 +116,7 @@ def test_a_hub_that_is_away_is_no_refusal(tmp_path: Path, provider: Provider) ->
 
 def test_a_token_is_stored_hashed_told_once_and_revoked_at_once(tmp_path: Path) -> None:
     who = identity(tmp_path)
-    ada = who.of(request(session("ada")))
+    ada = who.of(at_the_page(who, "ada"))
     token, text = who.accounts.mint(ada.key, "  my \n script ", name="ada", orgs=())
     assert token.label == "my script"
     assert text.encode() not in (tmp_path / "catalog.sqlite").read_bytes()
@@ -142,15 +152,85 @@ def test_tokens_are_bounded_in_number(tmp_path: Path) -> None:
 def test_a_session_ends_with_its_access_token(tmp_path: Path) -> None:
     who = identity(tmp_path)
     with pytest.raises(Refused) as caught:
-        who.of(request(session("ada", ends_in=-1)))
+        who.of(at_the_page(who, "ada", ends_in=-1))
     assert code(caught) == "sign_in"
+
+
+def test_who_signed_out_is_out_with_every_copy_also_after_a_restart(
+    tmp_path: Path, provider: Provider
+) -> None:
+    who, copy = identity(tmp_path), session("ada")
+    provider.tokens["hf_oauth_ada"] = "ada"  # the cookie holds it, and the Hub still knows it
+    who.sign_in(copy)
+    kept = deepcopy(copy)
+    assert who.of(request(deepcopy(copy))).name == "ada"
+    who.sign_out(request(copy))
+    assert copy == {}
+    for later in (who, identity(tmp_path)):
+        again = deepcopy(kept)
+        later.sign_in(again)  # the callback's route, called with the old cookie
+        asked = request(again)
+        with pytest.raises(Refused) as caught:
+            later.of(asked)
+        assert code(caught) == "sign_in"
+        assert again == {}  # so that Gradio hands out nothing of it
+        for sent in (bearer("hf_oauth_ada"), request()):
+            with pytest.raises(Refused) as caught:
+                later.of(sent, "hf_oauth_ada")
+            assert code(caught) == "token_refused"
+    del provider.tokens["hf_oauth_ada"]
+
+
+def test_a_session_that_this_quire_did_not_begin_is_none(tmp_path: Path) -> None:
+    """Whoever knows the key of the cookies can still sign nobody in."""
+    with pytest.raises(Refused) as caught:
+        identity(tmp_path).of(request(session("ada")))
+    assert code(caught) == "sign_in"
+
+
+def test_a_token_goes_by_the_organisations_that_were_read_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = identity(tmp_path, QUIRE_ALLOWED="engines, bob")
+    ada = who.of(at_the_page(who, "ada"))
+    _, text = who.accounts.mint(ada.key, "script", name="ada", orgs=ada.orgs)
+    assert who.of(bearer(text)).orgs == ("engines",)
+    monkeypatch.setitem(PEOPLE, "ada", (PEOPLE["ada"][0], []))  # she left
+    left = session("ada")
+    left["oauth_info"]["access_token"] = "another"
+    who.sign_in(left)
+    with pytest.raises(Refused) as caught:
+        who.of(bearer(text))
+    assert code(caught) == "not_allowed"
+
+
+def test_organisations_are_believed_for_days_and_the_allowed_by_name_for_ever(
+    tmp_path: Path,
+) -> None:
+    who = identity(tmp_path, QUIRE_ALLOWED="engines bob")
+    tokens = {}
+    for name, orgs in (("ada", ("engines",)), ("bob", ())):
+        key = who.of(at_the_page(who, name)).key
+        tokens[name] = who.accounts.mint(key, "script", name=name, orgs=orgs)[1]
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as database:
+        for table, column in (("people", "read_at"), ("tokens", "created_at")):
+            database.execute(f"UPDATE {table} SET {column} = {column} - 8 * 86400")
+    with pytest.raises(Refused) as caught:
+        who.of(bearer(tokens["ada"]))
+    assert code(caught) == "membership_old"
+    assert who.of(bearer(tokens["bob"])).name == "bob"
+    assert identity(tmp_path).of(bearer(tokens["ada"])).name == "ada"  # where all may come in
+    fresh = session("ada")
+    fresh["oauth_info"]["access_token"] = "another"
+    who.sign_in(fresh)
+    assert who.of(bearer(tokens["ada"])).name == "ada"
 
 
 def test_only_the_allowed_come_in(tmp_path: Path, provider: Provider) -> None:
     who = identity(tmp_path, QUIRE_ALLOWED="Engines, bob")
-    assert who.of(request(session("ada"))).name == "ada"  # of the organisation
+    assert who.of(at_the_page(who, "ada")).name == "ada"  # of the organisation
     assert who.of(bearer("hf_bob")).name == "bob"
-    for stranger in (request(session("eve")), bearer("hf_eve")):
+    for stranger in (at_the_page(who, "eve"), bearer("hf_eve")):
         with pytest.raises(Refused) as caught:
             who.of(stranger)
         assert code(caught) == "not_allowed"
@@ -280,12 +360,40 @@ def test_a_person_signs_in_makes_a_token_uses_and_revokes_it(space: Space) -> No
     with pytest.raises(Refusal) as caught:
         script.call("status")
     assert caught.value.code == "token_refused"
-    assert ada.follow("/logout") == 200
+    stolen = Person(app.url, cookies=dict(ada.cookies))
+    assert stolen.call("status")["you"]["name"] == "ada"
+    assert ada.ask("/logout")[0] == 404
+    followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    for path in ("/logout", "/account/sign-out", "/login/huggingface"):  # links on another site
+        ada.ask(path, None, "GET", **followed)
+    assert ada.post("/account/sign-out", {})[0] == 403
+    assert ada.call("status")["you"]["name"] == "ada"
+    assert ada.post("/account/sign-out", {}, X_Quire="1")[0] == 200
+    assert ada.ask("/")[0] == 200
     assert ada.call("status")["you"]["kind"] == "visitor"
+    assert stolen.ask("/login/callback?code=x&state=y")[2]["location"].startswith("/login/")
+    with pytest.raises(Refusal) as caught:
+        stolen.call("status")
+    assert caught.value.code == "sign_in"
     for secret in (made["token"], "hf_ada", *provider.tokens):
         assert secret not in (app.data / "app.log").read_text(encoding="utf-8")
         for file in app.data.glob("*.sqlite*"):
             assert secret.encode() not in file.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sign_in_is_finished_only_where_it_was_begun(space: Space) -> None:
+    """An answer of the Hub that another browser asked for signs nobody in."""
+    app, provider = space
+    eve, ada = Person(app.url), Person(app.url)
+    provider.person = "eve"
+    to_hub = eve.ask("/login/huggingface")[2]["location"]
+    back = eve.ask(to_hub)[2]["location"]
+    provider.person = "ada"
+    assert ada.ask(back)[2]["location"].startswith("/login/huggingface")
+    assert ada.ask("/account")[0] == 401
+    foreign = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert ada.ask("/login/huggingface", None, "GET", **foreign)[2]["location"] == "/"
 
 
 @pytest.mark.slow

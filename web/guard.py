@@ -4,18 +4,20 @@ Gradio's own routes are closed unless named here; what a queue or an event strea
 to the caller that began it. Knows nothing of jobs or pages.
 """
 
+import base64
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import InputError, NotFound, QuireError, Refused
@@ -30,7 +32,9 @@ _GRADIO = re.compile(
     r"/gradio_api/(info/?|openapi\.json|startup-events|theme\.css|app_id/?|queue/(join|data)|call/.+"
     r"|run/[^/]+/?|cancel|reset/?|heartbeat/[^/]+|upload|upload_progress|mcp/?|mcp/schema)"
 )
-_CLOSED = re.compile(r"/(monitoring.*|login/?|token/?|openapi\.json|gradio_api|docs|redoc)")
+_CLOSED = re.compile(
+    r"/(monitoring.*|login/?|logout/?|token/?|openapi\.json|gradio_api|docs|redoc)"
+)
 _FREE = re.compile(
     r"/(static|assets|svelte|page)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|healthz|readyz)"
 )
@@ -38,28 +42,14 @@ _ARRIVALS = {"/", "/config", "/config/"}
 _PICTURES = re.compile(r"/(pages|figures)/.*")
 _CALL = re.compile(r"/gradio_api/(queue/join|call/.+|run/.+|cancel|reset/?)")
 _EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
-_SIGN_IN = "/login/huggingface"
+_SIGN_IN, _CALLBACK = "/login/huggingface", "/login/callback"
 _UPLOAD = "/gradio_api/upload"
 _SESSION = re.compile(r"/gradio_api/heartbeat/([^/]+)")
-_SCRIPTS = "'self' 'unsafe-inline' 'unsafe-eval' blob: https://cdnjs.cloudflare.com"
+_INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.S | re.I)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    "Content-Security-Policy": "; ".join([
-        "default-src 'self'",
-        f"script-src {_SCRIPTS}",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob: https://huggingface.co https://*.huggingface.co",
-        "font-src 'self' data:",
-        "media-src 'self' blob:",
-        "worker-src 'self' blob:",
-        "connect-src 'self'",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self' https://huggingface.co",
-        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",
-    ]),
 }
 
 
@@ -100,10 +90,13 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 out = MutableHeaders(scope=message)
+                out.setdefault("Content-Security-Policy", policy())
                 for name, value in _HEADERS.items():
                     out.setdefault(name, value)
                 for value in cookie:
                     out.append("set-cookie", value)
+                if scope["path"] == _CALLBACK:
+                    await run_in_threadpool(self.identity.sign_in, scope.get("session") or {})
                 if scope["path"] == _SIGN_IN and "push" not in request.query_params:
                     out["location"] = modest(out.get("location", "/"))
             await send(message)
@@ -113,6 +106,9 @@ class Guard:
             try:
                 self._from_where(request.headers, scope["method"])
                 _open(scope["path"])
+                if moved := _moved(request):
+                    await moved(scope, receive, guarded)
+                    return
                 caller = await self._caller(request)
                 cookie += self._arrival(request)
                 self._within_limits(request, caller, held)
@@ -124,7 +120,7 @@ class Guard:
                 noting = self._noting(guarded, self._who(request, caller))
                 await self.app(scope, receive, noting)
             else:
-                await self.app(scope, receive, guarded)
+                await self.app(scope, receive, _with_policy(guarded))
 
     # From where
 
@@ -253,6 +249,52 @@ def _inside(request: Request) -> bool:
     return host in _LOOPBACK and request.headers.get("x-gradio-user") == "mcp"
 
 
+def policy(page: bytes = b"") -> str:
+    """What a page may load: the app's own files, and of scripts that stand in the page those that the
+    server wrote into it. Nothing is evaluated; nobody but the Hub may frame it."""
+    written = {base64.b64encode(hashlib.sha256(s).digest()).decode() for s in _INLINE.findall(page)}
+    return "; ".join([
+        "default-src 'self'",
+        " ".join(["script-src 'self'", *(f"'sha256-{digest}'" for digest in sorted(written))]),
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob: https://huggingface.co https://*.huggingface.co",
+        "font-src 'self' data:",
+        "media-src 'self' blob:",
+        "worker-src 'self'",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self' https://huggingface.co",
+    ])
+
+
+def _with_policy(send: Send) -> Send:
+    """Holds a page back until it is whole, since its policy names the scripts in it."""
+    held: list[Message] = []
+    parts: list[bytes] = []
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            html = Headers(scope=message).get("content-type", "").startswith("text/html")
+            if html:
+                held.append(message)
+            else:
+                await send(message)
+            return
+        if not held:
+            await send(message)
+            return
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            start, body = held.pop(), b"".join(parts)
+            MutableHeaders(scope=start)["Content-Security-Policy"] = policy(body)
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+
+    return sending
+
+
 def foreign(headers: Mapping[str, str], method: str) -> bool:
     """Whether a browser says that another site asked, other than by following a link."""
     site = headers.get("sec-fetch-site")
@@ -281,6 +323,19 @@ def refusal(problem: QuireError) -> Response:
     if "wait" in problem.details:
         headers["Retry-After"] = str(int(problem.details["wait"]) + 1)
     return JSONResponse({"error": problem.as_dict()}, _status(problem), headers)
+
+
+def _moved(request: Request) -> Response | None:
+    """A page's address in today's words: `page` and `deep_link` are Gradio's own. A link on another
+    site leads to the page; signing in is begun there."""
+    asked, path = request.query_params, request.scope["path"]
+    if path == _SIGN_IN and foreign(request.headers, "POST"):
+        return RedirectResponse("/", 303)
+    if path != "/" or not {"page", "deep_link"} & set(asked):
+        return None
+    kept = {"p": asked["page"], **asked} if "page" in asked else dict(asked)
+    query = urlencode({name: kept[name] for name in kept if name not in {"page", "deep_link"}})
+    return RedirectResponse(f"/?{query}" if query else "/", 307)
 
 
 def _open(path: str) -> None:

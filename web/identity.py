@@ -21,7 +21,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from errors import QuireError, Refused, Unavailable
 from settings import Settings
-from storage.catalog.tokens import PREFIX, Accounts
+from storage.catalog.tokens import MEMBER_FOR, PREFIX, Accounts
 from storage.paths import UserKey, user_key
 from web.rate_limit import Breaker, Buckets, Share, network, too_many
 
@@ -31,6 +31,7 @@ COOKIES = (
 )  # the second is partitioned: for a Hub page's frame
 _KNOWN_FOR, _REFUSED_FOR, _VISIT_EVERY = 300.0, 60.0, 300.0
 _GOOD_FOR = 86_400.0  # a token that was good is no stranger's
+_SIGNED_IN_FOR = MEMBER_FOR  # at most; the Hub's access tokens end earlier
 _REMEMBERED = 4096
 PUSH_SCOPES = {"contribute-repos", "write-repos", "manage-repos"}  # of a sign-in
 Kept = TypeVar("Kept")
@@ -109,14 +110,14 @@ class Identity:
         seen: Caller | None = inner.scope.get("quire_caller")  # the guard has looked already
         if seen and (not oauth_token or seen.kind != "visitor"):
             return seen
+        session = inner.scope.get("session") or {}
+        person = self._signed_in(session)
         refused: QuireError | None = inner.scope.get("quire_refused")
         if refused and not oauth_token:
             raise refused
         scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and bearer.strip():
             return self._admitted(self._by_token(bearer.strip(), inner))
-        session = inner.scope.get("session") or {}
-        person = _signed_in(session)
         if person:
             return self._admitted(self._person(person, _may_push(session)))
         if oauth_token:
@@ -131,7 +132,7 @@ class Identity:
         if scheme.lower() == "bearer" and not bearer.startswith(PREFIX):
             return str(bearer.strip())
         session = inner.scope.get("session") or {}
-        if _signed_in(session):
+        if self._signed_in(session):
             oauth_token = session["oauth_info"]["access_token"] if _may_push(session) else None
         if not oauth_token:
             raise Refused(
@@ -140,6 +141,23 @@ class Identity:
                 "Sign in with Hugging Face and allow it, or send a Hugging Face token that may.",
             )
         return str(oauth_token)
+
+    def sign_in(self, session: dict[str, Any]) -> None:
+        """Somebody has just come back from the Hub: known from now on, until they sign out."""
+        info = session.get("oauth_info") or {}
+        token, told = info.get("access_token"), info.get("userinfo") or {}
+        if not token or not told.get("sub") or self.accounts.signed_in(token) is not None:
+            return  # nobody, or one who was there before: what is over does not begin again
+        person = self._person(told, may_push=False)
+        ends = float(info.get("expires_at") or time.time() + _SIGNED_IN_FOR)
+        self.accounts.met(person.key, person.name, person.orgs)
+        self.accounts.sign_in(token, person.key, min(ends, time.time() + _SIGNED_IN_FOR))
+
+    def sign_out(self, request: Any) -> None:
+        """Every copy of that session's cookie, and of the Hub token in it, is nobody's from now on."""
+        info = (request.scope.get("session") or {}).pop("oauth_info", None) or {}
+        if info.get("access_token"):
+            self.accounts.sign_out(info["access_token"])
 
     def new_visitor(self) -> str:
         """A cookie's value that only this Space can have made."""
@@ -155,6 +173,16 @@ class Identity:
         seen = hmac.new(self.settings.secret, b"visitor cookie " + made.encode(), hashlib.sha256)
         return seen.hexdigest()[:32]
 
+    def _signed_in(self, session: dict[str, Any]) -> dict[str, Any] | None:
+        """The Hub's word on who signed in, until its access token ends or they sign out. A session
+        that is over is emptied, so that Gradio does not go by it either."""
+        info = session.get("oauth_info") or {}
+        person = info.get("userinfo") or {}
+        if person.get("sub") and self.accounts.signed_in(str(info.get("access_token", ""))):
+            return dict(person)
+        session.pop("oauth_info", None)
+        return None
+
     def _person(self, info: dict[str, Any], may_push: bool) -> Caller:
         return Caller(
             key=self._key(f"hf:{info['sub']}"),
@@ -167,6 +195,8 @@ class Identity:
     def _by_token(self, token: str, request: Any) -> Caller:
         """A token that was never good is asked about as often as its address may be wrong."""
         digest = hashlib.sha256(token.encode(errors="replace")).hexdigest()
+        if self.accounts.signed_in(token) is False:  # a sign-in's token, and they signed out
+            raise _token_refused()
         known = self._hub.get(digest)
         if isinstance(known, QuireError):
             raise Refused(known.code, known.message, known.advice)
@@ -191,7 +221,15 @@ class Identity:
         found = self.accounts.holder(token)
         if found is None:
             raise _token_refused()
-        return Caller(key=UserKey(found.user), name=found.name, kind="token", orgs=found.orgs)
+        known = Caller(key=UserKey(found.user), name=found.name, kind="token", orgs=found.orgs)
+        old = found.read_at < time.time() - MEMBER_FOR
+        if self.settings.allowed and old and found.name.lower() not in self.settings.allowed:
+            raise Refused(
+                "membership_old",
+                "Whose organisations this token goes by was read too long ago.",
+                "Sign in at the page once; the token goes on then.",
+            )
+        return known
 
     def _by_hub_token(self, token: str, digest: str) -> Caller:
         try:
@@ -201,6 +239,7 @@ class Identity:
             self._hub.put(digest, problem, _REFUSED_FOR)
             raise
         self._hub.put(digest, found, _KNOWN_FOR)
+        self.accounts.met(found.key, found.name, found.orgs)
         return found
 
     def _asked(self, token: str) -> Caller:
@@ -272,16 +311,6 @@ def address(request: Any, settings: Settings) -> str:
     forwarded = request.headers.get("x-forwarded-for", "") if settings.space_id else ""
     client: str = request.client.host if request.client else ""
     return forwarded.split(",")[-1].strip() or client
-
-
-def _signed_in(session: dict[str, Any]) -> dict[str, Any] | None:
-    """The Hub's word on who signed in, until its access token ends."""
-    info = session.get("oauth_info") or {}
-    person = info.get("userinfo") or {}
-    ends = info.get("expires_at")
-    if not person.get("sub") or (ends is not None and ends < time.time()):
-        return None
-    return dict(person)
 
 
 def modest(redirect: str) -> str:

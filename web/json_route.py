@@ -24,13 +24,14 @@ NO_STORE = {"Cache-Control": "no-store"}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """A request of a known caller; `body` is the JSON that came with it, `hub_token` gives the Hub
-    token that did, or Refused."""
+    token that did, or Refused; `sign_out` ends the session that it came in."""
 
     caller: Caller
     path: Mapping[str, Any]
     query: Mapping[str, str]
     body: Mapping[str, Any]
     hub_token: Callable[[], str]
+    sign_out: Callable[[], None]
 
     @property
     def user(self) -> str:
@@ -54,6 +55,7 @@ def route(
                 query=request.query_params,
                 body=body,
                 hub_token=lambda: app.identity.hub_token(request),
+                sign_out=lambda: app.identity.sign_out(request),
             )
         )
 

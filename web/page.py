@@ -10,14 +10,10 @@ from typing import Any
 
 import gradio as gr
 
+from settings import Settings
 from web import api, assets
 from web.api import App
 from web.identity import PUSH_SCOPES
-
-HEAD = (
-    f'<link rel="stylesheet" href="{assets.url("page.css")}">'
-    f'<script type="module" src="{assets.url("app.js")}"></script>'
-)
 
 
 def build(app: App) -> Any:
@@ -26,20 +22,14 @@ def build(app: App) -> Any:
     def here(request: gr.Request) -> None:
         app.caller(request)
 
+    # Made outside of the page it has no script of its own; that it is there opens the sign-in's routes.
+    sign_in = gr.LoginButton(visible=False) if app.settings.space_id else None
     with gr.Blocks(title="Quire", fill_width=True, delete_cache=(3600, 86400)) as demo:
         api.register(app)
-        settings = app.settings
-        told = {
-            "max_file_mb": settings.max_file_mb,
-            "max_pages": settings.max_pages,
-            "version": api.VERSION,
-            "may_ask_to_push": bool(PUSH_SCOPES & set(settings.oauth_scopes)),
-        }
-        place = f'<div id="quire" data-told="{html.escape(json.dumps(told))}">'
-        gr.HTML(f"{place}<noscript>Quire needs JavaScript.</noscript></div>", padding=False)
-        if settings.space_id:
-            gr.LoginButton(elem_id="sign-in")
-        if settings.zero_gpu:  # an open page keeps its owner's GPU token fresh
+        gr.Column(elem_id="place")  # which the page's script fills; gr.HTML would need `eval`
+        if sign_in:
+            sign_in.render()  # type: ignore[no-untyped-call]
+        if app.settings.zero_gpu:  # an open page keeps its owner's GPU token fresh
             gr.Timer(20).tick(
                 here,
                 None,
@@ -49,6 +39,21 @@ def build(app: App) -> Any:
             )
     api.hide_the_rest(demo)
     return demo
+
+
+def head(settings: Settings) -> str:
+    """The page's scripts and styles, and what they are told."""
+    told = {
+        "max_file_mb": settings.max_file_mb,
+        "max_pages": settings.max_pages,
+        "version": api.VERSION,
+        "may_ask_to_push": bool(PUSH_SCOPES & set(settings.oauth_scopes)),
+    }
+    return (
+        f'<meta name="quire" content="{html.escape(json.dumps(told))}">'
+        f'<link rel="stylesheet" href="{assets.url("page.css")}">'
+        f'<script type="module" src="{assets.url("app.js")}"></script>'
+    )
 
 
 def theme() -> gr.themes.Base:

@@ -1,16 +1,31 @@
-"""Who may come in besides people who sign in: own API tokens and anonymous visitors, as rows.
+"""Who may come in, as rows: people who signed in and until when, their API tokens, visitors.
 
-A token is known by its SHA-256 only, so that neither the database nor its backup lets anybody in.
+Tokens and sign-ins are known by their SHA-256 only, so that neither the database nor its backup lets
+anybody in. A sign-in that has no row is none: a lost database signs everybody out.
 Knows nothing of requests, cookies or the Hub.
 """
 
+import contextlib
 import hashlib
 import json
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Column, Float, MetaData, String, Table, Text, delete, insert, select, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound, Refused
@@ -19,6 +34,8 @@ from storage.catalog.schema import connect
 PREFIX = "quire_"
 MAX_TOKENS = 20
 TOKEN_DAYS = 180
+_KEPT_FOR = 90 * 86400.0  # the row of a sign-in that is over; the Hub's tokens end earlier
+MEMBER_FOR = 7 * 86400.0  # seconds after which organisations have to be read again
 
 _meta = MetaData()
 _tokens = Table(
@@ -32,6 +49,21 @@ _tokens = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
 )
+_sessions = Table(
+    "sessions",
+    _meta,
+    Column("digest", String(64), primary_key=True),
+    Column("user", String(32), nullable=False, index=True),
+    Column("ends_at", Float, nullable=False, index=True),
+    Column("ended", Boolean, nullable=False),
+)
+_people = Table(
+    "people",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("read_at", Float, nullable=False),
+)
 _visitors = Table(
     "visitors",
     _meta,
@@ -42,13 +74,14 @@ _visitors = Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """`name` and `orgs` are who minted it, as it was then; times are Unix seconds."""
+    """`name` and `orgs` are its owner's, as they were at `read_at`; times are Unix seconds."""
 
     id: str
     user: str
     label: str
     name: str
     orgs: tuple[str, ...]
+    read_at: float
     created_at: float
     expires_at: float
 
@@ -79,6 +112,7 @@ class Accounts:
             label=label,
             name=name,
             orgs=orgs,
+            read_at=now,
             created_at=now,
             expires_at=now + TOKEN_DAYS * 86400,
         )
@@ -111,27 +145,48 @@ class Accounts:
             raise NotFound("token_not_found", "There is no such token.", "Reload the page.")
 
     def holder(self, text: str) -> Token | None:
-        """The token of that text while it is valid."""
+        """The token of that text while it is valid, with what was read of its owner last."""
         query = select(_tokens).where(_tokens.c.digest == _digest(text))
         with self._engine.connect() as db:
             row = db.execute(query).first()
-        found = _token(row) if row else None
-        return found if found and found.expires_at > time.time() else None
+            if row is None or row.expires_at < time.time():
+                return None
+            owner = db.execute(select(_people).where(_people.c.user == row.user)).first()
+        found = _token(row)
+        if owner is None or owner.read_at < found.read_at:
+            return found
+        known = json.loads(owner.holder)
+        return replace(found, name=known["name"], orgs=tuple(known["orgs"]), read_at=owner.read_at)
+
+    def met(self, user: str, name: str, orgs: tuple[str, ...]) -> None:
+        """What the Hub has just said of somebody; their tokens go by it."""
+        told = {"holder": json.dumps({"name": name, "orgs": orgs}), "read_at": time.time()}
+        self._put(_people, {"user": user}, told)
+
+    def sign_in(self, secret: str, user: str, ends_at: float) -> None:
+        """From now on until then; `secret` is only its holder's."""
+        with self._engine.begin() as db:
+            db.execute(delete(_sessions).where(_sessions.c.ends_at < time.time() - _KEPT_FOR))
+        made = {"user": user, "ends_at": ends_at, "ended": False}
+        self._put(_sessions, {"digest": _digest(secret)}, made)
+
+    def sign_out(self, secret: str) -> None:
+        """Every copy of it is refused from now on."""
+        with self._engine.begin() as db:
+            db.execute(
+                update(_sessions).where(_sessions.c.digest == _digest(secret)).values(ended=True)
+            )
+
+    def signed_in(self, secret: str) -> bool | None:
+        """Whether that sign-in goes on; None when it never was."""
+        query = select(_sessions).where(_sessions.c.digest == _digest(secret))
+        with self._engine.connect() as db:
+            row = db.execute(query).first()
+        return None if row is None else not row.ended and row.ends_at > time.time()
 
     def saw_visitor(self, user: str) -> None:
         """Puts off the end of that visitor's workspace."""
-        now = time.time()
-        with self._engine.begin() as db:
-            known = db.execute(
-                update(_visitors).where(_visitors.c.user == user).values(seen_at=now)
-            )
-        if known.rowcount:
-            return
-        try:
-            with self._engine.begin() as db:
-                db.execute(insert(_visitors).values(user=user, seen_at=now))
-        except IntegrityError:
-            return  # two first requests at once
+        self._put(_visitors, {"user": user}, {"seen_at": time.time()})
 
     def visitors_unseen_since(self, moment: float) -> list[str]:
         query = select(_visitors.c.user).where(_visitors.c.seen_at < moment)
@@ -139,10 +194,19 @@ class Accounts:
             return [row.user for row in db.execute(query)]
 
     def forget(self, user: str) -> None:
-        """No token and no visit of that user is left."""
+        """No row of that user is left."""
         with self._engine.begin() as db:
-            db.execute(delete(_tokens).where(_tokens.c.user == user))
-            db.execute(delete(_visitors).where(_visitors.c.user == user))
+            for table in (_tokens, _sessions, _people, _visitors):
+                db.execute(delete(table).where(table.c.user == user))
+
+    def _put(self, table: Table, key: dict[str, str], values: dict[str, Any]) -> None:
+        """The row of that key, made or changed."""
+        these = [table.c[name] == value for name, value in key.items()]
+        with self._engine.begin() as db:
+            if db.execute(update(table).where(*these).values(**values)).rowcount:
+                return
+        with contextlib.suppress(IntegrityError), self._engine.begin() as db:
+            db.execute(insert(table).values(**key, **values))  # two first ones at once: either
 
 
 def _digest(text: str) -> str:
@@ -152,4 +216,6 @@ def _digest(text: str) -> str:
 def _token(row: object) -> Token:
     holder = json.loads(row.holder)  # type: ignore[attr-defined]
     values = {n: getattr(row, n) for n in ("id", "user", "label", "created_at", "expires_at")}
-    return Token(**values, name=holder["name"], orgs=tuple(holder["orgs"]))
+    return Token(
+        **values, name=holder["name"], orgs=tuple(holder["orgs"]), read_at=values["created_at"]
+    )

@@ -32,8 +32,13 @@ def routes(app: App) -> list[Route]:
         accounts.revoke(_in_person(asked.caller).key, str(asked.body.get("id", "")))
         return {"revoked": True}
 
+    def sign_out(asked: Asked) -> dict[str, Any]:
+        asked.sign_out()
+        return {"signed_out": True}
+
     return [
         route(app, "/account", account),
+        route(app, "/account/sign-out", sign_out, ("POST",)),
         route(app, "/account/tokens", make, ("POST",)),
         route(app, "/account/tokens/revoke", revoke, ("POST",)),
     ]

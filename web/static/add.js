@@ -132,7 +132,7 @@ export const dropZone = () => {
     e.preventDefault();
     depth = 0;
     over(false);
-    if (where.view !== "documents" || where.job || where.document) go({ view: "documents", job: "", document: "", page: "" });
+    if (where.view !== "documents" || where.job || where.document) go({ view: "documents", job: "", document: "", p: "" });
     add(await dropped(e.dataTransfer), chosen.given());
   });
   return { node, lead: text => { lead.textContent = text; } };

@@ -43,7 +43,7 @@ const header = () => {
   const facts = h("p", { class: "facts" });
   const actions = h("div", { class: "head-actions" });
   const tabs = h("nav", { class: "tabs", "aria-label": "Views of the collection" }, TABS.map(([name, label]) =>
-    h("button", { type: "button", "data-view": name, onclick: () => go({ view: name, job: "", document: "", page: "" }) }, label, h("span", { class: "count" }))));
+    h("button", { type: "button", "data-view": name, onclick: () => go({ view: name, job: "", document: "", p: "" }) }, label, h("span", { class: "count" }))));
   let menuShown = "";
   const paint = () => {
     const c = collection();
@@ -109,8 +109,10 @@ const keys = event => {
   }
 };
 
-const begin = place => {
-  Object.assign(settings, JSON.parse(place.dataset.told));
+const begin = column => {
+  Object.assign(settings, JSON.parse(document.querySelector("meta[name=quire]").content));
+  const place = h("div", { id: "quire" });
+  column.append(place);
   const shown = views();
   const side = sidebar();
   put(place,
@@ -128,9 +130,9 @@ const begin = place => {
 
 // Gradio makes the place for the page when it is ready.
 const wait = () => {
-  const place = document.querySelector("#quire[data-told]");
-  if (!place) return false;
-  begin(place);
+  const column = document.querySelector("#place");
+  if (!column) return false;
+  begin(column);
   return true;
 };
 if (!wait()) {

@@ -162,7 +162,7 @@ export const documentView = () => {
     put(left, sheet(source(), number_, found.map((e, i) => { const b = boxOf(e); return b && silent(b, { title: kind(e), "data-element": String(i), class: `place faint ${e.type}`, onclick: () => light(i, "page") }); })));
     paintElements();
   };
-  const turn = n => { number_ = n; go({ page: n > 1 ? String(n) : "" }, { replace: true }); };
+  const turn = n => { number_ = n; go({ p: n > 1 ? String(n) : "" }, { replace: true }); };
 
   const loadLedger = async () => {
     if (!source()) return;
@@ -180,7 +180,7 @@ export const documentView = () => {
     } catch (problem) { say(told(problem), "bad"); }
   };
 
-  const back = () => go({ job: "", document: "", page: "" });
+  const back = () => go({ job: "", document: "", p: "" });
   const show = async () => {
     row = current();
     if (!row) {
@@ -192,7 +192,7 @@ export const documentView = () => {
       return;
     }
     log.hidden = false;
-    number_ = Math.max(1, Number(where.page) || 1);
+    number_ = Math.max(1, Number(where.p) || 1);
     paintHead();
     const key = `${rowKey(row)}/${row.job?.id}`;
     if (loadedFor !== key) { loadedFor = key; after = 0; put(lines); shownPage = ""; pages = []; }

@@ -83,7 +83,7 @@ const rowNode = (row, chosen, pick) => {
   const key = rowKey(row), job = row.job, name = filename(row), now = status(row), running = !FINISHED.has(now);
   return h("li", { class: "row", "data-key": key, "data-job": job?.id, "data-status": now },
     h("input", { type: "checkbox", class: "tick", "aria-label": `Select ${name}`, checked: chosen.has(key), onchange: e => pick(key, e.target.checked) }),
-    h("button", { type: "button", class: "row-main", onclick: () => go(job ? { job: job.id, document: "", page: "" } : { document: row.source.id, job: "", page: "" }) },
+    h("button", { type: "button", class: "row-main", onclick: () => go(job ? { job: job.id, document: "", p: "" } : { document: row.source.id, job: "", p: "" }) },
       h("span", { class: "name", dir: "auto" }, name),
       sentence(row) ? h("span", { class: `says ${job?.error ? "bad" : ""}`, dir: "auto" }, sentence(row)) : null,
       running && job.source.pages ? h("span", { class: "bar", role: "progressbar", "aria-label": `Progress of ${name}`, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": String(Math.floor(100 * share(job))) },

@@ -41,7 +41,7 @@ const open = async some => {
       button("Copy", () => copy(item)),
       item.table_html ? button("CSV", () => download(`${stem(item)}.csv`, new Blob([csv(item.table_html)], { type: "text/csv" }))) : null,
       button("PNG", async () => { try { download(`${stem(item)}.png`, await png(item)); } catch (problem) { say(told(problem), "bad"); } }),
-      button("Open at the page", () => { node.close(); go({ view: "documents", document: item.source_id, job: "", page: String(item.page) }); }, { class: "button primary" }))], { kind: "wide" });
+      button("Open at the page", () => { node.close(); go({ view: "documents", document: item.source_id, job: "", p: String(item.page) }); }, { class: "button primary" }))], { kind: "wide" });
   node.addEventListener("click", e => e.target === node && node.close());
 };
 

@@ -7,7 +7,7 @@ import { placed, sheet, thumbnail, turner } from "./viewer.js";
 
 export const questionBox = () => {
   const field = h("input", { id: "query", type: "search", placeholder: "Ask your documents", "aria-label": "Ask your documents", autocomplete: "off", enterkeyhint: "search", dir: "auto" });
-  const form = h("form", { class: "question", role: "search", onsubmit: e => { e.preventDefault(); go({ view: "search", q: field.value, job: "", document: "", page: "" }); } },
+  const form = h("form", { class: "question", role: "search", onsubmit: e => { e.preventDefault(); go({ view: "search", q: field.value, job: "", document: "", p: "" }); } },
     icon("search"), field, h("kbd", { "aria-hidden": "true" }, "/"), h("button", { class: "button primary", type: "submit" }, "Search"));
   on("where", () => { if (document.activeElement !== field) field.value = where.q; });
   field.value = where.q;
@@ -61,7 +61,7 @@ export const searchView = () => {
   const preview = (hit, number_, scroll) => {
     const marks = hit.boxes.filter(b => b.page === number_).map(b => placed(b, "The place of the hit"));
     put(place, h("div", { class: "preview-head" }, turner(number_, state.documents.get(hit.source_id)?.source?.pages, n => preview(hit, n)),
-      button("Open the document", () => go({ view: "documents", document: hit.source_id, job: "", page: String(number_) }), { class: "button plain" })),
+      button("Open the document", () => go({ view: "documents", document: hit.source_id, job: "", p: String(number_) }), { class: "button plain" })),
       sheet(hit.source_id, number_, marks));
     if (scroll && matchMedia("(max-width: 899px)").matches) place.scrollIntoView({ block: "start" });
   };

@@ -1,6 +1,6 @@
 // Collections, who is here, and what is saved where.
 
-import { post, told } from "./api.js";
+import { post, told, url } from "./api.js";
 import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until, when } from "./dom.js";
 import { tokens } from "./tokens.js";
 import { importer } from "./transfers.js";
@@ -17,9 +17,9 @@ const create = async () => {
 };
 
 const entry = c => h("li", {}, h("a", {
-  href: link({ collection: c.id, view: "documents", job: "", document: "", q: "", source: "", page: "" }),
+  href: link({ collection: c.id, view: "documents", job: "", document: "", q: "", source: "", p: "" }),
   "aria-current": collection()?.id === c.id ? "true" : null,
-  onclick: e => { if (e.metaKey || e.ctrlKey) return; e.preventDefault(); go({ collection: c.id, view: "documents", job: "", document: "", q: "", source: "", page: "" }); close(); },
+  onclick: e => { if (e.metaKey || e.ctrlKey) return; e.preventDefault(); go({ collection: c.id, view: "documents", job: "", document: "", q: "", source: "", p: "" }); close(); },
 }, h("span", { class: "name", dir: "auto" }, c.title),
   c.active ? h("span", { class: "busy", title: `${c.active} in progress` }, h("span", { class: "hidden" }, `${c.active} in progress, `)) : null,
   h("span", { class: "count", title: plural(c.sources, "document") }, number(c.sources))));
@@ -42,6 +42,15 @@ const saved = status => {
     r.unsaved ? `${plural(r.unsaved, "change")} not yet saved` : status.restart_loses.everything ? "A restart loses everything" : r.primary === "local" ? "Saved on this disk only" : r.lag ? "Saved; mirror behind" : "All saved", lines];
 };
 
+const signIn = () => {
+  window.parent.postMessage({ type: "SET_SCROLLING", enabled: true }, "*"); // the Hub's frame shows its form
+  location.assign(url(`/login/huggingface?_target_url=${encodeURIComponent(link())}`));
+};
+
+const signOut = async () => {
+  try { await post("/account/sign-out"); } catch (problem) { return say(told(problem), "bad"); }
+  location.reload();
+};
 
 // Who is here, until when, and how much room is left.
 const account = status => {
@@ -52,8 +61,8 @@ const account = status => {
   if (you.kind === "local") return h("div", { class: "who" }, room);
   if (you.kind === "visitor") return h("div", { class: "who" },
     h("p", {}, "You are a visitor. This workspace belongs to this browser", you.expires_at ? ` and is erased ${until(you.expires_at)} unless you come back` : "", "."),
-    button("Sign in with Hugging Face", () => document.querySelector("#sign-in button, button#sign-in")?.click()), room);
-  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name)), room);
+    button("Sign in with Hugging Face", signIn), room);
+  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name), " · ", h("button", { type: "button", class: "link", onclick: signOut }, "Sign out")), room);
 };
 
 export const sidebar = () => {

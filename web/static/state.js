@@ -16,7 +16,7 @@ const letGo = () => { const told = waiting || []; waiting = null; clearTimeout(l
 window.addEventListener("pointerdown", () => { waiting ||= []; clearTimeout(longest); longest = setTimeout(letGo, 1000); }, true);
 for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => setTimeout(letGo), true); // after its click
 
-const KEPT = ["collection", "view", "q", "mode", "kind", "source", "first", "last", "job", "document", "page"];
+const KEPT = ["collection", "view", "q", "mode", "kind", "source", "first", "last", "job", "document", "p"]; // p: a page's number
 export const where = Object.fromEntries(KEPT.map(k => [k, ""]));
 
 const read = () => {
