@@ -21,20 +21,38 @@ from web.identity import Identity
 
 
 @pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Every path of the app as a Space has it, with its methods."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Every path of the app as a Space has it, with its methods; below `?` the query parameters."""
     data = tmp_path_factory.mktemp("routes")
     settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), "SPACE_ID": "ada/quire"})
-    made = space_app(settings, Identity(settings, Accounts(f"sqlite:///{data}/catalog.sqlite")))
+    gradio = space_app(settings, Identity(settings, Accounts(f"sqlite:///{data}/catalog.sqlite")))
     found: dict[str, set[str]] = defaultdict(set)
-    for path, methods in every_route(made):
+    found["?"] = parameters(gradio)
+    for path, methods in every_route(gradio):
         found[path] |= methods - {"HEAD"}
     return found
+
+
+@pytest.fixture(scope="module")
+def routes(made: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {path: methods for path, methods in made.items() if path != "?"}
 
 
 def test_every_route_has_a_rule(routes: dict[str, set[str]]) -> None:
     assert set(routes) - set(ROUTES) == set(), "say in tests/isolation.py who may reach these"
     assert set(ROUTES) - set(routes) == set(), "these routes are gone"
+
+
+def parameters(app: Any) -> set[str]:
+    """The query parameters that Gradio's routes declare, and those that its page looks for."""
+    declared = {
+        field.alias
+        for route in app.routes
+        for inner in [*getattr(getattr(route, "original_router", None), "routes", []), route]
+        if (needs := getattr(inner, "dependant", None))
+        for field in needs.query_params
+    }
+    return declared | {"view", "__theme", "__sign", "ui", "write_token", "all_endpoints", "tools"}
 
 
 @dataclass
@@ -143,6 +161,19 @@ def test_every_route_keeps_to_its_rule(space: Space, routes: dict[str, set[str]]
             elif rule == OPEN and method == "GET" and "mcp" not in path and "login" not in path:
                 clean(space, Person(space.app.url).ask(url)[1])
     assert state(space) == before
+
+
+@pytest.mark.slow
+def test_no_parameter_of_gradio_s_breaks_a_page(space: Space, made: dict[str, set[str]]) -> None:
+    """Also not one that a link to Quire happened to use."""
+    assert {"page", "deep_link"} <= made["?"]
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json"):
+        for name in sorted(made["?"]):
+            for value in ("2", "", "..%2Fx", "%00", "%F0%9F%93%9A", "x&p=3"):
+                status, _, headers = visitor(space.app.url).ask(f"{path}?{name}={value}")
+                assert status < 500, (path, name, value)
+                if status == 307:
+                    assert headers["location"].startswith("/"), (name, value)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Debian's Chromium, driven by Playwright; a page that fails its test on any error of a script."""
+"""Debian's Chromium, driven by Playwright; a page that fails its test on any error of a script, and on
+anything that its policy had to stop."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -40,6 +41,10 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda problem: problems.append(str(problem)))
+        page.on(
+            "console",
+            lambda told: problems.append(told.text) if "Content Security" in told.text else None,
+        )
         return page
 
     yield make
