@@ -6,12 +6,15 @@
     ├── Refused                a limit, a quota, a missing right
     ├── Unavailable            a remote, the worker, a GPU: retried with back-off
     ├── Conflict               somebody else wrote first: rebase, then retry
-    └── Corrupt                bytes that do not match their hash or format
+    ├── Corrupt                bytes that do not match their hash or format
+    ├── PageProcessDied        reading a page took too much memory or time
+    └── Cancelled              the caller no longer wants the answer
 
 `code` is stable and listed in docs/errors.md (a test holds the two together). Retry policy asks
 `permanent`, never the text. This module knows nothing of Gradio, DBOS or HTTP.
 """
 
+import json
 from typing import Any
 
 
@@ -36,6 +39,24 @@ class QuireError(Exception):
 
     def as_dict(self) -> dict[str, str]:
         return {"code": self.code, "message": self.message, "advice": self.advice}
+
+    def packed(self) -> dict[str, Any]:
+        """All of it in plain values, for another process; `unpacked` makes it whole again."""
+        names = [kind.__name__ for kind in type(self).__mro__ if issubclass(kind, QuireError)]
+        return {"kinds": names, "state": json.loads(json.dumps(self.__dict__, default=str))}
+
+
+def kinds(kind: type[QuireError] = QuireError) -> dict[str, type[QuireError]]:
+    """Every class of errors by its name."""
+    return {kind.__name__: kind} | {
+        n: k for sub in kind.__subclasses__() for n, k in kinds(sub).items()
+    }
+
+
+def unpacked(packed: dict[str, Any]) -> QuireError:
+    """What was packed, as its own class, or the nearest one that this process knows."""
+    known = kinds()
+    return _rebuilt(next(known[n] for n in packed["kinds"] if n in known), packed["state"])
 
 
 def _rebuilt(kind: type[QuireError], state: dict[str, Any]) -> QuireError:
@@ -62,9 +83,14 @@ class Unavailable(QuireError):
     permanent = False
 
     def __init__(
-        self, code: str, message: str, advice: str = "", retry_after: float | None = None
+        self,
+        code: str,
+        message: str,
+        advice: str = "",
+        retry_after: float | None = None,
+        **details: Any,
     ) -> None:
-        super().__init__(code, message, advice)
+        super().__init__(code, message, advice, **details)
         self.retry_after = retry_after
 
 
@@ -76,3 +102,11 @@ class Conflict(QuireError):
 
 class Corrupt(QuireError):
     """Bytes that do not match their hash, size or format."""
+
+
+class PageProcessDied(QuireError):
+    """A page process was killed by the system, by its memory limit or by its time limit."""
+
+
+class Cancelled(QuireError):
+    """The caller no longer wants the answer."""

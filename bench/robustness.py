@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from errors import QuireError
+from errors import PageProcessDied, QuireError
 from pipeline.ingest.partition import partition_batch, plan, read_batch
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, look
-from pipeline.processes.pool import PageProcessDied, Pool
+from pipeline.processes.pool import Pool
 
 FRESH_MB = 180
 COLUMNS = ("file", "outcome", "pages", "seconds", "peak_mb", "elements", "readers", "said")

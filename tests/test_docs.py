@@ -2,13 +2,13 @@
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
+from errors import kinds
+from web.http_status import OF_CODE, OF_KIND, http_status
+
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = {
-    "InputError", "NotFound", "Refused", "Unavailable", "Conflict", "Corrupt", "QuireError",
-    "PageProcessDied", "Cancelled",
-}  # fmt: skip
 
 
 def sources() -> list[Path]:
@@ -19,16 +19,34 @@ def sources() -> list[Path]:
     ]
 
 
-def test_every_error_code_is_documented_and_no_other() -> None:
-    raised = {"internal"}
+def raised() -> dict[str, set[str]]:
+    """The kinds of each code, as the sources name them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    found["internal"].add("QuireError")
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 called = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                if called in KINDS:
-                    raised.add(str(node.args[0].value))
+                if called in kinds():
+                    found[str(node.args[0].value)].add(called)
+    return found
+
+
+def test_every_error_code_is_documented_with_its_kind_status_and_whether_a_retry_helps() -> None:
     table = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == raised
+    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (\d+) \| (\w+) \|", table, re.M)
+    wanted = {}
+    for code, names in raised().items():
+        made = [kinds()[name](code, "") for name in sorted(names)]
+        (status,) = {http_status(problem) for problem in made}  # one, whoever raises it
+        helps = status in {408, 429} or not all(problem.permanent for problem in made)
+        wanted[code] = (" or ".join(sorted(names)), str(status), "yes" if helps else "no")
+    assert {
+        code: (" or ".join(sorted(k.split(" or "))), *rest) for code, k, *rest in rows
+    } == wanted
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert set(OF_CODE) <= set(wanted)
+    assert set(OF_KIND) == set(kinds().values())
 
 
 def test_every_setting_is_in_the_readme_and_no_other() -> None:

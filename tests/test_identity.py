@@ -405,7 +405,7 @@ def test_a_visitor_is_told_until_when_and_has_a_small_quota(space: Space) -> Non
     assert 23 * 3600 < you["expires_at"] - time.time() <= 24 * 3600
     assert you["storage"]["limit_bytes"] == 1 << 20
     status, told = guest.upload(b"%PDF-1.7" + b"x" * (3 << 20))
-    assert (status, json.loads(told)["error"]["code"]) == (403, "quota_exceeded")
+    assert (status, json.loads(told)["error"]["code"]) == (507, "quota_exceeded")
     for body, kind in ((b"no form", "text/plain"), (b"--x", "multipart/form-data; boundary=y")):
         status, answer, _ = guest.ask("/gradio_api/upload", body, Content_Type=kind)
         assert (status, json.loads(answer)["error"]["code"]) in {

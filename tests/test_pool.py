@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from errors import InputError
-from pipeline.processes.pool import Cancelled, Lane, Limits, PageProcessDied, Pool
+from errors import Cancelled, InputError, PageProcessDied
+from pipeline.processes.pool import Lane, Limits, Pool
 from tests.in_child import add, burn, count_then, die, fill, hang, limits, refuse
 
 LIMITS = Limits(seconds=20, cpu_seconds=20, memory_mb=600)

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from gradio_client.exceptions import AppError
 
-from errors import Conflict, QuireError
+from errors import Cancelled, Conflict, QuireError
 from pipeline.ingest.partition import write_batch
 from pipeline.ingest.stages import Place, Tools, answer
-from pipeline.processes.pool import Cancelled
 from pipeline.transfers import reembed as module
 from pipeline.transfers.reembed import reembed
 from quire_client import Quire

@@ -17,12 +17,13 @@ from urllib.parse import urlencode, urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from errors import InputError, NotFound, QuireError, Refused
+from errors import NotFound, QuireError, Refused
 from settings import Settings
 from web import body
+from web.http_status import refusal
 from web.identity import COOKIES, Caller, Identity, Remembered, address, modest
 from web.rate_limit import AtOnce, Buckets, Share, network, too_many
 
@@ -303,26 +304,6 @@ def foreign(headers: Mapping[str, str], method: str) -> bool:
         return site in {"cross-site", "same-site"} and not followed
     origin = headers.get("origin")
     return bool(origin) and urlsplit(origin or "").netloc != headers.get("host")
-
-
-_STATUS: dict[type[QuireError], int] = {InputError: 400, NotFound: 404, Refused: 403}
-_STATUS_OF = {
-    "too_many_requests": 429, "body_too_large": 413, "file_too_large": 413, "sign_in": 401,
-    "token_refused": 401, "media_type": 415, "body_slow": 408,
-}  # fmt: skip
-
-
-def _status(problem: QuireError) -> int:
-    by_kind = next((s for kind, s in _STATUS.items() if isinstance(problem, kind)), None)
-    return _STATUS_OF.get(problem.code) or by_kind or (500 if problem.permanent else 503)
-
-
-def refusal(problem: QuireError) -> Response:
-    """An error of ours as the JSON that every route of ours answers with."""
-    headers = {"Cache-Control": "no-store"}
-    if "wait" in problem.details:
-        headers["Retry-After"] = str(int(problem.details["wait"]) + 1)
-    return JSONResponse({"error": problem.as_dict()}, _status(problem), headers)
 
 
 def _moved(request: Request) -> Response | None:

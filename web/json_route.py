@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from errors import InputError, QuireError, Refused
 from web.api import App
-from web.guard import refusal
+from web.http_status import refusal
 from web.identity import Caller
 
 NO_STORE = {"Cache-Control": "no-store"}

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from errors import InputError, QuireError, Refused
 from pipeline.jobs.service import Jobs
 from web.body import folder, not_an_upload
-from web.guard import refusal
+from web.http_status import refusal
 from web.identity import Caller, Identity
 
 MAX_FILES = 500

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from errors import InputError, PageProcessDied
 from pipeline.options import PartitionOptions
 from pipeline.pdf.document_style import look
 from pipeline.pdf.hi_res import Detector
 from pipeline.pdf.page import PageRecord, Style
 from pipeline.pdf.probe import Probe
 from pipeline.pdf.read_pages import APART, PageRead, Seen, draw_page, failed, read_pages
-from pipeline.processes.pool import Lane, Limits, PageProcessDied, Pool
+from pipeline.processes.pool import Lane, Limits, Pool
 
 STYLE = "style.json"
 FIRST_BATCH = 2

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import InputError, NotFound, QuireError, Refused, Unavailable
+from errors import Cancelled, InputError, NotFound, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.ingest.embed import Encoder, records
 from pipeline.ingest.partition import (
@@ -35,7 +35,7 @@ from pipeline.options import PartitionOptions
 from pipeline.pdf.hi_res import Detector, Region
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
-from pipeline.processes.pool import Cancelled, Pool, Pools
+from pipeline.processes.pool import Pool, Pools
 from settings import Settings
 from storage.catalog.catalog import Catalog, SourceRow
 from storage.generations import saved_jobs

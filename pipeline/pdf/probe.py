@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from errors import InputError
+from errors import InputError, PageProcessDied
 from pipeline.pdf import language, pdfium
-from pipeline.processes.pool import PageProcessDied, Pool
+from pipeline.processes.pool import Pool
 
 SAMPLED = 24
 TEXT_SECONDS = 0.03

@@ -23,21 +23,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from errors import QuireError, Unavailable
+from errors import Cancelled, PageProcessDied, QuireError, Unavailable
 
 NICE = 5  # whoever is waited for by a person goes first
 _TICK = 0.05
 # Not `-m`: classes of a module run as __main__ cannot be unpickled by the parent.
 _ENTRY = "import sys; from pipeline.processes.pool import main; main(sys.argv[1:])"
 _ROOT = Path(__file__).resolve().parents[2]
-
-
-class PageProcessDied(QuireError):
-    """The child was killed by the system, by its memory limit or by its time limit."""
-
-
-class Cancelled(QuireError):
-    """The caller no longer wants the answer."""
 
 
 class _Child:

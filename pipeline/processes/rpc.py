@@ -17,22 +17,10 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-import errors
-from errors import QuireError, Unavailable
+from errors import Unavailable, unpacked
 from pipeline.jobs.queue import starting
 from storage.paths import Paths
 
-KINDS = {
-    kind.__name__: kind
-    for kind in (
-        errors.InputError,
-        errors.NotFound,
-        errors.Refused,
-        errors.Unavailable,
-        errors.Conflict,
-        errors.Corrupt,
-    )
-}
 _TIMEOUT = 60.0
 
 
@@ -108,9 +96,7 @@ def _away(message: str) -> Unavailable:
 def _unpacked(answer: dict[str, Any]) -> Any:
     if "error" not in answer:
         return answer["ok"]
-    problem = answer["error"]
-    kind: Any = KINDS.get(problem["kind"], QuireError)
-    raise kind(problem["code"], problem["message"], problem["advice"])
+    raise unpacked(answer["error"])
 
 
 def accept(listener: Listener, serve: Callable[[Connection], None]) -> None:

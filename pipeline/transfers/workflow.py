@@ -18,13 +18,13 @@ from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
-from errors import NotFound, QuireError, Refused
+from errors import Cancelled, NotFound, PageProcessDied, QuireError, Refused
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
 from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, place, run_id, telling
 from pipeline.jobs.uploads import write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
-from pipeline.processes.pool import Cancelled, PageProcessDied, Pools
+from pipeline.processes.pool import Pools
 from pipeline.transfers.export import Shelf, export
 from pipeline.transfers.import_archive import take_in
 from pipeline.transfers.push_tokens import Lent

@@ -337,17 +337,15 @@ def _serve(library: Library, connection: Connection) -> None:
         try:
             answer = {"ok": dispatch(library, body)}
         except QuireError as problem:
-            answer = {"error": {"kind": type(problem).__name__, **problem.as_dict()}}
+            answer = {"error": problem.packed()}
         except Exception as problem:
             log.exception("a call failed")
-            answer = {
-                "error": {
-                    "kind": "QuireError",
-                    "code": "internal",
-                    "message": f"Something unexpected happened ({type(problem).__name__}).",
-                    "advice": "Try again; if it stays, report the time and the version.",
-                }
-            }
+            unexpected = QuireError(
+                "internal",
+                f"Something unexpected happened ({type(problem).__name__}).",
+                "Try again; if it stays, report the time and the version.",
+            )
+            answer = {"error": unexpected.packed()}
         try:
             connection.send_bytes(json.dumps(answer).encode())
         except OSError:

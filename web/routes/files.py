@@ -23,7 +23,7 @@ from errors import NotFound, QuireError
 from pipeline.jobs.health import health, metrics
 from web import assets
 from web.api import App
-from web.guard import refusal
+from web.http_status import refusal
 from web.json_route import NO_STORE, Asked, route
 from web.routes import account, collections, documents, search
 from web.uploads import upload
