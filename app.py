@@ -15,8 +15,10 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from errors import QuireError, Refused
+from pipeline.jobs.health import Health
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.service import Jobs
 from pipeline.processes import logs
@@ -26,7 +28,11 @@ from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
 from storage.paths import Paths
 
+if TYPE_CHECKING:
+    from web.serve import Server
+
 log = logging.getLogger("quire")
+_PATIENCE = 5.0  # seconds that a call of a person waits for a lock of the database
 
 
 def prepare(settings: Settings) -> None:
@@ -70,42 +76,67 @@ def borrow_gpu(paths: Paths) -> Any:
     return broker
 
 
-def free_port(settings: Settings) -> int:
-    """The asked-for port, 7860 on a Space, else the first free one from 7860."""
-    if settings.port or settings.space_id:
-        return settings.port or 7860
-    for port in range(7860, 7960):
-        with socket.socket() as probe:
-            if probe.connect_ex((settings.host, port)):
-                return port
-    return 0
+def listening(settings: Settings) -> socket.socket:
+    """On the asked-for port, 7860 on a Space, else the first free one from 7860; Refused when there is
+    none. Whoever connects from now on is answered once the page's server has started."""
+    host, asked = settings.host, settings.port or (7860 if settings.space_id else None)
+    tried = []
+    for port in [asked] if asked else range(7860, 7960):
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=2048)
+        except OSError as problem:
+            tried.append(f"{port}: {problem.strerror}")
+    raise Refused(
+        "port_taken",
+        f"Quire cannot listen at {host} ({'; '.join(tried[:3])}).",
+        "End what listens there, or set QUIRE_PORT or QUIRE_HOST.",
+    )
 
 
-def main() -> None:
+def attend(
+    stop: threading.Event, worker: "subprocess.Popen[bytes]", server: "Server", health: Health
+) -> str | None:
+    """Until this process is told to stop, or the reason why it cannot go on: nothing is started after
+    launch, so whoever started the container starts it again."""
+    while not stop.wait(0.5):
+        if worker.poll() is not None:
+            return f"The worker's supervisor is gone (it ended with {worker.returncode})."
+        if not server.alive:
+            return "The page's server has ended."
+        health.look()
+    return None
+
+
+def main() -> int:
     logs.configure()
     settings = Settings.from_env(os.environ, processors())
     prepare(settings)
+    port = listening(settings)
     worker = supervise()
     # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.
     from starlette.middleware import Middleware
 
-    from web import connections, page
+    from web import page
     from web.api import App
     from web.guard import Guard
     from web.identity import Identity
     from web.job_feed import Hub
     from web.routes.files import routes
+    from web.serve import Server
 
     paths = Paths(settings.data_dir)
     broker = borrow_gpu(paths) if settings.zero_gpu else None
-    jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
-    identity = Identity(settings, Accounts(catalog_url(settings, paths)))
+    jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths), _PATIENCE))
+    identity = Identity(settings, Accounts(catalog_url(settings, paths), _PATIENCE))
+    link = Link(paths)
     app = App(
         settings=settings,
         identity=identity,
         jobs=jobs,
-        link=Link(paths),
+        link=link,
         hub=Hub(jobs),
+        health=Health(link),
         **({"saw": broker.saw} if broker else {}),
     )
     loops: list[asyncio.AbstractEventLoop] = []
@@ -115,36 +146,39 @@ def main() -> None:
         loops.append(asyncio.get_running_loop())
         yield
 
-    connections.install()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     demo = page.build(app)
     demo.queue(default_concurrency_limit=8, max_size=512, api_open=False)
-    _, url, _ = demo.launch(
-        server_name=settings.host,
-        server_port=free_port(settings),
-        max_threads=512,  # which are calls at once; what takes a thread waits for its turn
-        state_session_capacity=1000,
-        max_file_size=f"{settings.max_file_mb}mb",
-        ssr_mode=False,
-        run_history=False,
-        enable_monitoring=False,
-        show_error=False,
-        footer_links=[],
-        mcp_server=True,
-        quiet=True,
-        theme=page.theme(),
-        head=page.head(settings),
-        prevent_thread_lock=True,
-        app_kwargs={
-            "routes": routes(app),
-            "middleware": [Middleware(Guard, settings=settings, identity=identity)],
-            "lifespan": lifespan,
-        },
-    )
+    server = Server(port)
+    with server.instead():
+        _, url, _ = demo.launch(
+            server_name=settings.host,
+            max_threads=512,  # which are calls at once; what takes a thread waits for its turn
+            state_session_capacity=1000,
+            max_file_size=f"{settings.max_file_mb}mb",
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            show_error=False,
+            footer_links=[],
+            mcp_server=True,
+            quiet=True,
+            theme=page.theme(),
+            head=page.head(settings),
+            prevent_thread_lock=True,
+            _frontend=False,  # else it is asked for its page five times, and is to answer within seconds
+            app_kwargs={
+                "routes": routes(app),
+                "middleware": [Middleware(Guard, settings=settings, identity=identity)],
+                "lifespan": lifespan,
+            },
+        )
     log.info("Quire is at %s", url)
-    stop.wait()
+    reason = attend(stop, worker, server, app.health)
+    if reason:
+        log.critical("%s Quire ends, to be started again.", reason)
     worker.terminate()  # it saves what is unsaved meanwhile
     for loop in loops:
         loop.call_soon_threadsafe(app.hub.close)
@@ -155,9 +189,17 @@ def main() -> None:
         worker.wait(22)
     except subprocess.TimeoutExpired:
         worker.kill()
+    return 1 if reason else 0
 
 
 if __name__ == "__main__":
-    main()
-    logging.shutdown()
-    os._exit(0)  # all is closed; Python would take what is left apart for seconds
+    code = 1
+    try:
+        code = main()
+    except QuireError as problem:
+        log.critical("%s", problem, extra={"code": problem.code})
+    finally:
+        if sys.exception() is not None:
+            log.critical("Quire cannot start.", exc_info=True)
+        logging.shutdown()
+        os._exit(code)  # threads that are left would keep half of it alive

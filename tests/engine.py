@@ -17,12 +17,14 @@ import pikepdf
 import psutil
 
 from pipeline.ingest.partition import BATCH, FIRST_BATCH
+from pipeline.jobs.health import Health
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.service import Jobs, Request
 from pipeline.options import PartitionOptions
 from pipeline.processes.rpc import Link, wait
 from settings import Settings
 from storage.catalog.catalog import FINISHED, Catalog
+from storage.catalog.schema import PATIENCE
 from storage.paths import Paths
 from tests.conftest import ROOT
 
@@ -35,6 +37,11 @@ class Engine:
     jobs: Jobs
     link: Link
     process: "subprocess.Popen[bytes]"
+    heard: Health
+
+    def health(self) -> dict[str, Any]:
+        self.heard.look()
+        return self.heard.now()
 
     def submit(self, pdf: Path, user: str = USER, **request: Any) -> str:
         options = PartitionOptions(strategy=request.pop("strategy", "fast"))
@@ -120,8 +127,10 @@ class Engine:
 
 
 @contextmanager
-def engine(data: Path, *, patience: float = 120, **extra: str) -> Iterator[Engine]:
-    """With `patience` for it to be ready; 0: it need not be."""
+def engine(
+    data: Path, *, patience: float = 120, calls: float = PATIENCE, **extra: str
+) -> Iterator[Engine]:
+    """With `patience` for it to be ready; 0: it need not be. A call waits `calls` seconds for a database."""
     data.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
@@ -139,8 +148,9 @@ def engine(data: Path, *, patience: float = 120, **extra: str) -> Iterator[Engin
             stderr=out,
         )
     settings, paths = Settings.from_env(environment), Paths(data)
-    seam = Jobs(settings, paths, Catalog(catalog_url(settings, paths)))
-    running = Engine(data, seam, Link(paths), process)
+    seam = Jobs(settings, paths, Catalog(catalog_url(settings, paths), calls))
+    link = Link(paths)
+    running = Engine(data, seam, link, process, Health(link))
     try:
         assert not patience or wait(paths, patience), running.log()
         yield running

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.jobs.health import Health
 from pipeline.jobs.service import Jobs
 from pipeline.processes.rpc import Link
 from settings import Settings
@@ -173,7 +174,11 @@ def space_app(settings: Settings, identity: Identity, **app_kwargs: Any) -> Any:
         patch.setattr(gradio.oauth, "OPENID_PROVIDER_URL", "http://127.0.0.1:9")
         paths = Paths(settings.data_dir)
         jobs = Jobs(settings, paths, Catalog(f"sqlite:///{settings.data_dir}/catalog.sqlite"))
-        app = App(settings=settings, identity=identity, jobs=jobs, link=Link(paths), hub=Hub(jobs))
+        link = Link(paths)
+        app = App(
+            settings=settings, identity=identity, jobs=jobs, link=link, hub=Hub(jobs),
+            health=Health(link),
+        )  # fmt: skip
         demo = page.build(app)
         demo.queue(api_open=False)
         app_kwargs["routes"] = routes(app)

@@ -42,7 +42,8 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
     put(jobs.catalog, "one", "queued")
     put(jobs.catalog, "two", "queued")
     put(jobs.catalog, "three", "failed", time.time())
-    lines = metrics(jobs).splitlines()
+    unheard = {"ready": False, "silent_seconds": None}
+    lines = metrics(jobs, unheard).splitlines()
     told = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert told['quire_jobs{status="queued"}'] == "2"
     assert told['quire_jobs{status="failed"}'] == "1"
@@ -51,14 +52,12 @@ def test_metrics_count_jobs_and_tell_of_the_worker(jobs: Jobs) -> None:
     assert "quire_worker_silent_seconds" not in told
     disk = shutil.disk_usage(jobs.paths.root).total
     assert 0 < int(told["quire_disk_free_bytes"]) < disk
-    assert USER not in metrics(jobs)
+    assert USER not in metrics(jobs, unheard)
     kinds = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     assert kinds == {name.split("{")[0] for name in told}
-    jobs.catalog.workers.beat("w", "main")
-    jobs.paths.run.mkdir(parents=True, exist_ok=True)
-    (jobs.paths.run / "ready").write_text("1", encoding="ascii")
-    assert "\nquire_ready 1\n" in metrics(jobs)
-    assert "\nquire_worker_silent_seconds 0." in metrics(jobs)
+    told = metrics(jobs, {"ready": True, "silent_seconds": 0.5})
+    assert "\nquire_ready 1\n" in told
+    assert "\nquire_worker_silent_seconds 0.5\n" in told
 
 
 @pytest.mark.slow

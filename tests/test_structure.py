@@ -22,11 +22,18 @@ MAY_IMPORT = {
 }
 WEB_SEES = {
     "pipeline.ingest.chunk", "pipeline.jobs.health", "pipeline.jobs.notify", "pipeline.jobs.service", "pipeline.models.gpu",
-    "pipeline.options", "pipeline.processes.rpc", "pipeline.transfers.push_tokens",
+    "pipeline.options", "pipeline.processes.channel", "pipeline.processes.rpc", "pipeline.transfers.push_tokens",
     "storage.catalog.catalog", "storage.catalog.tokens", "storage.paths",
 }  # fmt: skip
 HOMES = {
-    "gradio": {"web/page.py", "web/api.py", "web/uploads.py", "web/body.py", "web/gpu_broker.py"},
+    "gradio": {
+        "web/page.py",
+        "web/api.py",
+        "web/uploads.py",
+        "web/body.py",
+        "web/gpu_broker.py",
+        "web/serve.py",
+    },
     "spaces": {"web/gpu_broker.py"},
     "torch": {
         "pipeline/models/batching.py",

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import ChunkOptions
+from pipeline.jobs.health import Health
 from pipeline.jobs.notify import checked as notify_address
 from pipeline.jobs.service import EXPORTS, Jobs, Request
 from pipeline.models import gpu as borrow
@@ -43,6 +44,7 @@ class App:
     jobs: Jobs
     link: Link
     hub: Hub
+    health: Health
     saw: Callable[[str, Any], None] = lambda _user, _request: None  # the GPU broker's, where one is
     turns: Turns = field(  # of whatever takes a thread
         default_factory=lambda: Turns(each=2, visitors=4, person=16, most=100, crowd=160)

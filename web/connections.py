@@ -5,7 +5,6 @@ how long it may take, and how many may be in the middle of one. Knows nothing of
 import asyncio
 from typing import Any
 
-import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 32 << 10
@@ -76,8 +75,3 @@ class Connection(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-
-
-def install() -> None:
-    """For every server that is made from now on."""
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"

@@ -16,7 +16,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,9 @@ import httpx
 from gradio.context import LocalContext
 
 from pipeline.models.gpu import STEPS, Work, broker_address, compute_part
-from pipeline.processes.rpc import accept, key
+from pipeline.processes import channel
+from pipeline.processes.channel import Channel
+from pipeline.processes.rpc import key
 from storage.paths import Paths
 
 FRESH = 60.0  # seconds after which a token counts as stale
@@ -229,10 +230,9 @@ class Broker:
 
     def listen(self) -> None:
         """Serve the worker from now on, in a thread; call before launch."""
-        listener = Listener(
-            broker_address(self.paths), "AF_UNIX", backlog=16, authkey=key(self.paths)
-        )
-        threading.Thread(target=accept, args=(listener, self._serve), daemon=True).start()
+        listener = channel.listen(broker_address(self.paths))
+        serving = (listener, key(self.paths), self._serve)
+        threading.Thread(target=channel.accept, args=serving, daemon=True).start()
 
     def seconds(self, asked: Asked, parts: list[int], limit: int) -> float:
         """What is declared for a call."""
@@ -346,16 +346,16 @@ class Broker:
                 self._news.wait_for(lambda: usable() is not None, self.token_wait)
             return usable()
 
-    def _serve(self, connection: Connection) -> None:
-        with contextlib.suppress(EOFError, OSError), connection:  # the worker may die at any moment
-            given = json.loads(connection.recv_bytes())
+    def _serve(self, connection: Channel) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the worker may die at any moment
+            given = json.loads(connection.receive())
 
             def tell(note: str) -> None:
                 # Fails when the worker is gone: then nothing more is asked.
-                connection.send_bytes(json.dumps({"note": note}).encode())
+                connection.send(json.dumps({"note": note}).encode())
 
             answer = self.borrow(Asked(**{**given, "models": tuple(given["models"])}), tell)
-            connection.send_bytes(json.dumps(answer).encode())
+            connection.send(json.dumps(answer).encode())
 
 
 def _items(asked: Asked, parts: list[int]) -> int:

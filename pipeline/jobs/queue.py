@@ -14,7 +14,7 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 from errors import Unavailable
 from pipeline.options import VERSION
 from settings import Settings
-from storage.catalog.schema import FROZEN_FOR
+from storage.catalog.schema import PATIENCE, patient
 from storage.paths import Paths
 
 APPLICATION = "quire"
@@ -73,6 +73,7 @@ class Engine:
 
     settings: Settings
     paths: Paths
+    patience: float = PATIENCE
     _client: DBOSClient | None = None
 
     def ready(self) -> bool:
@@ -86,12 +87,18 @@ class Engine:
                     "worker_starting", starting(self.paths), "Try again in a few seconds."
                 )
             self._client = DBOSClient(
-                system_database_url=self.settings.database_url,
+                system_database_engine=self._database(),
                 serializer=DBOSPortableJSONSerializer(),
                 retry_connection_errors=False,
-                sys_db_idle_transaction_timeout_sec=FROZEN_FOR,
             )
         return self._client
+
+    def _database(self) -> Any:
+        """As DBOS makes one, but it does not wait for ever for somebody's lock."""
+        url = self.settings.database_url
+        if url.startswith("postgres"):
+            url = catalog_url(self.settings, self.paths)
+        return patient(url, self.patience, immediate=True)
 
     def start(
         self,

@@ -68,6 +68,7 @@ class Upkeep:
     _busy: bool | None = None
     _cleaned: float = 0.0
     _told: float = field(default_factory=time.time)
+    _passed: float = field(default_factory=time.monotonic)
 
     def run(self, stopping: threading.Event) -> None:
         """Until the worker stops. An error ends the worker, which is started again; as long as no
@@ -89,6 +90,11 @@ class Upkeep:
                 self._clean()
                 self._cleaned = time.time()
         self.catalog.workers.beat(self.executor, self.role)
+        self._passed = time.monotonic()
+
+    def silent(self) -> float:
+        """Seconds since the last pass that succeeded."""
+        return time.monotonic() - self._passed
 
     def _to_save(self) -> None:
         """Jobs that came, failed or were cancelled are in the next save, also when nothing else

@@ -5,8 +5,10 @@ execution a workflow in the worker process. Knows nothing of PDFs beyond the che
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import logging
 import secrets
 import shutil
 import time
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from errors import InputError, QuireError, Refused
+from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs import uploads
 from pipeline.jobs.notify import sealed
@@ -40,6 +42,7 @@ from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.paths import Paths
 
+log = logging.getLogger(__name__)
 EXPORTS = ("parquet", "chroma", "json", "markdown")
 _POLL = 0.4
 _KEEP_ALIVE = 15.0
@@ -72,7 +75,7 @@ class Jobs:
     _standing: Standing = field(init=False)
 
     def __post_init__(self) -> None:
-        self.engine = Engine(self.settings, self.paths)
+        self.engine = Engine(self.settings, self.paths, self.catalog.patience)
         self._admission = Admission(self.settings, self.paths, self.catalog)
         self._standing = Standing(
             catalog=self.catalog, engine=self.engine, most=self.settings.max_jobs
@@ -143,8 +146,9 @@ class Jobs:
         )
         if self.catalog.put_job(row):
             self._standing.joined(row)
-            self._enqueue(row, 1, {})
-            self._look_ahead(row)
+            if self._enqueue(row, 1, {}):
+                with contextlib.suppress(Unavailable):  # the job's own look comes all the same
+                    self._look_ahead(row)
         return self._standing.shown(self.catalog.job(user, job_id))
 
     def transfer(
@@ -393,10 +397,16 @@ class Jobs:
         held = (s.sha256 for s in self.catalog.sources(user, row.collection))
         return made and row.sha256 in held
 
-    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
+    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> bool:
+        """False when the engine cannot be told now: its row stands, and upkeep takes it up."""
         body = self._body(row, attempt, again)
         workflow = WORKFLOW if row.summary.get("kind", "ingest") == "ingest" else TRANSFER_WORKFLOW
-        self.engine.start(row.spec, workflow, QUEUE_JOBS, run_id(row.id, attempt), body)
+        try:
+            self.engine.start(row.spec, workflow, QUEUE_JOBS, run_id(row.id, attempt), body)
+        except Unavailable as problem:
+            log.warning("not enqueued yet", extra={"job": row.id, "code": problem.code})
+            return False
+        return True
 
     def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
         return {

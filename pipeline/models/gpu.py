@@ -12,8 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from errors import InputError, Unavailable
 from pipeline.ingest.embed import Encoder
 from pipeline.pdf.hi_res import KINDS, Detector, Region
 from pipeline.pdf.page import Box
+from pipeline.processes import channel
 from pipeline.processes.rpc import address, key
 from storage.paths import Paths
 
@@ -176,16 +175,15 @@ class Borrower:
     def _ask(self, request: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any] | None:
         """The broker's answer; None where there is no broker or it went away."""
         try:
-            with Client(broker_address(self.paths), "AF_UNIX", authkey=key(self.paths)) as broker:
-                broker.send_bytes(json.dumps(request).encode())
-                while broker.poll(_PATIENCE):
-                    told = dict(json.loads(broker.recv_bytes()))
+            with channel.dial(broker_address(self.paths), key(self.paths)) as broker:
+                broker.send(json.dumps(request).encode())
+                while True:
+                    told = dict(json.loads(broker.receive(_PATIENCE)))
                     if "note" not in told:
                         return told
                     tell(told["note"])
-        except (OSError, EOFError, AuthenticationError):
-            pass
-        return None
+        except (OSError, EOFError):
+            return None
 
 
 # Files of a call, written on one side and read on the other

@@ -1,7 +1,7 @@
-"""The worker's interface, seen from the app process: named calls, JSON both ways, over a socket.
+"""The worker's interface, seen from the app process: named calls, JSON both ways, over a channel.
 
-The socket is local and authenticated with a key file. A worker that is away is Unavailable, never
-a hang. Knows neither Chroma nor models; the calls themselves are `library.py`'s.
+It is local and proven with a key file. A worker that is away, frozen or busy is Unavailable
+within a time, never a hang. Knows neither Chroma nor models; the calls themselves are `library.py`'s.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 from errors import Unavailable, unpacked
 from pipeline.jobs.queue import starting
+from pipeline.processes import channel
+from pipeline.processes.channel import Channel
 from storage.paths import Paths
 
+PING = b"ping"
 _TIMEOUT = 60.0
 
 
@@ -46,47 +46,71 @@ def key(paths: Paths) -> bytes:
 
 @dataclass(slots=True)
 class Link:
-    """Any number of threads may call; connections are kept and reused."""
+    """Any number of threads may call, `at_once` of them; the next ones wait `turn` seconds. Connections
+    are kept and reused."""
 
     paths: Paths
-    _idle: "queue.LifoQueue[Connection]" = field(default_factory=queue.LifoQueue)
+    at_once: int = 32
+    turn: float = 3.0
+    greeting: float = channel.GREETING
+    _idle: "queue.LifoQueue[Channel]" = field(default_factory=queue.LifoQueue)
+    _places: threading.BoundedSemaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = threading.BoundedSemaphore(self.at_once)
 
     def call(self, name: str, user: str, /, within: float | None = None, **arguments: Any) -> Any:
-        """The worker's answer, or its error; a connection that a restart broke is made anew. An
-        answer that takes longer than `within` seconds is not waited for."""
+        """The worker's answer, or its error, within so many seconds. It is asked once: what broke in
+        the middle may have been done, and is not done again unasked."""
         body = json.dumps({"call": name, "user": user, "arguments": arguments}).encode()
-        for last in (False, True):
-            connection = self._take()
-            try:
-                connection.send_bytes(body)
-                if not connection.poll(within or _TIMEOUT):
-                    connection.close()
-                    raise _away("The worker does not answer.")
-                answer = json.loads(connection.recv_bytes())
-            except (OSError, EOFError) as problem:
-                connection.close()
-                if last:
-                    raise _away("The worker stopped.") from problem
-                self._drain()
-                continue
-            self._idle.put(connection)
-            return _unpacked(answer)
-        raise AssertionError("unreachable")
+        if not self._places.acquire(timeout=self.turn):
+            raise Unavailable(
+                "worker_busy",
+                "Too much is asked of the worker at once.",
+                "Try again shortly.",
+                self.turn,
+            )
+        try:
+            return _unpacked(json.loads(self._answer(body, within or _TIMEOUT)))
+        finally:
+            self._places.release()
 
-    def _take(self) -> Connection:
+    def ping(self, within: float) -> dict[str, float]:
+        """How the worker is, whatever else it is asked: how long its upkeep has been silent."""
+        return dict(_unpacked(json.loads(self._answer(PING, within))))
+
+    def _answer(self, body: bytes, within: float) -> bytes:
+        connection = self._take(within)
         try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            pass
+            connection.send(body)
+            answer = connection.receive(within)
+        except TimeoutError as problem:
+            connection.close()
+            raise _away("The worker does not answer.") from problem
+        except (OSError, EOFError) as problem:
+            connection.close()
+            raise Unavailable(
+                "worker_unavailable",
+                "The worker stopped in the middle of it.",
+                "See whether it was done, and try again in a few seconds.",
+            ) from problem
+        self._idle.put(connection)
+        return answer
+
+    def _take(self, within: float) -> Channel:
+        """An idle connection that is still good, or a new one; those that a restart broke go."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle = self._idle.get_nowait()
+                if idle.quiet():
+                    return idle
+                idle.close()
         try:
-            return Client(address(self.paths), "AF_UNIX", authkey=key(self.paths))
-        except (OSError, EOFError, AuthenticationError) as problem:
+            return channel.dial(address(self.paths), key(self.paths), min(within, self.greeting))
+        except TimeoutError as problem:
+            raise _away("The worker does not answer.") from problem
+        except (OSError, EOFError) as problem:
             raise _away(starting(self.paths)) from problem
-
-    def _drain(self) -> None:
-        while not self._idle.empty():
-            with contextlib.suppress(queue.Empty):
-                self._idle.get_nowait().close()
 
 
 def _away(message: str) -> Unavailable:
@@ -97,16 +121,6 @@ def _unpacked(answer: dict[str, Any]) -> Any:
     if "error" not in answer:
         return answer["ok"]
     raise unpacked(answer["error"])
-
-
-def accept(listener: Listener, serve: Callable[[Connection], None]) -> None:
-    """Until the process ends: each proven connection in a thread of its own."""
-    while True:
-        try:
-            connection = listener.accept()
-        except (AuthenticationError, ConnectionError, EOFError):
-            continue
-        threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
 
 def wait(paths: Paths, seconds: float) -> bool:

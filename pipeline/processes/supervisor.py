@@ -1,5 +1,5 @@
 """The small process that keeps a worker running, `python -m pipeline.processes.supervisor`, so that the app process
-starts nothing after launch. Imports nothing heavy.
+starts nothing after launch. One that is frozen is ended, too. Imports nothing heavy.
 """
 
 import argparse
@@ -7,13 +7,13 @@ import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from types import FrameType
 
-from pipeline.processes import logs
+from pipeline.processes import logs, pulse
+from pipeline.processes.pulse import Patience
 
 log = logging.getLogger(__name__)
 _HEALTHY = 5.0
@@ -29,20 +29,22 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--reader", action="store_true", help="of a worker that only reads pages")
     logs.configure()
-    return supervise(["--reader"] if parser.parse_args(arguments).reader else [])
+    reader = parser.parse_args(arguments).reader
+    return supervise([sys.executable, "-m", "pipeline.worker", *(["--reader"] if reader else [])])
 
 
-def supervise(arguments: list[str]) -> int:
-    """Restart the worker when it ends: soon after a run of some seconds, else with back-off to 30 s."""
+def supervise(command: list[str], patience: Patience | None = None) -> int:
+    """Restart the worker when it ends, or is silent for longer than `patience`: soon after a run of some
+    seconds, else with back-off to 30 s."""
     die_with_parent()
     stopping = threading.Event()
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[pulse.Watched] = []
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
         for child in children:
-            child.terminate()
-            late = threading.Timer(_SAVING, child.kill)
+            child.process.terminate()
+            late = threading.Timer(_SAVING, child.process.kill)
             late.daemon = True
             late.start()
 
@@ -51,18 +53,19 @@ def supervise(arguments: list[str]) -> int:
     pause = _PAUSE
     while not stopping.is_set():
         began = time.monotonic()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", *arguments], env={**_XET, **os.environ}
-        )
+        child = pulse.start(command, {**_XET, **os.environ})
         children[:] = [child]
-        log.info("worker started", extra={"worker": child.pid})
+        log.info("worker started", extra={"worker": child.process.pid})
         if stopping.is_set():  # it was told while the child came to be
-            child.terminate()
-        child.wait()
+            child.process.terminate()
+        if not child.wait(patience or Patience()):
+            log.error("the worker gave no sign of life and was killed")
         pause = _PAUSE if time.monotonic() - began > _HEALTHY else min(30.0, pause * 2)
         if not stopping.is_set():
             log.warning(
-                "the worker ended with %s; starting it again in %.1f s", child.returncode, pause
+                "the worker ended with %s; starting it again in %.1f s",
+                child.process.returncode,
+                pause,
             )
             stopping.wait(pause)
     return 0

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, cast
@@ -41,9 +40,10 @@ from pipeline.jobs.service import Jobs
 from pipeline.models.cache import Encoders, Once
 from pipeline.models.gpu import Borrower
 from pipeline.pdf.hi_res import Detector
-from pipeline.processes import logs
+from pipeline.processes import channel, logs, pulse
+from pipeline.processes.channel import Channel
 from pipeline.processes.pool import NICE, Pool, Pools
-from pipeline.processes.rpc import accept, address, key
+from pipeline.processes.rpc import PING, address, key
 from pipeline.processes.supervisor import die_with_parent
 from pipeline.transfers import workflow as transfer
 from pipeline.transfers.push_tokens import Lent
@@ -71,16 +71,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--reader", action="store_true", help="only read pages, beside a worker that does the rest"
     )
+    parser.add_argument("--pulse", type=int, help="a descriptor to which it says that it lives")
     logs.configure()
     asked = parser.parse_args(arguments)
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
     settings = Settings.from_env(os.environ, processors())
-    return work(settings, reader=asked.reader)
+    return work(settings, reader=asked.reader, beating=asked.pulse)
 
 
-def work(settings: Settings, *, reader: bool = False) -> int:
+def work(settings: Settings, *, reader: bool = False, beating: int | None = None) -> int:
     """Until SIGTERM: take jobs and calls, or only pages to read."""
     die_with_parent()
+    pulse.beat(beating)
     stopping = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -220,7 +222,7 @@ def _run(
         )
         saving.start()
         threading.Thread(target=cleanup.keep, args=(house, stopping), daemon=True).start()
-        _answer_calls(paths, library, catalog, encoder, stopping)
+        _answer_calls(paths, library, upkeep, encoder, stopping)
     pool.close()
     viewer.close()
     intake.close()
@@ -250,15 +252,17 @@ def _hold(replication: Replication, paths: Paths, stopping: threading.Event) -> 
 def _answer_calls(
     paths: Paths,
     library: Library,
-    catalog: Catalog,
+    upkeep: Upkeep,
     encoder: Callable[[str | None], Encoder],
     stopping: threading.Event,
 ) -> None:
-    listener = Listener(address(paths), "AF_UNIX", backlog=64, authkey=key(paths))
-    serve = functools.partial(_serve, library)
-    threading.Thread(target=accept, args=(listener, serve), daemon=True).start()
+    def answer(body: bytes) -> Any:
+        return {"silent_seconds": upkeep.silent()} if body == PING else dispatch(library, body)
+
+    serving = (channel.listen(address(paths)), key(paths), functools.partial(_serve, answer))
+    threading.Thread(target=channel.accept, args=serving, daemon=True).start()
     (paths.run / "ready").write_text(str(os.getpid()), encoding="ascii")
-    if not catalog.jobs(None, ACTIVE, 1):  # torch would slow down the start of what waits
+    if not library.catalog.jobs(None, ACTIVE, 1):  # torch would slow down the start of what waits
         threading.Thread(target=_warm, args=(encoder,), daemon=True).start()
     stopping.wait()
     (paths.run / "ready").unlink(missing_ok=True)
@@ -327,15 +331,14 @@ def _launch(settings: Settings, executor: str, *, reader: bool, busy: bool) -> N
     queues.register(settings.page_processes, busy=busy, visitors=settings.visitors)
 
 
-def _serve(library: Library, connection: Connection) -> None:
+def _serve(answered: Callable[[bytes], Any], connection: Channel) -> None:
     while True:
         try:
-            body = connection.recv_bytes()
+            body = connection.receive()
         except (EOFError, OSError):
-            connection.close()
             return
         try:
-            answer = {"ok": dispatch(library, body)}
+            answer = {"ok": answered(body)}
         except QuireError as problem:
             answer = {"error": problem.packed()}
         except Exception as problem:
@@ -347,9 +350,8 @@ def _serve(library: Library, connection: Connection) -> None:
             )
             answer = {"error": unexpected.packed()}
         try:
-            connection.send_bytes(json.dumps(answer).encode())
+            connection.send(json.dumps(answer).encode())
         except OSError:
-            connection.close()
             return
 
 

@@ -68,11 +68,12 @@ class JobRow:
 
 
 class Catalog:
-    """The rows behind one database URL."""
+    """The rows behind one database URL; a lock is waited for so many seconds."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = schema.PATIENCE) -> None:
+        self.patience = patience
         self._sqlite = url.startswith("sqlite")
-        self._engine = schema.connect(url)
+        self._engine = schema.connect(url, patience=patience)
         self.workers = Workers(self._engine)
 
     def close(self) -> None:

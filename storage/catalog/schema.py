@@ -3,6 +3,8 @@
 Both processes open it: SQLite in WAL mode on one machine, Postgres on several.
 """
 
+import functools
+from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from typing import Any
 
 from sqlalchemy import (
@@ -17,7 +19,9 @@ from sqlalchemy import (
     create_engine,
     event,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import OperationalError, TimeoutError
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from errors import Unavailable
 
@@ -91,14 +95,14 @@ events = Table(
 
 
 FROZEN_FOR = 10.0  # seconds
+PATIENCE = 30.0  # of jobs; a call of a person has less
 
 
-def connect(url: str, tables: MetaData = _meta) -> Engine:
-    """An engine whose tables are there; SQLite in WAL mode."""
-    arguments = {"timeout": 30} if url.startswith("sqlite") else {}
-    engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
-    sqlite = engine.dialect.name == "sqlite"
-    event.listen(engine, "connect", _configure_sqlite if sqlite else _configure_postgres)
+def connect(url: str, tables: MetaData = _meta, patience: float = PATIENCE) -> Engine:
+    """An engine whose tables are there; SQLite in WAL mode. See `patient`."""
+    engine = patient(url, patience)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
     try:
         tables.create_all(engine)
     except OperationalError as problem:
@@ -109,11 +113,67 @@ def connect(url: str, tables: MetaData = _meta) -> Engine:
     return engine
 
 
-def _configure_postgres(connection: Any, _record: Any) -> None:
+def patient(url: str, seconds: float, *, immediate: bool = False) -> Engine:
+    """An engine that waits so long for a lock, a place in its pool or a server, and then says so by
+    Unavailable. `immediate`: SQLite's lock is taken where a change begins, and keys are kept."""
+    sqlite = url.startswith("sqlite")
+    within = {"timeout": seconds} if sqlite else {"connect_timeout": max(2, int(seconds))}
+    engine = create_engine(
+        url, connect_args=within, poolclass=_Pool, pool_timeout=seconds, pool_pre_ping=True
+    )
+    if sqlite and immediate:
+        event.listen(engine, "connect", _immediate)
+    if not sqlite:
+        event.listen(engine, "connect", functools.partial(_configure_postgres, seconds))
+    event.listen(engine, "handle_error", _say_busy)
+    return engine
+
+
+class _Pool(QueuePool):
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except TimeoutError as problem:
+            raise _busy() from problem
+
+
+def _say_busy(context: ExceptionContext) -> None:
+    """What SQLite and Postgres say when somebody else holds a lock, or the server is away."""
+    problem = context.original_exception
+    sqlite = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    state = getattr(problem, "sqlstate", None) or ""
+    unconnected = context.connection is None and context.dialect.name != "sqlite"
+    if (
+        sqlite in {SQLITE_BUSY, SQLITE_LOCKED}
+        or state[:2] in {"08", "53", "57"}
+        or state == "55P03"
+        or context.is_disconnect
+        or (unconnected and isinstance(context.sqlalchemy_exception, OperationalError))
+    ):
+        raise _busy() from problem
+
+
+def _busy() -> Unavailable:
+    return Unavailable(
+        "database_busy",
+        "The database is busy or cannot be reached.",  # by SQLite's words DBOS tries for ever
+        "Try again in a few seconds.",
+        retry_after=5.0,
+    )
+
+
+def _configure_postgres(seconds: float, connection: Any, _record: Any) -> None:
     """A process that is frozen in the middle of a change keeps its rows locked for so long only."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * FROZEN_FOR)}")
+        cursor.execute(f"SET lock_timeout = {int(1000 * seconds)}")
+        cursor.execute(f"SET statement_timeout = {int(2000 * seconds)}")
     connection.commit()
+
+
+def _immediate(connection: Any, _record: Any) -> None:
+    connection.isolation_level = "IMMEDIATE"
+    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound, Refused
-from storage.catalog.schema import connect
+from storage.catalog.schema import PATIENCE, connect
 
 PREFIX = "quire_"
 MAX_TOKENS = 20
@@ -89,8 +89,8 @@ class Token:
 class Accounts:
     """Tokens and visitors behind one database URL."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = connect(url, _meta)
+    def __init__(self, url: str, patience: float = PATIENCE) -> None:
+        self._engine = connect(url, _meta, patience)
 
     def close(self) -> None:
         self._engine.dispose()

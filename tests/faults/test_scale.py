@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.jobs.health import health
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.recovery import DEAD_AFTER
 from storage.catalog.schema import connect, jobs
@@ -69,7 +68,7 @@ def test_what_dead_readers_had_taken_is_read_by_another(tmp_path: Path) -> None:
             assert taken(running, name) & again  # what it had taken was read again, here
         history = running.jobs.read_events(USER, job, 0)[0]
         assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
-        assert health(running.jobs)["ready"]
+        assert running.health()["ready"]
 
 
 def taken(running: Engine, name: str) -> set[int]:

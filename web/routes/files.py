@@ -20,7 +20,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from errors import NotFound, QuireError
-from pipeline.jobs.health import health, metrics
+from pipeline.jobs.health import metrics
 from web import assets
 from web.api import App
 from web.http_status import refusal
@@ -74,15 +74,15 @@ def routes(app: App) -> list[Route]:
     async def uploads(request: Request) -> Response:
         return await upload(request, app.identity, app.jobs)
 
-    def healthz(_: Request) -> Response:
+    async def healthz(_: Request) -> Response:
         return JSONResponse({"ok": True})
 
-    def readyz(_: Request) -> Response:
-        state = health(app.jobs)
+    async def readyz(_: Request) -> Response:  # no thread is needed: they may all be waiting
+        state = app.health.now()
         return JSONResponse(state, status_code=200 if state["ready"] else 503)
 
     def counts(_: Request) -> Response:
-        return PlainTextResponse(metrics(app.jobs), headers=NO_STORE)
+        return PlainTextResponse(metrics(app.jobs, app.health.now()), headers=NO_STORE)
 
     return [
         route(app, "/pages/{source}/{page:int}", page),
