@@ -238,7 +238,7 @@ def test_health_is_what_was_heard_and_is_not_believed_for_long(tmp_path: Path) -
 CHILD = """
 import argparse, os, signal, sys, threading, time
 sys.path.insert(0, {root!r})
-from pipeline import pulse
+from pipeline.processes import pulse
 asked = argparse.ArgumentParser()
 asked.add_argument("how")
 asked.add_argument("--pulse", type=int)
@@ -254,7 +254,7 @@ time.sleep(600)
 SUPERVISOR = """
 import sys
 sys.path.insert(0, {root!r})
-from pipeline import logs, supervisor
+from pipeline.processes import logs, supervisor
 from pipeline.processes.pulse import Patience
 logs.configure()
 patience = Patience(every=0.05, first=1200, then=20)
