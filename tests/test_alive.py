@@ -289,6 +289,7 @@ def until(fits: Callable[[], object]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_frozen_worker_is_ended_and_started_again(tmp_path: Path) -> None:
     with supervised(tmp_path, "freezes") as (_, started):
         until(lambda: len(started()) > 1)
@@ -296,6 +297,7 @@ def test_a_frozen_worker_is_ended_and_started_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_busy_worker_and_a_machine_that_slept_are_not_taken_for_frozen(tmp_path: Path) -> None:
     with supervised(tmp_path, "works") as (supervisor, started):
         until(started)
@@ -336,6 +338,7 @@ def test_a_locked_catalogue_is_said_within_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_locked_postgres_is_said_within_a_time() -> None:
     with postgres() as url:
         made = url.replace("postgresql://", "postgresql+psycopg://")
@@ -349,6 +352,7 @@ def test_a_locked_postgres_is_said_within_a_time() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_submit_with_a_locked_database_answers(tmp_path: Path) -> None:
     """With the catalogue locked nothing is taken; with the engine's database locked the job is, and it is
     started once that can be."""
@@ -378,6 +382,7 @@ def start(data: Path, port: int) -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_start_on_a_port_that_is_taken_ends_with_the_reason(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start(tmp_path, taken.getsockname()[1])
@@ -388,6 +393,7 @@ def test_a_start_on_a_port_that_is_taken_ends_with_the_reason(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_server_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
     """Longer than the five seconds that Gradio gives it; and one that breaks ends the start."""
     done = subprocess.run(
@@ -431,6 +437,7 @@ os._exit(0)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_an_app_that_is_held_up_while_it_starts_is_up_and_one_without_a_supervisor_ends(
     tmp_path: Path,
 ) -> None:
