@@ -7,7 +7,8 @@ finds there before an endpoint runs. Knows nothing of routes.
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from errors import InputError
 
 MAX_BODY = 1 << 20  # of a call; uploads have limits of their own
 SECONDS = 20.0  # from the first byte of a call's body to its last
+SILENT = 30.0  # seconds in which nothing of an upload comes
+SLOWEST = 8 << 10  # bytes of an upload a second
 _READ_ON = 32 << 20  # of a body that is too large, so that its sender hears why
 _MOST_VALUES, _DEEPEST = 50_000, 60
 _LARGEST = 1 << 63
@@ -41,14 +44,29 @@ async def read(headers: Headers, receive: Receive) -> bytes:
         async with asyncio.timeout(SECONDS):
             body, size = await _read(receive)
     except TimeoutError as problem:
-        raise InputError(
-            "body_slow", f"The request did not come within {SECONDS:.0f} s.", "Send it again."
-        ) from problem
+        raise _slow() from problem
     if headers.get("content-type", "").strip().lower().startswith("multipart/"):
         raise InputError("media_type", "No form is taken here.", "Send JSON; upload files first.")
     if size > MAX_BODY:
         raise InputError("body_too_large", "The request is too large.", "Upload files as files.")
     return body
+
+
+async def paced(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """An upload's bytes while they come, and not too slowly: a half one holds a place and disk."""
+    began, size = time.monotonic(), 0
+    while True:
+        try:
+            async with asyncio.timeout(SILENT):
+                chunk = await anext(stream, None)
+        except TimeoutError as problem:
+            raise _slow() from problem
+        if chunk is None:
+            return
+        size += len(chunk)
+        if size < (time.monotonic() - began - SILENT) * SLOWEST:
+            raise _slow()
+        yield chunk
 
 
 async def _read(receive: Receive) -> tuple[bytes, int]:
@@ -127,6 +145,10 @@ def check_files(value: Any, user: str | None) -> None:
 
 def not_an_upload() -> InputError:
     return InputError("not_an_upload", "That is not an uploaded file.", "Upload the file itself.")
+
+
+def _slow() -> InputError:
+    return InputError("body_slow", "The request did not come in time.", "Send it again.")
 
 
 def _bad() -> InputError:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from errors import InputError, QuireError, Refused
 from pipeline.jobs.service import Jobs
-from web.body import folder, not_an_upload
+from web.body import folder, not_an_upload, paced
 from web.http_status import refusal
 from web.identity import Caller, Identity
 
@@ -125,7 +125,7 @@ def _no_files() -> InputError:
 
 async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:
     total = 0
-    async for chunk in request.stream():
+    async for chunk in paced(request.stream()):
         total += len(chunk)
         if total > most:
             raise Refused(
