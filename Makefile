@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test bench bench-peers pictures page-bench setup setup-dev resolve samples clean
+.PHONY: demo run check test bench bench-peers bench-abuse pictures page-bench setup setup-dev resolve samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -33,6 +33,9 @@ bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, C
 
 bench-peers:      ## other readers to print beside us, in an environment of their own
 	@bash bin/peers
+
+bench-abuse: setup-dev  ## what abuse by visitors costs a signed-in person; MINUTES=30
+	$(BIN)/python bench/abuse.py --minutes $(or $(MINUTES),30)
 
 pictures: setup-dev  ## docs/pictures from the real page; PDF="a.pdf b.pdf" adds your own
 	$(BIN)/python bench/pictures.py $(PDF)

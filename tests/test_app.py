@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pikepdf
 import pytest
-from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from quire_client import FINISHED, Json, Quire
 from tests.conftest import SAMPLES, Running, once_restored, start_app
 from tests.hub.server import Fault, Hub
+from tests.people import Person
 
 pytestmark = pytest.mark.slow
 
@@ -134,11 +134,8 @@ def test_errors_have_codes(quire: Quire, app: Running) -> None:
     assert code(lambda: quire.call("cancel", job_id="nothing")) == "job_not_found"
     assert code(lambda: quire.search("x", collection="none such")) == "collection_not_found"
     assert code(lambda: quire.call("create_collection", title="  ")) == "title_empty"
-    client = Client(app.url, verbose=False)
-    assert (
-        code(lambda: client.predict(files=[{"path": "/etc/passwd"}], api_name="/submit"))
-        == "not_an_upload"
-    )
+    told = Person(app.url).post("/gradio_api/call/v2/submit", {"files": [{"path": "/etc/passwd"}]})
+    assert (told[0], told[1]["error"]["code"]) == (400, "not_an_upload")
 
 
 def test_every_endpoint_is_described_to_a_stranger(app: Running) -> None:

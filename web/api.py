@@ -47,7 +47,10 @@ class App:
     health: Health
     saw: Callable[[str, Any], None] = lambda _user, _request: None  # the GPU broker's, where one is
     turns: Turns = field(  # of whatever takes a thread
-        default_factory=lambda: Turns(each=2, visitors=4, person=16, most=100, crowd=160)
+        default_factory=lambda: Turns(each=2, visitors=2, person=16, most=100, crowd=160)
+    )
+    drawing: Turns = field(
+        default_factory=lambda: Turns(each=1, visitors=2, person=8, most=100, crowd=160)
     )
     waiting: AtOnce = field(  # for a job
         default_factory=lambda: AtOnce(each=24, visitors=80, person=100)

@@ -17,6 +17,7 @@ from errors import InputError, QuireError, Refused
 from web.api import App
 from web.http_status import refusal
 from web.identity import Caller
+from web.rate_limit import Turns
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -43,9 +44,14 @@ class Asked:
 
 
 def route(
-    app: App, path: str, answer: Callable[[Asked], Any], methods: tuple[str, ...] = ("GET",)
+    app: App,
+    path: str,
+    answer: Callable[[Asked], Any],
+    methods: tuple[str, ...] = ("GET",),
+    turns: Turns | None = None,
 ) -> Route:
-    """`answer` runs in a thread and gives a Response or something for JSON."""
+    """`answer` runs in a thread, when it is the caller's turn, and gives a Response or something for
+    JSON."""
 
     def found(request: Request, caller: Caller, body: Mapping[str, Any]) -> Any:
         return answer(
@@ -63,7 +69,7 @@ def route(
         try:
             body = {} if request.method in {"GET", "HEAD"} else await _body(request)
             caller = await run_in_threadpool(app.caller, request)
-            async with app.turns.turn(caller.share):
+            async with (turns or app.turns).turn(caller.share):
                 given = await run_in_threadpool(found, request, caller, body)
         except QuireError as problem:
             return refusal(problem)

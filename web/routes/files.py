@@ -85,8 +85,8 @@ def routes(app: App) -> list[Route]:
         return PlainTextResponse(metrics(app.jobs, app.health.now()), headers=NO_STORE)
 
     return [
-        route(app, "/pages/{source}/{page:int}", page),
-        route(app, "/figures/{name}", figure),
+        route(app, "/pages/{source}/{page:int}", page, turns=app.drawing),
+        route(app, "/figures/{name}", figure, turns=app.drawing),
         route(app, "/exports/{name}", download),
         Route("/events", events),
         Route("/gradio_api/upload", uploads, methods=["POST"]),
