@@ -13,12 +13,15 @@ from errors import InputError
 from storage.live.chroma import Record
 from storage.live.keyword_index import Filter
 from storage.live.workspace import Workspace
+from storage.names import CropName, is_one
+from storage.names import text as plain
 
 MODES = ("hybrid", "dense", "keyword")
 KINDS = ("Text", "Table", "Image")
 _K = 60
 _MAX_QUERY = 2000
 _MAX_HITS = 100
+_MAX_FILTERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +35,9 @@ class Query:
     where: Filter = Filter()
 
 
-def checked(text: object, *, collection: str, top_k: object, mode: object, where: object) -> Query:
+def checked(given: object, *, collection: str, top_k: object, mode: object, where: object) -> Query:
     """Arguments from outside, or an InputError that says which one is wrong."""
-    words = " ".join(str(text or "").split())
+    words = " ".join(plain(given or "").split())
     if not words:
         raise InputError("query_empty", "There is nothing to search for.", "Type a question.")
     if len(words) > _MAX_QUERY:
@@ -61,7 +64,7 @@ def filters(where: object) -> Filter:
     pages = where.get("pages") or [None, None]
     if not isinstance(pages, list | tuple) or len(pages) != 2:
         raise _bad_where()
-    if not all(p is None or (isinstance(p, int) and p >= 1) for p in pages):
+    if not all(p is None or (type(p) is int and 1 <= p < 1 << 31) for p in pages):
         raise _bad_where()
     kinds = _texts(where.get("element_type"))
     if set(kinds) - set(KINDS):
@@ -78,9 +81,9 @@ def _texts(value: object) -> tuple[str, ...]:
     if value is None or value == "":
         return ()
     listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(v, str) for v in listed):
+    if not isinstance(listed, list | tuple) or len(listed) > _MAX_FILTERED:
         raise _bad_where()
-    return tuple(listed)
+    return tuple(plain(v, 200) for v in listed)
 
 
 def _bad_where() -> InputError:
@@ -152,7 +155,7 @@ def fuse(lists: list[dict[str, int]]) -> dict[str, float]:
 def hit(record: Record, score: float, rank: Mapping[str, int | None]) -> dict[str, Any]:
     """A record as the public interface shows it."""
     data = record.metadata
-    boxes = json.loads(data.get("boxes", "[]"))
+    boxes, image = json.loads(data.get("boxes", "[]")), data.get("image")
     return {
         "id": record.id,
         "text": record.document,
@@ -168,7 +171,7 @@ def hit(record: Record, score: float, rank: Mapping[str, int | None]) -> dict[st
         "section_titles": list(data.get("section_titles", [])),
         "caption": data.get("caption"),
         "table_html": data.get("table_html"),
-        "image_url": f"/figures/{data['image']}" if data.get("image") else None,
+        "image_url": f"/figures/{image}" if is_one(CropName, image) else None,
     }
 
 

@@ -2,18 +2,11 @@
 
 import hashlib
 import hmac
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NewType
 
-from errors import InputError
-
-UserKey = NewType("UserKey", str)
-
-_KEY = re.compile(r"[0-9a-f]{32}")
-_SHA = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+from storage.names import CropName, ExportName, JobId, Sha256, Version
+from storage.names import UserKey as UserKey
 
 
 def user_key(secret: bytes, identity: str) -> UserKey:
@@ -21,15 +14,10 @@ def user_key(secret: bytes, identity: str) -> UserKey:
     return UserKey(hmac.new(secret, identity.encode(), hashlib.sha256).hexdigest()[:32])
 
 
-def _checked(pattern: re.Pattern[str], value: str) -> str:
-    if not pattern.fullmatch(value) or ".." in value:
-        raise InputError("bad_id", "That id is not one of ours.", "Use an id that Quire returned.")
-    return value
-
-
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Every path under the data directory; each argument is checked before it is joined."""
+    """Every path under the data directory; each argument is one of `names` before it is joined, or
+    InputError."""
 
     root: Path
 
@@ -55,29 +43,29 @@ class Paths:
         return self.root / "remote"
 
     def user(self, key: str) -> Path:
-        return self.root / "users" / _checked(_KEY, key)
+        return self.root / "users" / UserKey(key)
 
     def source(self, key: str, sha256: str) -> Path:
-        return self.user(key) / "sources" / f"{_checked(_SHA, sha256)}.pdf"
+        return self.user(key) / "sources" / f"{Sha256(sha256)}.pdf"
 
     def elements(self, key: str, sha256: str, version: str) -> Path:
-        name = f"{_checked(_SHA, sha256)}-{_checked(_NAME, version)}"
+        name = f"{Sha256(sha256)}-{Version(version)}"
         return self.user(key) / "elements" / name
 
     def crops(self, key: str) -> Path:
         return self.user(key) / "crops"
 
     def crop(self, key: str, name: str) -> Path:
-        return self.crops(key) / _checked(_NAME, name)
+        return self.crops(key) / CropName(name)
 
     def page_images(self, key: str, sha256: str) -> Path:
-        return self.user(key) / "pages" / _checked(_SHA, sha256)
+        return self.user(key) / "pages" / Sha256(sha256)
 
     def page_image(self, key: str, sha256: str, page: int, width: int) -> Path:
         return self.page_images(key, sha256) / f"{int(page)}-{int(width)}.webp"
 
     def work(self, key: str, job_id: str) -> Path:
-        return self.user(key) / "work" / _checked(_NAME, job_id)
+        return self.user(key) / "work" / JobId(job_id)
 
     def chroma(self, key: str) -> Path:
         return self.user(key) / "chroma"
@@ -123,4 +111,4 @@ class Paths:
         return self.root / "lease.json"
 
     def export(self, key: str, name: str) -> Path:
-        return self.exports / _checked(_KEY, key) / _checked(_NAME, name)
+        return self.exports / UserKey(key) / ExportName(name)

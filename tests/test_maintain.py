@@ -11,6 +11,7 @@ import pytest
 from errors import Corrupt, InputError, NotFound, Refused, Unavailable
 from pipeline.__main__ import main
 from pipeline.admin import import_chroma
+from pipeline.models.cache import Encoders
 from storage.generations import erase, reader, verify
 from storage.generations import manifest as manifests
 from storage.generations.committer import Pace
@@ -22,6 +23,7 @@ from storage.remotes.local import LocalRemote
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House, record
 from tests.hub.server import Hub
+from tests.poison import journal, revived, unpickled
 
 
 @pytest.fixture
@@ -266,22 +268,89 @@ def test_a_damaged_or_nameless_directory_is_refused_with_its_code(
     assert import_chroma(house.stores, house.catalog, USER, "papers", nameless, "m") == 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["m", "/etc", "evil/model@main"])
+def test_a_poisoned_directory_stays_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Its embedding function is not revived, and its model not loaded."""
+    monkeypatch.setenv("QUIRE_DATA_DIR", str(tmp_path / "data"))
+    folder, marker = foreign(tmp_path / "theirs", model), tmp_path / "revived"
+    revived(folder, marker)
+    assert main(["import", "--user", USER, "--collection", "papers", str(folder)]) == 0
+    house = House(tmp_path / "data", primary=LocalRemote(tmp_path / "data" / "remote"))
+    with house.workspaces.open(USER) as workspace:
+        (collection,) = workspace.collections()
+        workspace.upsert(replace(house.space(), collection=collection, model=model), [record(9)])
+        assert workspace.count(collection) == 6
+    asked: list[str] = []
+    encoders = Encoders(asked.append, ["m"])  # type: ignore[arg-type,func-returns-value]
+    if model != "m":
+        with pytest.raises(Refused):
+            encoders(model)
+    house.close()
+    assert not asked
+    assert not marker.exists()
+    store = VectorStore(house.paths.chroma(USER))
+    assert store.is_inert()
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_directory_that_runs_or_deletes_something_is_refused(
+    house: House, tmp_path: Path
+) -> None:
+    """A pickle that is more than data, a journal that names a file, a link."""
+    victim, marker = tmp_path / "victim", tmp_path / "revived"
+    victim.write_text("precious", encoding="ascii")
+    for n, harm in enumerate((
+        lambda folder: unpickled(folder, marker),
+        lambda folder: journal(folder, victim),
+        lambda folder: (folder / "x").symlink_to(victim),
+    )):  # fmt: skip
+        folder = foreign(tmp_path / str(n), "m")
+        harm(folder)
+        with pytest.raises(Corrupt):
+            import_chroma(house.stores, house.catalog, USER, "papers", folder)
+    assert victim.read_text(encoding="ascii") == "precious"
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("image", "/etc/passwd"), ("page", "iv"), ("boxes", "{"), ("filename", 7), ("page", 1 << 40)],
+)
+def test_a_foreign_record_that_says_what_it_should_not_is_refused(
+    house: House, tmp_path: Path, key: str, value: object
+) -> None:
+    store = VectorStore(tmp_path / "theirs")
+    store.ensure("theirs", model="m", dimension=3, title="t")
+    store.upsert("theirs", [record(1), record(2, **{key: value})])
+    store.close()
+    with pytest.raises(InputError) as caught:
+        import_chroma(house.stores, house.catalog, USER, "papers", tmp_path / "theirs")
+    assert caught.value.code == "import_unreadable"
+    assert key in str(caught.value)
+    assert house.catalog.collections(USER) == []
+
+
 # Manifests that mean harm
 
 
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        ({"path": "segments/../../x"}, "outside"),
-        ({"path": "/etc/passwd"}, "outside"),
-        ({"path": "segments/.hidden"}, "outside"),
-        ({"path": "elsewhere/x"}, "outside"),
-        ({"path": "segments/a\\b"}, "outside"),
-        ({"sha256": "A" * 64}, "hash"),
-        ({"bytes": -1}, "numbers"),
+        ({"path": "segments/../../x"}, "fields"),
+        ({"path": "/etc/passwd"}, "fields"),
+        ({"path": "segments/.hidden"}, "fields"),
+        ({"path": "elsewhere/x"}, "fields"),
+        ({"path": "segments/a\\b"}, "fields"),
+        ({"sha256": "A" * 64}, "fields"),
+        ({"bytes": -1}, "fields"),
         ({"bytes": 1 << 40}, "larger"),
         ({"bytes": 1 << 40, "path": "chroma/00000001/a/link_lists.bin"}, "larger"),
-        ({"rows": "many"}, "numbers"),
+        ({"rows": "many"}, "fields"),
     ],
 )
 def test_a_hostile_file_is_refused_before_anything_is_read(

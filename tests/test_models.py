@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from errors import InputError, QuireError, Unavailable
+from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.models.cache import Encoders
 from pipeline.models.embedding import LoadedModel, load_encoder, processor_flags, quicker
+from settings import DEFAULT_MODEL
 from tests.tiny_models import embedding_model, layout_model
 
 TEXT = st.text("abc xyz.", max_size=400)
@@ -148,8 +150,39 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
     assert load_encoder(first).name == first
 
 
+def test_only_models_that_settings_name_are_loaded() -> None:
+    """A store, an archive or a saved job may say anything; a commit is taken of a repository that settings
+    name without one."""
+    asked: list[str] = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        return SimpleNamespace(name=name)
+
+    commit, other = "a" * 40, "b" * 40
+    encoders = Encoders(load, ["org/open", f"org/pinned@{commit}", "org/tagged@v1", "/models/mine"])
+    fine = [
+        None, "org/open", f"org/open@{other}", f"org/pinned@{commit}", f"org/tagged@{other}",
+        "/models/mine", DEFAULT_MODEL,
+    ]  # fmt: skip
+    for name in fine:
+        encoders(name)
+    assert asked == [name or "org/open" for name in fine if name != "org/open"]
+    for name in (
+        "evil/model", f"evil/model@{commit}", f"org/pinned@{other}", "org/open@refs/pr/1",
+        "org/open@main", f"{DEFAULT_MODEL}@{other}", "/models/evil", "/models/mine/../evil",
+        "/models/mine@x", "", "http://evil/model", "org/open@", f"@{other}", "\0", "x" * (1 << 20),
+    ):  # fmt: skip
+        before = list(asked)
+        if name:
+            with pytest.raises(Refused) as caught:
+                encoders(name)
+            assert caught.value.code == "model_not_offered"
+        assert asked == before
+
+
 def test_why_the_default_model_cannot_be_loaded_stays_known(tmp_path: Path) -> None:
-    encoders = Encoders(load_encoder, str(tmp_path))
+    encoders = Encoders(load_encoder, [str(tmp_path)])
     assert encoders.state() is None
     with pytest.raises(InputError):
         encoders(None)

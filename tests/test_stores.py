@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,11 @@ import pytest
 
 from errors import Corrupt, Unavailable
 from storage.catalog.catalog import JobRow
-from storage.generations import replication, saved_jobs
+from storage.generations import manifest as manifests
+from storage.generations import reader, replication, saved_jobs
 from storage.generations.committer import Pace, Schedule
 from storage.generations.compose import Wish
+from storage.generations.manifest import File
 from storage.generations.restore import Restore
 from storage.generations.saved_jobs import EDITION
 from storage.live import closed_copy as published
@@ -31,6 +33,7 @@ from storage.remotes.remote import SMALL, Change
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House
 from tests.hub.server import Fault, Hub
+from tests.poison import journal, revived
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -387,6 +390,43 @@ def test_a_damaged_published_directory_is_not_used(house: House, tmp_path: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("poison", [revived, journal])
+def test_a_published_directory_that_somebody_has_poisoned_is_not_used(
+    house: House, tmp_path: Path, poison: Callable[[Path, Path], None]
+) -> None:
+    """One that would make Chroma load a model, or SQLite delete a file, under a manifest that fits it: the
+    records are right, nothing of it runs, and nothing of it is handed on."""
+    victim = tmp_path / "victim"
+    house.put(1, 2)
+    house.publish()
+    house.put(3)
+    house.replication.save(USER)
+    for remote in (tmp_path / "remote", tmp_path / "mirror"):
+        top = remote / "users" / USER
+        (database,) = top.glob("chroma/*/chroma.sqlite3")
+        poison(database.parent, victim)
+        newest = manifests.load((top / "manifest.json").read_bytes(), user=USER)
+        assert newest.published
+        files = []
+        for name, path in published.members(database.parent).items():
+            sha256, size = reader.measure(path)
+            place = f"chroma/{newest.published.generation:08d}/{name}"
+            files.append(File(path=place, sha256=sha256, bytes=size))
+        made = replace(newest, published=replace(newest.published, files=tuple(files)))
+        (top / "manifest.json").write_bytes(manifests.dump(made))
+    fresh = wiped(house)
+    if poison is journal:
+        victim.touch()
+    assert fresh.ids() == ["id1", "id2", "id3"]
+    fresh.put(4)
+    fresh.close()
+    assert victim.exists() == (poison is journal)
+    store = VectorStore(fresh.paths.chroma(USER))
+    assert store.is_inert()
+    store.close()
+
+
 def test_what_is_published_stays_right_over_many_saves(house: House) -> None:
     for n in range(50):
         house.put(n, n + 100)
@@ -542,9 +582,9 @@ def test_elements_and_pictures_come_back_after_a_wipe(house: House) -> None:
     folder = house.paths.elements(USER, sha, "v1")
     folder.mkdir(parents=True)
     (folder / "batch-00000.jsonl").write_text("{}", encoding="ascii")
-    (folder / "batch-00000.crops").write_text("x.webp", encoding="ascii")
+    (folder / "batch-00000.crops").write_text(f"{'c' * 64}.webp", encoding="ascii")
     house.paths.crops(USER).mkdir(parents=True)
-    house.paths.crop(USER, "x.webp").write_bytes(b"picture")
+    house.paths.crop(USER, f"{'c' * 64}.webp").write_bytes(b"picture")
     house.source(sha)
     house.replication.save(USER)
     fresh = wiped(house)
@@ -552,7 +592,7 @@ def test_elements_and_pictures_come_back_after_a_wipe(house: House) -> None:
     fresh.stores.restore.elements(USER, sha, "v1")
     there = fresh.paths.elements(USER, sha, "v1")
     assert (there / "batch-00000.jsonl").read_text(encoding="ascii") == "{}"
-    assert fresh.paths.crop(USER, "x.webp").read_bytes() == b"picture"
+    assert fresh.paths.crop(USER, f"{'c' * 64}.webp").read_bytes() == b"picture"
     fresh.close()
 
 

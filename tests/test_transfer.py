@@ -1,5 +1,6 @@
 """Exports and imports: the round trip is equal, hostile archives are refused, a kill loses nothing."""
 
+import io
 import json
 import random
 import stat
@@ -13,15 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from errors import InputError
 from pipeline.jobs.service import EXPORTS
-from pipeline.transfers import import_archive, unzip
-from pipeline.transfers.export import _WRITERS
+from pipeline.transfers import import_archive, markdown, unzip
+from pipeline.transfers.export import _WRITERS, Shelf, export
 from quire_client import Json, Quire
+from storage.catalog.catalog import Collection, SourceRow
 from storage.live import parquet_shards, segments
 from storage.live.chroma import Record, VectorStore
 from tests.conftest import SAMPLES, Running, start_app
+from tests.poison import journal
 
 
 def record(n: int, **metadata: Any) -> Record:
@@ -197,6 +201,40 @@ def test_an_archive_of_a_chroma_directory_is_one_collection_read_whole(tmp_path:
         assert why in str(caught.value)
 
 
+@pytest.mark.slow
+def test_a_journal_in_an_archive_deletes_no_file_of_the_server(tmp_path: Path) -> None:
+    entries = of_chroma(tmp_path / "1", "theirs")
+    victim = tmp_path / "victim"
+    victim.write_text("precious", encoding="ascii")
+    journal(tmp_path / "1", victim)
+    entries["chroma/chroma.sqlite3-journal"] = (
+        tmp_path / "1" / "chroma.sqlite3-journal"
+    ).read_bytes()
+    with pytest.raises(InputError) as caught:
+        import_archive.take_in(zipped(tmp_path / "a.zip", **entries), tmp_path / "work", 1 << 30)
+    assert caught.value.code == "import_unreadable"
+    assert victim.read_text(encoding="ascii") == "precious"
+
+
+def test_what_repeats_is_measured_as_it_is_read(tmp_path: Path) -> None:
+    """A text that is in the file once and in the table a thousand times: it is what it takes in memory."""
+    count, said = 1000, "x" * 100_000
+    bomb = table(
+        id=[str(n) for n in range(count)], document=[said] * count, metadata=["{}"] * count,
+        embedding=vectors(*[[1.0]] * count),
+    )  # fmt: skip
+    assert len(bomb) < 20_000
+    path = zipped(tmp_path / "a.zip", **{"quire.json": FACTS, "data/a.parquet": bomb})
+    with pytest.raises(InputError) as caught:
+        import_archive.take_in(path, tmp_path / "work", 50 << 20)
+    assert "too large when unpacked" in str(caught.value)
+    assert sum(p.stat().st_size for p in (tmp_path / "work").rglob("*") if p.is_file()) < 1 << 20
+    found = import_archive.Taken.of(
+        import_archive.take_in(path, tmp_path / "more", 120 << 20), tmp_path / "more"
+    )
+    assert 100_000_000 < found.bytes < 101_000_000
+
+
 def test_files_with_a_foreign_content_under_a_hash_are_left_out(tmp_path: Path) -> None:
     path = zipped(
         tmp_path / "a.zip",
@@ -205,6 +243,93 @@ def test_files_with_a_foreign_content_under_a_hash_are_left_out(tmp_path: Path) 
     )  # fmt: skip
     found = import_archive.take_in(path, tmp_path / "work", 1 << 30)
     assert (found["figures"], found["files"], found["records"]) == ([], [], 1)
+
+
+def shelf_of(tmp_path: Path, image: str, **element: Any) -> Shelf:
+    """A collection as a store may hold it since before names were parsed, or as somebody changed it."""
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops" / GOOD).write_bytes(b"picture")
+    (tmp_path / "secret").write_bytes(SECRET)
+    for n, name in enumerate((LINK, DIRECTORY)):
+        (tmp_path / "crops" / name).symlink_to((tmp_path / "secret", tmp_path)[n])
+    (tmp_path / "original.pdf").symlink_to(tmp_path / "secret")
+    held = [
+        record(1, image=image),
+        record(2, image=GOOD),
+        record(3, image=LINK),
+        record(4, image=DIRECTORY),
+    ]
+    source = SourceRow(
+        collection="c-1", sha256="5" * 64, filename="../a.pdf", bytes=1, pages=1, version="v1",
+        created_at=1.0,
+    )  # fmt: skip
+    elements = [
+        {"type": "Image", "text": "", "metadata": {"page_number": 1, "image_path": name}}
+        for name in (image, GOOD, LINK, DIRECTORY)
+    ]
+    return Shelf(
+        collection=Collection(id="c-1", title="# [t](http://evil)", model="m", created_at=1.0),
+        count=4,
+        records=lambda: iter([held]),
+        sources=[source],
+        elements=lambda _: [*elements, {"metadata": {}, **element}] if element else elements,
+        original=lambda _: tmp_path / "original.pdf",
+        crops=tmp_path / "crops",
+    )
+
+
+SECRET = b"hf_not_for_you"
+GOOD, LINK, DIRECTORY = (f"{c * 64}.jpg" for c in "abc")
+
+
+@pytest.mark.parametrize("format", EXPORTS)
+@pytest.mark.parametrize("way", ["{}/secret", "../secret", "../crops/../secret", "a\0b", ""])
+def test_an_export_holds_nothing_from_outside(tmp_path: Path, format: str, way: str) -> None:
+    """Neither by a name that leads out, nor by a link that stands where a picture or a PDF should."""
+    shelf = shelf_of(tmp_path, way.format(tmp_path))
+    target = tmp_path / "out" / "x.zip"
+    export(shelf, format, target, lambda done, total: None)
+    with zipfile.ZipFile(target) as opened:
+        held = {n: opened.read(n) for n in opened.namelist()}
+    assert not [n for n, content in held.items() if SECRET in content]
+    assert [n for n in held if n.startswith("figures/")] == (
+        [] if format == "json" else [f"figures/{GOOD}"]
+    )
+    assert not [n for n in held if n.startswith(("/", "sources/")) or ".." in n]
+
+
+def test_a_document_says_nothing_in_markdown_but_its_text(tmp_path: Path) -> None:
+    """What it says is what is shown: no link, picture, HTML or heading that it brings itself."""
+    evil = (
+        "<script>alert(1)</script>\n[click](javascript:alert(1)) ![x](http://evil/pixel)\n"
+        "    code\n# heading\n> quote\n---\n1. one\n|a|b|\n|-|-|\n&lt;b&gt; `c` *d* _e_ ~~f~~\\"
+    )
+    cells = (
+        "<table onload=x><tr><td colspan='2' style='x'>a<img src=x onerror=y>&lt;b&gt;</td>"
+        "<td colspan='9&quot; onclick=z'>[l](javascript:1)\n\n# h</td></tr></table><script>s</script>"
+    )
+    for kind in ("NarrativeText", "Title", "ListItem", "Table", "Image"):
+        made = markdown.element({"type": kind, "text": evil, "metadata": {"image_path": "../x"}})
+        tree = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(made)
+        tokens = {t.type for top in tree for t in (top, *(top.children or ()))}
+        allowed = {"paragraph_open", "paragraph_close", "inline", "text", "softbreak"}
+        allowed |= {"Title": {"heading_open", "heading_close"}}.get(kind, set())
+        if kind == "ListItem":
+            allowed |= {
+                "bullet_list_open",
+                "bullet_list_close",
+                "list_item_open",
+                "list_item_close",
+            }
+        assert tokens <= allowed | {"text_special"}
+        said = "".join(c.content for top in tree for c in top.children or () if c.content)
+        assert "".join(said.split()) == "".join(evil.split())
+    made = markdown.element({"type": "Table", "text": "", "metadata": {"text_as_html": cells}})
+    assert made == (
+        '<table><tr><td colspan="2">a&lt;b&gt;</td><td>[l](javascript:1) # h</td></tr></table>s'
+    )
+    (block,) = MarkdownIt("commonmark").parse(made)
+    assert block.type == "html_block"
 
 
 def test_every_format_has_a_writer() -> None:
@@ -315,6 +440,38 @@ def test_refused_imports_say_why_and_leave_nothing(
     assert refused(quire, other)["code"] == "import_model"
     assert quire.collections() == before
     assert not list(app.data.glob("users/*/work/t*"))
+
+
+@pytest.mark.slow
+def test_no_visitor_reads_a_file_of_the_server(
+    quire: Quire, app: Running, parquet: Path, tmp_path: Path
+) -> None:
+    """An archive whose records name files, imported and exported again in every format."""
+    secret = app.data / "secret"
+    assert secret.is_file()
+    with zipfile.ZipFile(parquet) as opened:
+        entries = {n: opened.read(n) for n in opened.namelist()}
+    (shard,) = [n for n in entries if n.endswith(".parquet")]
+    held = pq.read_table(io.BytesIO(entries[shard]))
+    for image in (str(secret), "../../../../secret", "/proc/self/environ", f"{'a' * 64}.jpg"):
+        told = [json.dumps({**json.loads(m), "image": image}) for m in held["metadata"].to_pylist()]
+        changed = held.set_column(held.column_names.index("metadata"), "metadata", pa.array(told))
+        sink = pa.BufferOutputStream()
+        pq.write_table(changed, sink)
+        evil = {**entries, shard: sink.getvalue().to_pybytes()}
+        path = zipped(tmp_path / "evil.zip", **evil)
+        job = quire.wait(quire.import_collection(path, "evil")["id"])
+        if not image.endswith(".jpg"):
+            assert job["error"]["code"] == "import_unreadable"
+            continue
+        for format in EXPORTS:
+            out = quire.download(tmp_path / f"{format}.zip", job["result"]["collection"], format)
+            with zipfile.ZipFile(out) as opened:
+                assert not [n for n in opened.namelist() if secret.read_bytes() in opened.read(n)]
+                assert not [n for n in opened.namelist() if n.startswith("figures/")]
+    assert quire.collections()[-1]["bytes"] == sum(
+        len(c) for n, c in entries.items() if n.startswith("sources/")
+    )
 
 
 @pytest.mark.slow

@@ -308,7 +308,7 @@ class Jobs:
         if strategy:
             PartitionOptions(strategy=strategy).checked()
         if pages:
-            if not all(isinstance(p, int) and 1 <= p <= total for p in pages):
+            if not all(type(p) is int and 1 <= p <= total for p in pages):
                 raise InputError(
                     "pages_range", "A page number is out of range.", f"Use 1 to {total}."
                 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from errors import Refused
 from settings import Settings
 from storage.catalog.catalog import ACTIVE, Catalog
+from storage.names import text
 from storage.paths import Paths
 
 _SPARE = 500 << 20  # bytes of the disk that are left alone
@@ -76,7 +77,7 @@ def keep(upload: Path, target: Path) -> None:
 
 def display_name(name: str) -> str:
     """For display only, never part of a path: NFC, no folder, no control characters."""
-    last = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")[-1]
+    last = unicodedata.normalize("NFC", text(name)).replace("\\", "/").split("/")[-1]
     plain = "".join(c for c in last if c.isprintable())[:300].strip()
     return plain or "document.pdf"
 

@@ -5,6 +5,7 @@ goes. What `pipeline/transfers/workflow.py` asks for; knows nothing of jobs.
 """
 
 import json
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.transfers import markdown
 from storage.catalog.catalog import Collection, SourceRow
+from storage.files import opened
 from storage.live import parquet_shards
 from storage.live.chroma import Record, VectorStore
+from storage.names import CropName, is_one
 
 _FACTS = "quire.json"
 _CARD = """---
@@ -83,7 +87,7 @@ def export(shelf: Shelf, kind: str, target: Path, report: Report) -> None:
 
 
 def _parquet(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
-    pictures: set[str] = set()
+    pictures: set[CropName] = set()
     with tempfile.TemporaryDirectory(dir=Path(archive.filename or ".").parent) as work:
         for shard in parquet_shards.write(Path(work), _seen(shelf, report, pictures)):
             archive.write(shard, f"data/{shard.name}", zipfile.ZIP_STORED)
@@ -91,11 +95,11 @@ def _parquet(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
     for source in shelf.sources:
         path = shelf.original(source)
         if path is not None:
-            archive.write(path, f"sources/{source.sha256}.pdf", zipfile.ZIP_STORED)
+            _put(archive, path, f"sources/{source.sha256}.pdf")
 
 
 def _chroma(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
-    pictures: set[str] = set()
+    pictures: set[CropName] = set()
     with tempfile.TemporaryDirectory(dir=Path(archive.filename or ".").parent) as work:
         store = VectorStore(Path(work))
         try:
@@ -125,24 +129,16 @@ def _json(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
 
 def _markdown(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
     archive.writestr("README.md", _words(_README.split("```")[0], shelf))
-    pictures: set[str] = set()
+    pictures: set[CropName] = set()
     for i, source in enumerate(shelf.sources):
-        lines = []
+        parts = []
         for e in shelf.elements(source):
             image = e["metadata"].get("image_path")
-            if e["type"] == "Title":
-                lines.append(f"## {e['text']}")
-            elif e["type"] == "ListItem":
-                lines.append(f"- {e['text'].lstrip('•-* ')}")
-            elif e["type"] == "Table":
-                lines.append(e["metadata"].get("text_as_html") or e["text"])
-            elif e["type"] == "Image" and image:
-                pictures.add(image)
-                page = e["metadata"].get("page_number")
-                lines.append(f"![Figure on page {page}](figures/{image})")
-            elif e["type"] not in {"Header", "Footer", "PageBreak"}:
-                lines.append(e["text"])
-        archive.writestr(f"{i:04d}-{_plain(source.filename)}.md", "\n\n".join(lines) + "\n")
+            if e["type"] == "Image" and is_one(CropName, image):
+                pictures.add(CropName(image))
+            if e["type"] not in {"Header", "Footer", "PageBreak"}:
+                parts.append(markdown.element(e))
+        archive.writestr(f"{i:04d}-{_plain(source.filename)}.md", "\n\n".join(parts) + "\n")
         report(i + 1, len(shelf.sources))
     _pictures(archive, shelf, pictures)
 
@@ -155,28 +151,39 @@ _WRITERS: dict[str, Callable[[zipfile.ZipFile, Shelf, Report], None]] = {
 }
 
 
-def _seen(shelf: Shelf, report: Report, pictures: set[str]) -> Iterator[Sequence[Record]]:
+def _seen(shelf: Shelf, report: Report, pictures: set[CropName]) -> Iterator[Sequence[Record]]:
     """The batches that have anything, counted; the names of their pictures on the side."""
     done = 0
     for batch in shelf.records():
         if batch:
-            pictures |= {str(r.metadata["image"]) for r in batch if r.metadata.get("image")}
+            named = (r.metadata.get("image") for r in batch)
+            pictures |= {CropName(n) for n in named if is_one(CropName, n)}
             yield batch
             done += len(batch)
             report(done, max(done, shelf.count))
 
 
-def _about(archive: zipfile.ZipFile, shelf: Shelf, text: str, pictures: set[str]) -> None:
+def _about(archive: zipfile.ZipFile, shelf: Shelf, text: str, pictures: set[CropName]) -> None:
     """What an import needs beside the records, and its words for a reader."""
     archive.writestr("README.md", _words(text, shelf))
     archive.writestr(_FACTS, _facts(shelf))
     _pictures(archive, shelf, pictures)
 
 
-def _pictures(archive: zipfile.ZipFile, shelf: Shelf, names: set[str]) -> None:
+def _pictures(archive: zipfile.ZipFile, shelf: Shelf, names: set[CropName]) -> None:
     for name in sorted(names):
-        if (shelf.crops / name).is_file():
-            archive.write(shelf.crops / name, f"figures/{name}", zipfile.ZIP_STORED)
+        _put(archive, shelf.crops / name, f"figures/{name}")
+
+
+def _put(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+    """A file of the user's, stored under that name; nothing when no plain file is there."""
+    with opened(path) as file:
+        if file is None:
+            return
+        entry = zipfile.ZipInfo(name)
+        entry.file_size = path.stat(follow_symlinks=False).st_size
+        with archive.open(entry, "w") as target:
+            shutil.copyfileobj(file, target)
 
 
 def _facts(shelf: Shelf) -> str:
@@ -198,7 +205,7 @@ def _facts(shelf: Shelf) -> str:
 def _words(text: str, shelf: Shelf) -> str:
     size = "n<1K" if shelf.count < 1000 else "1K<n<10K" if shelf.count < 10_000 else "10K<n<100K"
     return text.format(
-        title=" ".join(shelf.collection.title.split()),
+        title=markdown.plain(" ".join(shelf.collection.title.split())),
         pretty=json.dumps(shelf.collection.title, ensure_ascii=False),
         count=shelf.count,
         model=shelf.collection.model,

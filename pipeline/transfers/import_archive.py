@@ -5,56 +5,112 @@ Leaves `rows/*.parquet` in our own form and answers with what is in it. Knows no
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from errors import Corrupt, InputError
-from pipeline.search import hit
 from pipeline.transfers import unzip
+from storage.files import is_plain
 from storage.live import foreign_chroma, parquet_shards
 from storage.live.chroma import Record
+from storage.live.record_metadata import MAX_DIMENSION, checked, unreadable
+from storage.names import CropName, Sha256, is_one, line, number
 
-_SHA = re.compile(r"[0-9a-f]{64}")
-_PICTURE = re.compile(r"([0-9a-f]{32,64})\.(jpg|jpeg|png|webp)")
+_MAX_PAGES = 100_000
+_MAX_SOURCES = 10_000
+_MAX_FACTS = 16 << 20  # bytes of quire.json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """`bytes` are those of the PDF that came with it, 0 when none did."""
+
+    sha256: Sha256
+    filename: str
+    pages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What is in an archive: counted and measured, never as it says. `model` is compared, nothing more.
+    `bytes` is what it will take: records as decoded, pictures and PDFs as they lie there."""
+
+    title: str
+    model: str
+    dimension: int
+    records: int
+    sources: tuple[Source, ...]
+    figures: tuple[CropName, ...]
+    files: tuple[Sha256, ...]
+    bytes: int
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any], folder: Path) -> "Taken":
+        """The answer of `take_in` about that folder; InputError when it is none: it comes from a process
+        that has read what anybody may have sent."""
+        inside = folder / "in"
+        try:
+            figures = tuple(map(CropName, answer["figures"]))
+            files = tuple(map(Sha256, answer["files"]))
+            sizes = {s: _size(inside / "sources" / f"{s}.pdf") for s in files}
+            return cls(
+                title=line(answer["title"], 200),
+                model=line(answer["model"], 200),
+                dimension=number(answer["dimension"], MAX_DIMENSION, 1),
+                records=number(answer["records"], parquet_shards.MAX_RECORDS, 1),
+                sources=tuple(_source(s, sizes) for s in answer["sources"]),
+                figures=figures,
+                files=files,
+                bytes=number(answer["decoded"], 1 << 53)
+                + sum(sizes.values())
+                + sum(_size(inside / "figures" / f) for f in figures),
+            )
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise unreadable("it broke its reader") from problem
 
 
 def take_in(zipped: Path, folder: Path, most_bytes: int) -> dict[str, Any]:
-    """`{title, model, dimension, records, sources, figures}` of an archive unpacked to `folder`."""
+    """An archive unpacked to `folder`, as `Taken.of` understands it: plain values."""
     names = unzip.unpack(zipped, folder / "in", most_bytes)
     inside = folder / "in"
     facts = _facts(inside / "quire.json")
     shards = sorted((inside / "data").glob("*.parquet"))
     if not shards and "chroma/chroma.sqlite3" not in names:
-        raise _wrong("there are neither data/*.parquet nor a chroma directory in it")
+        raise unreadable("there are neither data/*.parquet nor a chroma directory in it")
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     batches = (
-        (b for s in shards for b in parquet_shards.read(s))
+        (b for s in shards for b in parquet_shards.read(s, most_bytes))
         if shards
         else _chroma(inside / "chroma")
     )
-    count = _Counted()
+    count = _Counted(most_bytes)
     parquet_shards.write(folder / "rows", count.through(batches))
     if not count.records:
-        raise _wrong("there is no record in it")
+        raise unreadable("there is no record in it")
     return {
         **facts,
         "dimension": count.dimension,
         "records": count.records,
+        "decoded": count.bytes,
         "sources": [s for s in facts["sources"] if s["sha256"] in count.sources],
-        "files": _files(inside / "sources", _SHA, ".pdf"),
-        "figures": _files(inside / "figures", _PICTURE, ""),
+        "files": [n.removesuffix(".pdf") for n in _files(inside / "sources", _is_original)],
+        "figures": _files(inside / "figures", lambda name: is_one(CropName, name)),
     }
 
 
 class _Counted:
-    """What went by: how many records, of which dimension, from which sources; ids are unique."""
+    """What went by: how many records, of which dimension, from which sources, and how many bytes of
+    text and numbers; ids are unique."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
         self.records = 0
+        self.bytes = 0
         self.dimension = 0
         self.sources: set[str] = set()
+        self._most = most_bytes
         self._ids: set[bytes] = set()
 
     def through(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
@@ -62,27 +118,24 @@ class _Counted:
             for record in batch:
                 self.dimension = self.dimension or len(record.embedding)
                 if len(record.embedding) != self.dimension:
-                    raise _wrong("its vectors have different lengths")
+                    raise unreadable("its vectors have different lengths")
                 self._ids.add(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
-                _checked(record)
                 self.sources.add(str(record.metadata.get("source_id", "")))
+                self.bytes += _decoded(record)
             self.records += len(batch)
             if self.records > parquet_shards.MAX_RECORDS:
-                raise _wrong(f"it has more than {parquet_shards.MAX_RECORDS:,} records")
+                raise unreadable(f"it has more than {parquet_shards.MAX_RECORDS:,} records")
             if len(self._ids) != self.records:
-                raise _wrong("an id is in it twice")
+                raise unreadable("an id is in it twice")
+            if self.bytes > self._most:
+                raise unreadable("it is too large when unpacked")
             yield batch
 
 
-def _checked(record: Record) -> None:
-    """A hit can be made of it, as search and the keyword index will."""
-    page = record.metadata.get("page", 0)
-    try:
-        json.dumps(hit(record, 0.0, {}))
-    except (ValueError, TypeError, AttributeError, RecursionError) as problem:
-        raise _wrong("a record's metadata is not as Quire writes it") from problem
-    if not isinstance(page, int) or not 0 <= page < 1 << 31:
-        raise _wrong("a record's page is not a number")
+def _decoded(record: Record) -> int:
+    """Bytes of its text, its metadata and its vector, as segments hold them."""
+    said = json.dumps(dict(record.metadata), ensure_ascii=False)
+    return len(record.document.encode()) + len(said.encode()) + 4 * len(record.embedding)
 
 
 def _chroma(directory: Path) -> Iterator[list[Record]]:
@@ -91,49 +144,63 @@ def _chroma(directory: Path) -> Iterator[list[Record]]:
         for batch in foreign_chroma.records(directory):
             collections.add(batch.collection)
             if len(collections) > 1:
-                raise _wrong("there is more than one collection in its Chroma directory")
-            yield batch.records
+                raise unreadable("there is more than one collection in its Chroma directory")
+            yield list(map(checked, batch.records))
     except Corrupt as problem:
-        raise _wrong("its Chroma directory cannot be opened") from problem
+        raise unreadable("its Chroma directory cannot be opened") from problem
 
 
 def _facts(path: Path) -> dict[str, Any]:
+    """`{title, model, sources}` of quire.json; what it says of sizes is not read."""
     try:
+        if path.stat().st_size > _MAX_FACTS:
+            raise unreadable("quire.json is too large")
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
-            "title": str(found["title"])[:200],
-            "model": str(found["model"])[:200],
+            "title": line(found["title"], 200),
+            "model": line(found["model"], 200),
             "sources": [
                 {
-                    "sha256": str(s["sha256"]),
-                    "filename": str(s["filename"])[:300],
-                    "pages": max(0, min(int(s["pages"]), 100_000)),
-                    "bytes": max(0, int(s["bytes"])),
+                    "sha256": Sha256(s["sha256"]),
+                    "filename": line(s["filename"], 300),
+                    "pages": number(s["pages"], _MAX_PAGES),
                 }
-                for s in found["sources"][:10_000]
-                if _SHA.fullmatch(str(s["sha256"]))
+                for s in found["sources"][:_MAX_SOURCES]
             ],
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise _wrong("quire.json is missing or not as Quire writes it") from problem
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError
+    ) as problem:  # fmt: skip
+        raise unreadable("quire.json is missing or not as Quire writes it") from problem
 
 
-def _files(folder: Path, name: re.Pattern[str], ending: str) -> list[str]:
+def _source(answer: Mapping[str, Any], sizes: Mapping[Sha256, int]) -> Source:
+    sha256 = Sha256(answer["sha256"])
+    return Source(
+        sha256=sha256,
+        filename=line(answer["filename"], 300),
+        pages=number(answer["pages"], _MAX_PAGES),
+        bytes=sizes.get(sha256, 0),
+    )
+
+
+def _size(path: Path) -> int:
+    """InputError when no plain file is there."""
+    if not is_plain(path):
+        raise unreadable("a file that was in it is gone")
+    return path.stat().st_size
+
+
+def _is_original(name: str) -> bool:
+    return name.endswith(".pdf") and is_one(Sha256, name.removesuffix(".pdf"))
+
+
+def _files(folder: Path, fits: Callable[[str], bool]) -> list[str]:
     """Names whose content has the hash that the name says; any other file is left out."""
     kept = []
-    for path in sorted(folder.glob(f"*{ending}")):
-        found = name.fullmatch(path.name.removesuffix(ending) if ending else path.name)
-        if found:
+    for path in sorted(folder.glob("*")):
+        if fits(path.name) and is_plain(path):
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest.startswith(found[0].split(".")[0]):
-                kept.append(path.name)
+                if hashlib.file_digest(file, "sha256").hexdigest() == path.name.split(".")[0]:
+                    kept.append(path.name)
     return kept
-
-
-def _wrong(why: str) -> InputError:
-    return InputError(
-        "import_unreadable",
-        f"The archive cannot be imported: {why}.",
-        "Export the collection again, and import that file as it is.",
-    )

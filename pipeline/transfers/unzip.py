@@ -3,6 +3,7 @@
 import re
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 from errors import InputError
@@ -19,13 +20,15 @@ def unpack(archive: Path, folder: Path, most_bytes: int) -> list[str]:
     when a name leads out, a link is in it, or it would unpack to more than `most_bytes`."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            files = [entry for entry in opened.infolist() if not entry.is_dir()]
+            files = [entry for entry in opened.infolist() if not entry.filename.endswith("/")]
             _check(files, most_bytes)
             for entry in files:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _write(opened, entry, target)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as problem:
+    except (
+        zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError, ValueError
+    ) as problem:  # fmt: skip
         raise _refused("it is not a whole zip file") from problem
     return [entry.filename for entry in files]
 
@@ -40,6 +43,8 @@ def _check(files: list[zipfile.ZipInfo], most_bytes: int) -> None:
             raise _refused("a name in it leads elsewhere")
         if stat.S_ISLNK(entry.external_attr >> 16) or entry.flag_bits & 1:
             raise _refused("a link or an encrypted file is in it")
+        if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise _refused("a file in it is packed in a way that Quire does not use")
         if entry.filename.lower() in seen:
             raise _refused("a name is in it twice")
         seen.add(entry.filename.lower())

@@ -12,7 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from pipeline.jobs.uploads import write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.processes.pool import Pools
 from pipeline.transfers.export import Shelf, export
-from pipeline.transfers.import_archive import take_in
-from pipeline.transfers.push_tokens import Lent
+from pipeline.transfers.import_archive import Taken, take_in
+from pipeline.transfers.push_tokens import Lent, dataset_name
 from pipeline.transfers.reembed import reembed
 from settings import Settings
 from storage.catalog.catalog import FINISHED, Catalog, SourceRow, free_title
@@ -153,13 +153,13 @@ def run(job: Job) -> Json:
     """The final `status`, or `waiting` and the error that may pass by itself."""
     if job.cancelled():
         return _stopped(job)
-    work = {"export": _out, "push": _push, "import": _in, "reembed": _anew}[job.kind]
+    works = {"export": _out, "push": _push, "import": _in, "reembed": _anew}
     if job.spec.get("turn"):
         job.note("Trying again.", status="running", summary={"retry_at": None})
     else:
         job.note("It has begun.", status="running", started_at=time.time())
     try:
-        message, result = work(job)
+        message, result = works[job.kind](job)
     except Exception as problem:
         if job.cancelled():
             return _stopped(job)
@@ -224,7 +224,7 @@ def _out(job: Job) -> tuple[str, Json]:
 
 def _push(job: Job) -> tuple[str, Json]:
     """The Parquet export, unpacked, as a dataset of the owner's; what is written is written once."""
-    folder, dataset_name = job.work / "push", str(job.spec["dataset"])
+    folder, name = job.work / "push", dataset_name("", "", str(job.spec["dataset"]))
     if not folder.exists():
         archive, aside = job.work / "push.zip", job.work / "unpacked"
         export(_shelf(job), "parquet", archive, job.report("records are written"))
@@ -236,9 +236,9 @@ def _push(job: Job) -> tuple[str, Json]:
     from storage.remotes.push import push  # the Hub's client: a quarter of a second
 
     token = job.tools.lent.take(job.id, _LENDING)
-    made = push(folder, dataset_name, token, job.report("files are sent"))
-    result = {"dataset": dataset_name, "url": made.url, "commit": made.commit}
-    return f"It is in the private dataset {dataset_name}.", result
+    made = push(folder, name, token, job.report("files are sent"))
+    result = {"dataset": name, "url": made.url, "commit": made.commit}
+    return f"It is in the private dataset {name}.", result
 
 
 def _shelf(job: Job) -> Shelf:
@@ -281,7 +281,7 @@ def _shelf(job: Job) -> Shelf:
 def _in(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
     try:
-        found = tools.reader.of(visitor="address" in spec).run(
+        answer = tools.reader.of(visitor="address" in spec).run(
             take_in,
             job.work / "archive.zip",
             job.work,
@@ -295,17 +295,17 @@ def _in(job: Job) -> tuple[str, Json]:
             "Reading the archive needed too much memory or time.",
             "Export the collection in parts, and import those.",
         ) from problem
-    known = found["model"] if found["model"].split("@")[0] in _names(tools.settings) else None
-    encoder = tools.encoder(known)
-    if (found["model"], found["dimension"]) != (encoder.name, encoder.dimension):
+    taken = Taken.of(answer, job.work)
+    encoder = tools.encoder(_named(job, taken.model))
+    if (taken.model, taken.dimension) != (encoder.name, encoder.dimension):
         raise Refused(
             "import_model",
-            f"The vectors were made with {found['model']} ({found['dimension']} numbers); "
+            f"The vectors were made with {taken.model} ({taken.dimension} numbers); "
             f"here questions are embedded with {encoder.name} ({encoder.dimension}).",
             "Name that model in QUIRE_EMBEDDING_MODELS, or submit the PDFs again.",
         )
-    collection = _collection(job, str(spec["title"] or found["title"]))
-    _files(job, found)
+    collection = _collection(job, str(spec["title"] or taken.title))
+    _files(job, taken)
     space = Space(
         collection=collection, title=tools.catalog.find_collection(user, collection).title,
         model=encoder.name, dimension=encoder.dimension,
@@ -316,22 +316,32 @@ def _in(job: Job) -> tuple[str, Json]:
             with tools.stores.workspaces.open(user) as workspace:
                 workspace.upsert(space, batch)
             done += len(batch)
-            report(done, found["records"])
+            report(done, taken.records)
     tools.catalog.set_model(user, collection, encoder.name)
-    for source in found["sources"]:
+    for source in taken.sources:
         tools.catalog.put_source(
             user,
             SourceRow(
-                collection=collection, version="imported", created_at=time.time(), **source
+                collection=collection,
+                version="imported",
+                created_at=time.time(),
+                **asdict(source),
             ),
-        )  # fmt: skip
+        )
     generation = tools.stores.committer.save(user)
     result = {"collection": collection, "records": done, "saved_generation": generation}
     return f"{done:,} records are in {space.title}.", result
 
 
-def _names(settings: Settings) -> set[str]:
-    return {model.split("@")[0] for model in settings.models}
+def _named(job: Job, model: str) -> str | None:
+    """What to load, to compare it with what an archive says: only a model that settings name, or that
+    a collection of this owner has. An archive's revision is never fetched."""
+    offered = job.tools.settings.models
+    held = {c.model for c in job.tools.catalog.collections(job.user)}
+    if model in offered or model in held:
+        return model
+    base = model.partition("@")[0]
+    return next((m for m in offered if m.partition("@")[0] == base), None)
 
 
 def _collection(job: Job, title: str) -> str:
@@ -347,17 +357,17 @@ def _collection(job: Job, title: str) -> str:
     return made.id
 
 
-def _files(job: Job, found: Json) -> None:
+def _files(job: Job, taken: Taken) -> None:
     """Pictures and PDFs, whose names are their hashes, to where the user's others are."""
-    paths, user = job.tools.paths, job.user
-    for name in found["figures"]:
+    paths, user, inside = job.tools.paths, job.user, job.work / "in"
+    for name in taken.figures:
         target = paths.crop(user, name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        (job.work / "in" / "figures" / name).replace(target)
-    for name in found["files"]:
-        target = paths.source(user, name.removesuffix(".pdf"))
+        (inside / "figures" / name).replace(target)
+    for sha256 in taken.files:
+        target = paths.source(user, sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
-        (job.work / "in" / "sources" / name).replace(target)
+        (inside / "sources" / f"{sha256}.pdf").replace(target)
 
 
 # Another model

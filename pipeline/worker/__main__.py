@@ -150,7 +150,7 @@ def _run(
                 _models("detection").load_detector(settings.layout_model, settings.table_model),
             )
 
-    encoder = Encoders(load_encoder, settings.embedding_model)
+    encoder = Encoders(load_encoder, settings.models)
     borrower = Borrower(paths)
     detector: Once[Detector] = Once(load_detector)
     # A process is started when it is first needed: where there are no visitors, none is for them.

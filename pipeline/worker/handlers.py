@@ -5,6 +5,7 @@ Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
 """
 
 import contextlib
+import inspect
 import json
 import shutil
 import threading
@@ -26,7 +27,9 @@ from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
+from storage.files import crops_of
 from storage.live.workspace import Workspace
+from storage.names import UserKey, number, text
 from storage.paths import Paths
 from storage.stores import Stores
 
@@ -47,10 +50,10 @@ class Library:
     def search(
         self,
         user: str,
-        query: str,
+        query: Any,
         collection: str = "default",
-        top_k: int = 10,
-        mode: str = "hybrid",
+        top_k: Any = 10,
+        mode: Any = "hybrid",
         where: Any = None,
     ) -> list[Json]:
         asked = search.checked(query, collection=collection, top_k=top_k, mode=mode, where=where)
@@ -239,11 +242,11 @@ class Library:
             name
             for other in self.catalog.sources(user)
             for path in self.paths.elements(user, other.sha256, other.version).glob("*.crops")
-            for name in path.read_text("ascii").split()
+            for name in crops_of(path)
         }
         files = [original, folder.with_suffix(".zip"), *folder.glob("*")]
         for path in folder.glob("*.crops"):
-            names = set(path.read_text("ascii").split()) - shared
+            names = set(crops_of(path)) - shared
             files += [self.paths.crop(user, name) for name in names]
         freed = 0
         for path in files:
@@ -274,10 +277,25 @@ CALLS = frozenset(
 
 
 def dispatch(library: Library, body: bytes) -> Any:
-    """A call of `link.py`, checked against the names above."""
+    """A call of `link.py`, checked against the names above; each argument is of its parameter's type."""
     request = json.loads(body)
     if request["call"] not in CALLS:
         raise InputError("call_unknown", "There is no such call.", "Update the app.")
+    user = UserKey(request["user"])
+    call = getattr(library, request["call"])
+    types = {n: p.annotation for n, p in inspect.signature(call).parameters.items()}
+    arguments = {n: _argument(types.get(n), v) for n, v in request["arguments"].items()}
     if request["call"] != "status":  # which tells, also when the remotes are away
-        library.stores.replication.adopt(request["user"])
-    return getattr(library, request["call"])(request["user"], **request["arguments"])
+        library.stores.replication.adopt(user)
+    return call(user, **arguments)
+
+
+def _argument(kind: Any, given: Any) -> Any:
+    """Values from outside: text that can be stored, numbers that fit."""
+    if given is None and kind in {str | None, int | None}:
+        return None
+    if kind in {str, str | None}:
+        return text(given)
+    if kind in {int, int | None}:
+        return number(given, (1 << 31) - 1)
+    return given

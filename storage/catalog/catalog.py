@@ -7,7 +7,6 @@ a job's id, or of everybody, does not. Knows nothing of vectors, PDFs or DBOS.
 import json
 import secrets
 import time
-import unicodedata
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from errors import InputError, NotFound
 from storage.catalog import schema
 from storage.catalog.heartbeats import Workers
+from storage.names import JobId, is_one, line
 
 ACTIVE = ("queued", "running", "waiting")
 FINISHED = ("succeeded", "partial", "failed", "cancelled")
@@ -272,7 +272,7 @@ class Catalog:
     def job(self, user: str, job_id: str) -> JobRow:
         query = select(schema.jobs).where(schema.jobs.c.user == user, schema.jobs.c.id == job_id)
         with self._engine.connect() as db:
-            row = db.execute(query).first()
+            row = db.execute(query).first() if is_one(JobId, job_id) else None
         if row is None:
             raise NotFound("job_not_found", "There is no such job.", "See /jobs for yours.")
         return _job(row)
@@ -492,8 +492,8 @@ class Catalog:
                 raw.exec_driver_sql("VACUUM")
 
 
-def _title(text: str) -> str:
-    title = unicodedata.normalize("NFC", " ".join(str(text).split()))[:200]
+def _title(text: object) -> str:
+    title = line(text, 200)
     if not title:
         raise InputError("title_empty", "A collection needs a name.", "Type at least one letter.")
     return title

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
+from storage.files import crops_of, is_plain, opened
 from storage.generations import manifest as manifests
 from storage.generations import reader, saved_jobs
 from storage.generations.manifest import File, Manifest, Published, Retired
@@ -19,12 +20,12 @@ from storage.generations.reader import Found
 from storage.live import journal, segments
 from storage.live.closed_copy import Copy, members
 from storage.live.segments import Row
+from storage.names import ElementsFile, is_one
 from storage.paths import Paths
 
 KEEP = 10
 COMPACT_ABOVE = 32
 _INSTANCES = 8
-_KEPT = {".jsonl", ".crops", ".json"}
 Contents = Callable[[str, File], bytes]
 Files = dict[str, Path | bytes]
 Known = dict[str, File]
@@ -237,7 +238,7 @@ def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: 
         path, original = source_path(work.sha256), paths.source(user, work.sha256)
         if path in known:
             held[path] = known[path]
-        elif original.exists() and fresh < saved_jobs.ORIGINALS_AT_ONCE:
+        elif is_plain(original) and fresh < saved_jobs.ORIGINALS_AT_ONCE:
             held[path] = _file(path, original, files)
             fresh += 1
         if work.version is None or elements_path(work.sha256, work.version) in archives:
@@ -280,7 +281,7 @@ def _edition(path: str) -> int:
 
 def _original(paths: Paths, user: str, source: SourceRow) -> Path | None:
     path = paths.source(user, source.sha256)
-    return path if path.exists() else None
+    return path if is_plain(path) else None
 
 
 def _archive(paths: Paths, user: str, source: SourceRow) -> Path | None:
@@ -288,21 +289,20 @@ def _archive(paths: Paths, user: str, source: SourceRow) -> Path | None:
     folder = paths.elements(user, source.sha256, source.version)
     if not folder.is_dir():
         return None
-    members = [p for p in sorted(folder.glob("*")) if p.suffix in _KEPT]
+    members = [p for p in sorted(folder.glob("*")) if is_one(ElementsFile, p.name)]
     return _zipped(paths, user, folder.with_suffix(".zip"), members)
 
 
 def _zipped(paths: Paths, user: str, target: Path, members: Sequence[Path]) -> Path:
     """These files, and the crops that they list, stored: the same bytes each time."""
     found = {f"elements/{p.name}": p for p in members}
-    crops = paths.crops(user)
-    for listed in (p for p in members if p.suffix == ".crops" and p.exists()):
-        for name in listed.read_text(encoding="ascii").split():
-            found[f"crops/{name}"] = crops / name
+    for listed in (p for p in members if p.suffix == ".crops"):
+        found |= {f"crops/{name}": paths.crop(user, name) for name in crops_of(listed)}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, path in found.items():
-            if path.exists():
-                archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
+            with opened(path) as file:
+                if file is not None:
+                    archive.writestr(zipfile.ZipInfo(name), file.read())
     return target
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from errors import Conflict, NotFound, Unavailable
+from errors import Conflict, InputError, NotFound, Unavailable
 from storage.generations import reader
+from storage.names import UserKey, moment, number, text
 from storage.remotes.remote import Change, Remote
 
 NAME = "jobs/manifest.json"
@@ -129,12 +130,12 @@ def load(raw: bytes) -> Term:
     try:
         told = json.loads(raw)
         return Term(
-            number=int(told["number"]),
-            instance=str(told["instance"]),
-            until=float(told["until"]),
-            users=tuple(map(str, told["users"])),
+            number=number(told["number"], (1 << 53) - 1),
+            instance=text(told["instance"], 64),
+            until=moment(told["until"]),
+            users=tuple(map(UserKey, told["users"])),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError, InputError):
         return Term()
 
 

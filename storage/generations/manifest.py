@@ -1,16 +1,26 @@
 """What a generation consists of: names, sizes and hashes, and nothing that is not named here.
 
 A manifest comes from outside (a dataset, a bucket), so `load` trusts nothing: checksum, format,
-relative paths under known folders, limits on count and bytes, no case collisions.
+every field of its own kind (see `names`), limits on count and bytes, no case collisions.
 """
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from errors import Corrupt, Refused
+from errors import Corrupt, InputError, Refused
+from storage.names import (
+    CollectionId,
+    JournalName,
+    Sha256,
+    StoredPath,
+    Version,
+    line,
+    moment,
+    number,
+    text,
+)
 
 FORMAT = 2
 _READABLE = {1, 2}  # 1 had no published directory and kept no older generations
@@ -19,10 +29,7 @@ _MAX_BYTES = 1 << 41
 _MAX_FILE = 1 << 36
 _MAX_READ = 1 << 32  # of what is read into memory: all but these folders
 _ON_DISK = ("sources/", "elements/", "chroma/")
-_PATH = re.compile(
-    r"(segments|sources|elements|jobs|chroma|manifests)/[A-Za-z0-9][A-Za-z0-9._/-]{0,250}"
-)
-_SHA = re.compile(r"[0-9a-f]{64}")
+_WHOLE = (1 << 53) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +141,8 @@ def load(content: bytes, *, user: str) -> Manifest:
         if written not in _READABLE:
             raise _corrupt("its format is unknown")
         manifest = _build(body)
+    except InputError as problem:
+        raise _corrupt("one of its fields is not what it should be") from problem
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         raise _corrupt("it is not a manifest") from problem
     _check(manifest, user)
@@ -141,95 +150,85 @@ def load(content: bytes, *, user: str) -> Manifest:
 
 
 def _build(body: dict[str, Any]) -> Manifest:
-    plain = {k: body[k] for k in ("writer", "erased_at") if k in body}
-    published = body.get("published")
+    published, erased_at = body.get("published"), body.get("erased_at")
     return Manifest(
-        user=str(body["user"]),
-        generation=_whole(body["generation"]),
-        parent=body["parent"],
-        created_at=float(body["created_at"]),
-        collections=tuple(CollectionEntry(**c) for c in body["collections"]),
-        sources=tuple(SourceEntry(**s) for s in body["sources"]),
+        user=text(body["user"], 64),
+        generation=number(body["generation"], _WHOLE, 1),
+        parent=None if body["parent"] is None else Sha256(body["parent"]),
+        created_at=moment(body["created_at"]),
+        writer=text(body.get("writer", ""), 64),
+        collections=tuple(map(_collection, body["collections"])),
+        sources=tuple(map(_source, body["sources"])),
         segments=_files(body["segments"]),
         files=_files(body["files"]),
-        published=Published(
-            generation=_whole(published["generation"]),
-            records=_whole(published["records"]),
-            files=_files(published["files"]),
-        )
-        if published
-        else None,
+        published=_published(published) if published else None,
         kept=_files(body.get("kept", ())),
         retired=tuple(
-            Retired(path=str(r["path"]), generation=_whole(r["generation"]))
+            Retired(path=StoredPath(r["path"]), generation=number(r["generation"], _WHOLE))
             for r in body.get("retired", ())
         ),
-        forgetting=tuple(map(str, body.get("forgetting", ()))),
-        shipped=tuple((str(i), str(n)) for i, n in body.get("shipped", ())),
-        **plain,
+        forgetting=tuple(map(StoredPath, body.get("forgetting", ()))),
+        erased_at=None if erased_at is None else moment(erased_at),
+        shipped=tuple((text(i, 64), JournalName(n)) for i, n in body.get("shipped", ())),
     )
+
+
+def _collection(told: dict[str, Any]) -> CollectionEntry:
+    return CollectionEntry(
+        id=CollectionId(told["id"]),
+        title=line(told["title"], 4096),
+        model=None if told["model"] is None else text(told["model"], 4096),
+        created_at=moment(told["created_at"]),
+    )
+
+
+def _source(told: dict[str, Any]) -> SourceEntry:
+    return SourceEntry(
+        collection=CollectionId(told["collection"]),
+        sha256=Sha256(told["sha256"]),
+        filename=line(told["filename"], 4096),
+        bytes=number(told["bytes"], _WHOLE),
+        pages=number(told["pages"], _WHOLE),
+        version=Version(told["version"]),
+        created_at=moment(told["created_at"]),
+    )
+
+
+def _published(told: dict[str, Any]) -> Published:
+    generation, files = number(told["generation"], _WHOLE), _files(told["files"])
+    if not all(f.path.startswith(f"chroma/{generation:08d}/") for f in files):
+        raise _corrupt("its published directory is elsewhere")
+    return Published(generation=generation, records=number(told["records"], _WHOLE), files=files)
 
 
 def _files(listed: Any) -> tuple[File, ...]:
     if len(listed) > _MAX_FILES:
         raise _corrupt("it names too many files")
-    return tuple(File(**f) for f in listed)
+    return tuple(map(_file, listed))
 
 
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 53:
-        raise _corrupt("one of its numbers is none")
-    return int(value)
+def _file(told: dict[str, Any]) -> File:
+    return File(
+        path=StoredPath(told["path"]),
+        sha256=Sha256(told["sha256"]),
+        bytes=number(told["bytes"], _WHOLE),
+        rows=number(told.get("rows", 0), _WHOLE),
+        generation=number(told.get("generation", 0), _WHOLE),
+    )
 
 
 def _check(manifest: Manifest, user: str) -> None:
     if manifest.user != user:
         raise _corrupt("it belongs to somebody else")
-    if manifest.generation < 1:
-        raise _corrupt("its generation is not a number above zero")
     files = (*manifest.needs(), *manifest.kept)
     if len(files) + len(manifest.retired) + len(manifest.forgetting) > _MAX_FILES:
         raise _corrupt("it names too many files")
-    for path in (*(r.path for r in manifest.retired), *manifest.forgetting):
-        _check_path(path)
-    _check_rows(manifest)
-    seen: set[str] = set()
-    total = 0
-    for file in files:
-        _check_path(file.path)
-        if not isinstance(file.sha256, str) or not _SHA.fullmatch(file.sha256):
-            raise _corrupt("it names a file without a proper hash")
-        for number in (file.bytes, file.rows, file.generation):
-            _whole(number)
-        if file.path.lower() in seen:
-            raise _corrupt("two of its paths differ by case only")
-        seen.add(file.path.lower())
-        if file.bytes > (_MAX_FILE if file.path.startswith(_ON_DISK) else _MAX_READ):
-            raise _corrupt("it names a larger file than any store holds")
-        total += file.bytes
-    if total > _MAX_BYTES:
+    if len({f.path.lower() for f in files}) < len(files):
+        raise _corrupt("two of its paths differ by case only")
+    if any(f.bytes > (_MAX_FILE if f.path.startswith(_ON_DISK) else _MAX_READ) for f in files):
+        raise _corrupt("it names a larger file than any store holds")
+    if sum(f.bytes for f in files) > _MAX_BYTES:
         raise _corrupt("it names more bytes than any store holds")
-
-
-def _check_rows(manifest: Manifest) -> None:
-    for source in manifest.sources:
-        if not (isinstance(source.sha256, str) and _SHA.fullmatch(source.sha256)):
-            raise _corrupt("it names a source without a proper hash")
-        for number in (source.bytes, source.pages):
-            _whole(number)
-    for text in (
-        *(x for c in manifest.collections for x in (c.id, c.title)),
-        *(x for s in manifest.sources for x in (s.collection, s.filename, s.version)),
-    ):
-        if not isinstance(text, str) or len(text) > 4096:
-            raise _corrupt("one of its texts is none")
-
-
-def _check_path(path: Any) -> None:
-    if not isinstance(path, str) or not _PATH.fullmatch(path):
-        raise _corrupt("it names a path outside its folders")
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise _corrupt("it names a path outside its folders")
 
 
 def _corrupt(why: str) -> Corrupt:

@@ -4,6 +4,7 @@ The published directory and the segments after it, or all segments when it is mi
 Every byte is hashed before it is used, and nothing is opened while the stores cannot be asked.
 """
 
+import os
 import shutil
 import time
 import zipfile
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import Corrupt, NotFound, QuireError
+from errors import Corrupt, InputError, NotFound, QuireError
 from storage.generations import reader
 from storage.generations.compose import archived, elements_path, source_path
 from storage.generations.manifest import File, Manifest
@@ -24,6 +25,7 @@ from storage.live.chroma import Sound, VectorStore, index_damaged
 from storage.live.keyword_index import Entry, built
 from storage.live.seal import Seal
 from storage.live.workspace import entry_of
+from storage.names import ChromaFile, ElementsFile, is_one
 from storage.paths import Paths
 
 
@@ -110,20 +112,20 @@ class Restore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(archive) as members:
-                for name in members.namelist():
-                    kind, _, plain = name.partition("/")
+                for entry in members.infolist():
+                    kind, _, name = entry.filename.partition("/")
                     to = (
-                        self.paths.crop(user, plain)
+                        self.paths.crop(user, name)
                         if kind == "crops"
-                        else folder / Path(plain).name
+                        else folder / ElementsFile(name)
                     )
+                    if entry.compress_type != zipfile.ZIP_STORED:  # no larger than what was hashed
+                        raise _corrupt_elements()
                     to.parent.mkdir(parents=True, exist_ok=True)
-                    if not to.exists():
-                        to.write_bytes(members.read(name))
-        except zipfile.BadZipFile as problem:
-            raise Corrupt(
-                "elements_corrupt", "The saved elements cannot be read.", "Retry the job."
-            ) from problem
+                    if not os.path.lexists(to):
+                        to.write_bytes(members.read(entry))
+        except (zipfile.BadZipFile, InputError, RuntimeError, EOFError) as problem:
+            raise _corrupt_elements() from problem
         finally:
             archive.unlink(missing_ok=True)
 
@@ -141,11 +143,13 @@ class Restore:
     def _from_published(
         self, user: str, newest: Manifest, own: list[segments.Row], aside: Path
     ) -> bool:
-        """False when there is none, or no remote has it whole."""
+        """False when there is none, no remote has it whole, or it is none that Quire has made."""
         published = newest.published
         if published is None:
             return False
         top = f"chroma/{published.generation:08d}/"
+        if not all(is_one(ChromaFile, f.path.removeprefix(top)) for f in published.files):
+            return False
         try:
             for file in published.files:
                 to = aside / file.path.removeprefix(top)
@@ -175,15 +179,15 @@ class Restore:
         return True
 
     def _prove(self, user: str, store: VectorStore, early: Sequence[File], records: int) -> None:
-        """Corrupt unless it holds what was saved up to then; where that is damaged in every remote,
-        as many records."""
+        """Corrupt unless it holds what was saved up to then, and nothing that runs; where that is damaged
+        in every remote, as many records."""
         try:
             state = segments.fold(self._rows(user, early, []))
         except (Corrupt, NotFound):
             whole = sum(map(store.count, store.collections())) == records
         else:
             whole = next(build_chroma.differences(store, state), None) is None
-        if not whole:
+        if not whole or not store.is_inert():
             raise index_damaged()
 
     def _rows(
@@ -204,3 +208,7 @@ def _lost(names: Sequence[str]) -> Corrupt:
         "disk.",
         "Retry the jobs that were done since then: what they have read is still there.",
     )
+
+
+def _corrupt_elements() -> Corrupt:
+    return Corrupt("elements_corrupt", "The saved elements cannot be read.", "Retry the job.")

@@ -9,13 +9,24 @@ what is in a batch.
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import Corrupt, NotFound, Refused
+from errors import Corrupt, InputError, NotFound, Refused
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.names import (
+    CollectionId,
+    JobId,
+    Sha256,
+    UserKey,
+    Version,
+    Word,
+    line,
+    moment,
+    number,
+)
 
 Json = dict[str, Any]
 ENDED_KEPT = 200
@@ -87,21 +98,59 @@ def load(content: bytes, *, user: str) -> list[JobRow]:
     """The jobs of that user, or Corrupt."""
     try:
         told = json.loads(content)
-        rows = [JobRow(**row) for row in told["jobs"]] if told["format"] == 1 else []
-        fine = all(
-            row.user == user
-            and row.status in {"queued", *FINISHED}
-            and isinstance(row.spec, dict)
-            and row.spec.get("user", user) == user
-            and isinstance(row.summary, dict)
-            and isinstance(row.created_at, float)
-            for row in rows
-        )
-    except (KeyError, TypeError, ValueError, RecursionError):
-        fine, rows = False, []
-    if not fine:
-        raise Corrupt("jobs_corrupt", "The saved jobs cannot be read.", "Submit the files again.")
-    return rows
+        return [_row(row, user) for row in told["jobs"]] if told["format"] == 1 else []
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, InputError) as problem:
+        raise Corrupt(
+            "jobs_corrupt", "The saved jobs cannot be read.", "Submit the files again."
+        ) from problem
+
+
+def _row(told: Json, user: str) -> JobRow:
+    """What names a place is parsed here; what only a reader or a model is asked for, where it is used."""
+    spec, summary = dict(told["spec"]), dict(told["summary"])
+    for kept, parse in ((spec, _IN_SPEC), (summary, _IN_SUMMARY)):
+        kept.update({k: f(kept[k]) for k, f in parse.items() if kept.get(k) is not None})
+    if told["user"] != user or spec.get("user", user) != user:
+        raise ValueError
+    if told["status"] not in {"queued", *FINISHED}:
+        raise ValueError
+    ended = told["finished_at"]
+    return JobRow(
+        id=JobId(told["id"]),
+        user=UserKey(user),
+        collection=_or_none(CollectionId)(told["collection"]),
+        sha256=_or_none(Sha256)(told["sha256"]),
+        filename=line(told["filename"], 300),
+        status=str(told["status"]),
+        spec=spec,
+        summary=summary,
+        created_at=moment(told["created_at"]),
+        started_at=None,
+        finished_at=None if ended is None else moment(ended),
+    )
+
+
+def _or_none(parse: Callable[[object], str]) -> Callable[[object], str]:
+    return lambda given: "" if given == "" else parse(given)
+
+
+def _whole(given: object) -> int:
+    return number(given, 1 << 31)
+
+
+def _mapping(given: object) -> Json:
+    if not isinstance(given, dict):
+        raise TypeError
+    return given
+
+
+_IN_SPEC: Mapping[str, Callable[[object], Any]] = {
+    "user": UserKey, "job": JobId, "kind": Word, "collection": CollectionId, "sha256": Sha256,
+}  # fmt: skip
+_IN_SUMMARY: Mapping[str, Callable[[object], Any]] = {
+    "kind": Word, "version": Version, "attempt": _whole, "epoch": _whole, "pages": _whole,
+    "again": _mapping, "probe": _mapping, "error": _mapping,
+}  # fmt: skip
 
 
 def put_back(catalog: Catalog, user: str, saved: Sequence[JobRow]) -> None:

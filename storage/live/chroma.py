@@ -1,7 +1,7 @@
 """One user's Chroma directory, open in this process. The only importer of chromadb.
 
 Vectors are always given, never computed here: Chroma's own default model is kept out by
-`embedding_function=None`. Knows nothing of where records come from or whether they are saved.
+`embedding_function=None`, and what a directory names for it is never revived. Knows nothing of where records come from or whether they are saved.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import numpy as np
 from errors import Conflict, Corrupt, NotFound
 
 _PAGE = 5000
+_NO_FUNCTION = {"legacy", "unknown"}  # what Chroma writes where there is none
 _NEXT = ".quire-next"  # the end of the name of an index that is being made
 BATCH = 500  # small batches hold Chroma's lock for less than a second
 _BULK = 5000  # a fifth faster where nobody waits for the lock; Chroma's own limit is 5,461
@@ -88,6 +89,11 @@ class VectorStore:
             metadata={"model": model, "dimension": dimension, "title": title},
         )
         _fits(made, model, dimension)
+
+    def is_inert(self) -> bool:
+        """Whether nobody who opens this directory is made to load a model by it."""
+        held = (c._model for c in self._client.list_collections())
+        return not any(_names_function([m.configuration_json, m.serialized_schema]) for m in held)
 
     def add(self, collection: str, records: Sequence[Record]) -> None:
         """Records whose ids are not there yet, in a store that nobody else uses meanwhile."""
@@ -217,11 +223,15 @@ class VectorStore:
         from chromadb.errors import NotFoundError
 
         try:
-            return self._client.get_collection(name, embedding_function=None)
+            found = self._client.get_collection(name, embedding_function=None)
         except NotFoundError as problem:
             raise NotFound(
                 "collection_empty", "Nothing is indexed in this collection yet.", "Add a PDF."
             ) from problem
+        # At a write Chroma would import and run what the directory says makes its vectors.
+        found._model.serialized_schema = None
+        found._model.configuration_json = {}
+        return found
 
 
 def _fits(collection: Any, model: str, dimension: int) -> None:
@@ -233,6 +243,16 @@ def _fits(collection: Any, model: str, dimension: int) -> None:
             f"({found.get('dimension')} numbers), not {model} ({dimension}).",
             "Use a new collection, or index this one again with the new model.",
         )
+
+
+def _names_function(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_names_function, value))
+    if not isinstance(value, dict):
+        return False
+    function = value.get("embedding_function") or {}
+    named = not isinstance(function, dict) or function.get("type", "legacy") not in _NO_FUNCTION
+    return named or any(map(_names_function, value.values()))
 
 
 def _give_back() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt
+from storage.names import ChromaFile, is_one
 
 _SLACK = 1 << 20
 
@@ -25,8 +26,17 @@ class Copy:
 
 
 def check(directory: Path) -> None:
-    """Corrupt when an index file is torn. One that was torn in a kill can be terabytes long, with
+    """Corrupt when there is anything else in it than the plain files of a closed directory, or when an
+    index file is torn. One that was torn in a kill can be terabytes long, with
     nothing in it, and would fill the disk when it is copied."""
+    for path in directory.rglob("*"):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink() or not (path.is_dir() or is_one(ChromaFile, name)):
+            raise Corrupt(
+                "index_foreign",
+                "There is more in the Chroma directory than Chroma leaves when it is closed.",
+                "Open and close it with the Chroma that made it, and take out what is not Chroma's.",
+            )
     for links in directory.glob("*/link_lists.bin"):
         level0 = links.with_name("data_level0.bin")
         size = links.stat()

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from errors import Corrupt, InputError
 from storage.live import closed_copy, segments
+from storage.live.build_chroma import record_of
 from storage.live.chroma import BATCH, Record, VectorStore, unreadable
+from storage.live.record_metadata import checked
 from storage.live.segments import Row
 
 _SECONDS = 600
@@ -31,7 +33,7 @@ class Batch:
 
 def records(directory: Path) -> Iterator[Batch]:
     """Every record of every collection with its vector, counted. Corrupt when it cannot be read
-    whole; call it where a crash of the native reader harms nobody else, on what may be changed."""
+    whole. What they say is not checked; call it where a crash of the native reader harms nobody else, on what may be changed."""
     closed_copy.check(directory)
     try:
         store = VectorStore(directory)
@@ -72,7 +74,9 @@ def read(directory: Path) -> Iterator[Row]:
             )
         except (OSError, subprocess.SubprocessError) as problem:
             raise _damaged() from problem
-        yield from segments.decode(out)
+        for row in segments.decode(out):
+            checked(record_of(row))
+            yield row
 
 
 def _damaged() -> Corrupt:

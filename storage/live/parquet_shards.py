@@ -2,11 +2,10 @@
 
 Columns: `id, document, embedding list<float32>, filename, page, element_type, metadata (JSON)`; the
 three in the middle repeat what the metadata says, for whoever looks at the table. What is read comes
-from anybody: schema, counts, sizes and numbers are checked before a row is believed.
+from anybody: schema, counts, sizes and values are checked before a row is believed.
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from errors import InputError
 from storage.live.chroma import BATCH, Record
+from storage.live.record_metadata import checked, unreadable
 
 MAX_RECORDS = 500_000
-MAX_SHARD_BYTES = 2 << 30  # when unpacked
+MAX_DECODED = 2 << 30  # bytes of a shard
 SHARD = 50_000  # records per file
 _COLUMNS = [
     ("id", pa.string()),
@@ -54,16 +53,21 @@ def write(folder: Path, batches: Iterable[Sequence[Record]]) -> list[Path]:
     return shards
 
 
-def read(shard: Path) -> Iterator[list[Record]]:
-    """Records in batches, as they were written; InputError when anything in them is not right."""
+def read(shard: Path, most_bytes: int = MAX_DECODED) -> Iterator[list[Record]]:
+    """Records in batches, as they were written; InputError when anything in them is not right, or when
+    they are more than `most_bytes` in memory: a value that repeats is hardly anything in the file."""
+    left = most_bytes
     try:
         with pq.ParquetFile(shard) as file:
             _check(file)
             wanted = [n for n in file.schema_arrow.names if n in _NEEDED]
             for batch in file.iter_batches(batch_size=BATCH, columns=wanted):
+                left -= batch.nbytes
+                if left < 0:
+                    raise unreadable("it is too large when unpacked")
                 yield [_record(row) for row in batch.to_pylist()]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as problem:
-        raise _unreadable("it cannot be read") from problem
+        raise unreadable("it cannot be read") from problem
 
 
 def _writer(path: Path) -> Any:
@@ -92,39 +96,22 @@ def _table(batch: Sequence[Record]) -> Any:
 
 def _check(file: Any) -> None:
     if file.metadata.num_rows > MAX_RECORDS:
-        raise _unreadable(f"it has more than {MAX_RECORDS:,} records")
-    groups = range(file.metadata.num_row_groups)
-    if sum(file.metadata.row_group(i).total_byte_size for i in groups) > MAX_SHARD_BYTES:
-        raise _unreadable("it is too large when unpacked")
+        raise unreadable(f"it has more than {MAX_RECORDS:,} records")
     found = {f.name: f.type for f in file.schema_arrow}
     for name, kind in _COLUMNS:
         if name in _NEEDED and found.get(name) != kind:
-            raise _unreadable(f"its column {name} is missing or of another type")
+            raise unreadable(f"its column {name} is missing or of another type")
 
 
 def _record(row: dict[str, Any]) -> Record:
     metadata = json.loads(row["metadata"] or "{}")
-    vector = row["embedding"] or []
-    if not row["id"] or len(row["id"]) > 200 or not isinstance(metadata, dict):
-        raise _unreadable("a record has no proper id or metadata")
-    if not vector or not all(x is not None and math.isfinite(x) for x in vector):
-        raise _unreadable("a vector is not made of numbers")
-    if not all(_storable(v) for v in metadata.values()):
-        raise _unreadable("a record's metadata is nested")
-    return Record(id=row["id"], document=row["document"] or "", embedding=vector, metadata=metadata)
-
-
-def _storable(value: Any) -> bool:
-    """A scalar, or a list of scalars of one type that is not empty."""
-    if isinstance(value, list):
-        one_kind = len({type(v) for v in value}) == 1
-        return one_kind and isinstance(value[0], str | int | float)
-    return isinstance(value, str | int | float)
-
-
-def _unreadable(why: str) -> InputError:
-    return InputError(
-        "import_unreadable",
-        f"The archive cannot be imported: {why}.",
-        "Export the collection again, and import that file as it is.",
+    if not isinstance(metadata, dict):
+        raise unreadable("a record has no proper metadata")
+    return checked(
+        Record(
+            id=row["id"] or "",
+            document=row["document"] or "",
+            embedding=row["embedding"] or [],
+            metadata=metadata,
+        )
     )

@@ -27,6 +27,7 @@ _SCHEMA = pa.schema([
     ("metadata", pa.string()),
     ("embedding", pa.list_(pa.float32())),
 ])
+_OPS = {"put", "delete", "drop"}
 _TEXTS = [n for n in _SCHEMA.names if n != "embedding"]
 
 
@@ -84,22 +85,29 @@ def decode(content: bytes | Path) -> Iterator[Row]:
     try:
         source = pa.BufferReader(content) if isinstance(content, bytes) else str(content)
         table = pq.read_table(source, schema=_SCHEMA)
-    except (pa.ArrowException, OSError) as problem:
+        for batch in table.to_batches():
+            texts = [batch.column(n).to_pylist() for n in _TEXTS]
+            vectors = _vectors(batch.column("embedding"))
+            yield from map(_row, *texts, vectors)
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as problem:
         raise Corrupt("segment_corrupt", "A segment cannot be read.", "Restore again.") from problem
-    for batch in table.to_batches():
-        texts = [batch.column(n).to_pylist() for n in _TEXTS]
-        vectors = _vectors(batch.column("embedding"))
-        for op, collection, identity, document, metadata, embedding in zip(
-            *texts, vectors, strict=True
-        ):
-            yield Row(
-                op=op,
-                collection=collection,
-                id=identity,
-                document=document or "",
-                metadata=json.loads(metadata) if metadata else None,
-                embedding=embedding,
-            )
+
+
+def _row(
+    op: str, collection: str, identity: str, document: str | None, metadata: str | None,
+    embedding: Sequence[float],
+) -> Row:  # fmt: skip
+    told = json.loads(metadata) if metadata else None
+    if op not in _OPS or not collection or identity is None or not isinstance(told, dict | None):
+        raise ValueError
+    return Row(
+        op=op,
+        collection=collection,
+        id=identity,
+        document=document or "",
+        metadata=told,
+        embedding=embedding,
+    )
 
 
 def _vectors(column: Any) -> Iterator[Sequence[float]]:

@@ -1,5 +1,8 @@
 """Questions, hits with their place, and the gallery, in the browser."""
 
+import csv
+import html
+import io
 import re
 from collections.abc import Callable
 
@@ -96,3 +99,24 @@ def test_the_gallery_gives_a_table_as_csv_text_and_picture(
     assert "April\t" in page.evaluate("navigator.clipboard.readText()")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+
+
+FORMULAS = (
+    "=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(A1)", "\uff1d1+1", "-1+1%", "--1", "-1;=2",
+)  # fmt: skip
+NUMBERS = ("-2.5", "+3", "-1,234.50", "-5 %", "12", "1.5e3", "April", "2020-2021", "a=b", "-", "")
+
+
+def test_no_cell_of_a_table_is_a_formula_in_a_spreadsheet(
+    open_page: Callable[..., Page], app: Running
+) -> None:
+    """Opened as CSV or pasted as text: a cell stays one cell, and what would run begins with a quote."""
+    page = open_page()
+    page.goto(app.url)
+    cells = "".join(f"<tr><td>{html.escape(c)}</td></tr>" for c in (*FORMULAS, *NUMBERS))
+    written = f"<table>{cells}<tr><td>a\t=1+1\n=2+2</td></tr></table>"
+    asked = "async ([name, html]) => (await import('/page/0/dom.js'))[name](html)"
+    comma = csv.reader(io.StringIO(page.evaluate(asked, ["csv", written]).removeprefix("\ufeff")))
+    wanted = [*(f"'{f}" for f in FORMULAS), *NUMBERS]
+    assert [row[0] for row in comma][:-1] == wanted
+    assert page.evaluate(asked, ["tsv", written]).split("\n") == [*wanted, "a =1+1 =2+2"]

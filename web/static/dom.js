@@ -117,9 +117,11 @@ export const grid = html => {
   return out.map(row => Array.from(row, text => text ?? ""));
 };
 
-// What begins like a formula would run in a spreadsheet.
-const quoted = text => `"${(/^[=+@\t\r]|^-(?![\d.])/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
-export const csv = html => `\ufeff${grid(html).map(row => row.map(quoted).join(",")).join("\r\n")}\r\n`;
+// What begins like a formula would run in a spreadsheet, pasted or opened; a number, with its sign, does not.
+const safe = text => /^\s*[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(text) && !/^[+-]?[\d.,\u00a0\u202f ]*\d ?%?$|^[+-]$/.test(text) ? `'${text}` : text;
+const quoted = text => `"${text.replaceAll('"', '""')}"`;
+export const csv = html => `\ufeff${grid(html).map(row => row.map(text => quoted(safe(text))).join(",")).join("\r\n")}\r\n`;
+export const tsv = html => grid(html).map(row => row.map(text => safe(text.replace(/\s+/g, " "))).join("\t")).join("\n");
 
 export const download = (name, blob) => {
   const link = h("a", { href: URL.createObjectURL(blob), download: name });

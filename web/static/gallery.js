@@ -1,7 +1,7 @@
 // Tables and figures of a collection: to look through, to copy, to take away.
 
 import { at, get, told, url } from "./api.js";
-import { button, csv, dialog, download, empty, grid, h, number, put, say, table } from "./dom.js";
+import { button, csv, dialog, download, empty, h, number, put, say, table, tsv } from "./dom.js";
 import { collectionId, go, on, state } from "./state.js";
 
 const stem = item => `${item.filename.replace(/\.pdf$/i, "")}-page-${item.page}`;
@@ -19,7 +19,7 @@ const png = item => new Promise((done, failed) => {
 
 const copy = async item => {
   try {
-    if (item.table_html) await navigator.clipboard.writeText(grid(item.table_html).map(row => row.join("\t")).join("\n"));
+    if (item.table_html) await navigator.clipboard.writeText(tsv(item.table_html));
     else await navigator.clipboard.write([new ClipboardItem({ "image/png": png(item) })]);
     say("Copied.");
   } catch { say("The browser did not allow copying.", "bad"); }
