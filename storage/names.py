@@ -85,7 +85,7 @@ class ChromaFile(_Name):
 
 
 class JournalName(_Name):
-    pattern = re.compile(r"[0-9]{20}\.parquet")
+    pattern = re.compile(r"[0-9]{20}(?:-[0-9a-f]{16})?\.parquet")
 
 
 class StoredPath(_Name):
