@@ -4,6 +4,7 @@ Everything else can be used without it: `python -m pipeline` is the command line
 """
 
 import asyncio
+import fcntl
 import importlib
 import logging
 import multiprocessing
@@ -46,6 +47,17 @@ def prepare(settings: Settings) -> None:
         ("GRADIO_TEMP_DIR", str(uploads)),
     ):
         os.environ.setdefault(name, value)
+
+
+def no_worker(paths: Paths) -> bool:
+    """False while one of an earlier app still ends."""
+    paths.run.mkdir(parents=True, exist_ok=True)
+    with (paths.run / "jobs.lock").open("a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def supervise() -> subprocess.Popen[bytes]:
@@ -112,6 +124,8 @@ def main() -> int:
     logs.configure()
     settings = Settings.from_env(os.environ, processors())
     prepare(settings)
+    paths = Paths(settings.data_dir)
+    catalog = Catalog(catalog_url(settings, paths), _PATIENCE, alone=no_worker(paths))
     port = listening(settings)
     worker = supervise()
     # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.
@@ -125,9 +139,8 @@ def main() -> int:
     from web.routes.files import routes
     from web.serve import Server
 
-    paths = Paths(settings.data_dir)
     broker = borrow_gpu(paths) if settings.zero_gpu else None
-    jobs = Jobs(settings, paths, Catalog(catalog_url(settings, paths), _PATIENCE))
+    jobs = Jobs(settings, paths, catalog)
     identity = Identity(settings, Accounts(catalog_url(settings, paths), _PATIENCE))
     link = Link(paths)
     app = App(
@@ -189,6 +202,8 @@ def main() -> int:
         worker.wait(22)
     except subprocess.TimeoutExpired:
         worker.kill()
+    identity.accounts.close()
+    jobs.close()
     return 1 if reason else 0
 
 

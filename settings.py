@@ -1,6 +1,8 @@
 """Settings: everything the environment may say, read once. The only reader of the environment."""
 
 import contextlib
+import hashlib
+import hmac
 import math
 import os
 import secrets
@@ -56,9 +58,12 @@ class Settings:
     oauth_scopes: tuple[str, ...] = ()  # what the Space may ask of those who sign in
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], cpu_count: int = 2) -> "Settings":
-        """Read `QUIRE_*` and the platform's own variables; unknown ones are left alone."""
-        data_dir = Path(environ.get("QUIRE_DATA_DIR", "./data")).resolve()
+    def from_env(
+        cls, environ: Mapping[str, str], cpu_count: int = 2, *, any_secret: bool = False
+    ) -> "Settings":
+        """Read `QUIRE_*` and the platform's own variables; unknown ones are left alone. Refuses a
+        secret that is not the one of what is stored, unless `any_secret` will do."""
+        data_dir = data_dir_of(environ)
         space_id = environ.get("SPACE_ID")
         hub_dataset = environ.get("QUIRE_HUB_DATASET") or None
         s3_bucket = environ.get("QUIRE_S3_BUCKET") or None
@@ -70,7 +75,7 @@ class Settings:
             )
         return cls(
             data_dir=data_dir,
-            secret=_secret(environ.get("QUIRE_SECRET"), data_dir),
+            secret=_secret(environ.get("QUIRE_SECRET"), data_dir, proved=not any_secret),
             database_url=environ.get("QUIRE_DATABASE_URL") or f"sqlite:///{data_dir}/jobs.sqlite",
             hub_dataset=hub_dataset,
             hub_token=environ.get("HF_TOKEN") or None,
@@ -106,9 +111,25 @@ class Settings:
         return bool(self.space_id and self.visitor_hours and not self.allowed)
 
     @property
+    def jobs_file(self) -> Path | None:
+        """The job database, where it is a file."""
+        url = self.database_url
+        return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+    @property
+    def key_id(self) -> str:
+        """Says which secret this is, and nothing else about it."""
+        return key_id(self.secret)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Embedding models that a collection may have, the one of new collections first."""
         return tuple(dict.fromkeys((self.embedding_model, *self.embedding_models)))
+
+
+def data_dir_of(environ: Mapping[str, str]) -> Path:
+    """Known also where the rest is refused."""
+    return Path(environ.get("QUIRE_DATA_DIR", "./data")).resolve()
 
 
 def processors(group: Path = Path("/sys/fs/cgroup")) -> int:
@@ -133,17 +154,52 @@ def _space_url(environ: Mapping[str, str]) -> str | None:
     return f"https://{host}" if host else None
 
 
-def _secret(given: str | None, data_dir: Path) -> bytes:
-    """The HMAC key for user keys: as given, else made once and kept beside the data."""
-    if given:
-        return given.encode()
-    path = data_dir / "secret"
-    if not path.exists():
-        data_dir.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f"secret.{secrets.token_hex(4)}")
-        made.touch(mode=0o600)
-        made.write_text(secrets.token_hex(32), encoding="ascii")
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(made)
-        made.unlink()
-    return path.read_text(encoding="ascii").strip().encode()
+def key_id(secret: bytes) -> str:
+    """HMAC-SHA256 of a fixed text, 32 hex digits."""
+    return hmac.new(secret, b"quire: which secret this is", hashlib.sha256).hexdigest()[:32]
+
+
+def _secret(given: str | None, data_dir: Path, *, proved: bool) -> bytes:
+    """The HMAC key for user keys: as given, else made once and kept beside the data. Another one than
+    what is stored here was filed under would show everybody an empty Quire: it is refused."""
+    path, known = data_dir / "secret", data_dir / "secret.id"
+    kept = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
+    stored = known.exists() or any(
+        any(data_dir.glob(f"{top}users/{'[0-9a-f]' * 32}")) for top in ("", "remote/")
+    )
+    if not given and not kept:
+        if proved and stored:
+            raise InputError(
+                "secret_lost",
+                f"What is stored in {data_dir} is filed under keys made with its secret, and that is"
+                " gone.",
+                "Put the file `secret` back from a backup, or set QUIRE_SECRET to what it held; to give"
+                " up what is there, use `python -m pipeline accept-secret`.",
+            )
+        kept = _made(path)
+    secret = (given or kept).encode()
+    if proved and known.exists() and known.read_text("ascii", "replace").strip() != key_id(secret):
+        raise other_secret()
+    return secret
+
+
+def other_secret() -> InputError:
+    return InputError(
+        "secret_changed",
+        "What is stored was filed under keys made with another secret: nobody would find what is theirs.",
+        "Set QUIRE_SECRET, or the file `secret`, to what it was; to go on with this one and give up what"
+        " is there, use `python -m pipeline accept-secret`.",
+    )
+
+
+def _made(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f"secret.{secrets.token_hex(4)}")
+    made.touch(mode=0o600)
+    made.write_text(secrets.token_hex(32), encoding="ascii")
+    if path.exists() and not path.read_bytes().strip():
+        path.unlink()  # left empty by a full disk
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(made)
+    made.unlink()
+    return path.read_text(encoding="ascii").strip()

@@ -17,10 +17,12 @@ from errors import InputError, NotFound, QuireError, Refused
 from pipeline.jobs.queue import catalog_url
 from pipeline.worker.__main__ import remotes
 from settings import Settings, processors
+from storage import backup
 from storage.catalog.catalog import Catalog
 from storage.generations import erase, verify
 from storage.generations.compose import Wish
-from storage.live import foreign_chroma
+from storage.generations.lease import Lease
+from storage.live import foreign_chroma, journal
 from storage.live.chroma import Record
 from storage.live.workspace import Space
 from storage.paths import Paths
@@ -39,12 +41,18 @@ def add_to(commands: Any) -> None:
         ("prune", _prune, "drop older generations and histories"),
         ("erase", _erase, "remove a user from everywhere"),
         ("import", _import, "records of a Chroma directory into a collection"),
+        ("backup", _backup, "copy this data directory, also while Quire runs"),
+        ("accept-secret", _accept_secret, "go on with the secret that is set now"),
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=run)
         command.add_argument("--user", required=name in {"erase", "import"}, help="a user key")
         if name in {"verify", "restore"}:
             command.add_argument("--from", dest="remote", help="hub, s3 or local; else all")
+        if name == "backup":
+            command.add_argument("directory", type=Path)
+        if name == "restore":
+            command.add_argument("--backup", type=Path, help="a directory that `backup` wrote")
         if name == "import":
             command.add_argument("directory", type=Path)
             command.add_argument("--collection", required=True)
@@ -58,6 +66,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             for user in _users(arguments, [remote]):
                 found = list(verify.verify(remote, user))
                 bad += _print_damage(user, found, whole=f"{remote.name} {user} whole")
+        for user in [] if arguments.remote else _users(arguments, stores.replication.remotes):
+            bad += _print_damage(user, list(verify.local(stores.replication, user)), whole="")
     return 1 if bad else 0
 
 
@@ -73,6 +83,12 @@ def _repair(arguments: argparse.Namespace) -> int:
 def _restore(arguments: argparse.Namespace) -> int:
     """`--from` reads that remote alone: also the drill that proves a mirror is enough."""
     failed = 0
+    if arguments.backup:
+        settings, paths = _settings(any_secret=True)
+        with _worker_stopped(paths):
+            count = backup.restore(paths, settings.jobs_file, arguments.backup)
+        print(f"{count} files")
+        return 0
     with _alone(arguments) as (stores, catalog):
         chosen = _chosen(stores, arguments)
         if arguments.remote:
@@ -167,14 +183,44 @@ def import_chroma(
     return len(rows)
 
 
-@contextmanager
-def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
-    settings = Settings.from_env(os.environ, processors())
+def _backup(arguments: argparse.Namespace) -> int:
+    settings, paths = _settings()
+    count = backup.backup(paths, settings.jobs_file, arguments.directory)
+    print(f"{count} files")
+    if settings.jobs_file is None:
+        print("the rows are in PostgreSQL: back them up with pg_dump, before this")
+    return 0
+
+
+def _accept_secret(arguments: argparse.Namespace) -> int:
+    """What other secrets' keys were made for stays where it is, and nobody finds it."""
+    settings, paths = _settings(any_secret=True)
+    with _worker_stopped(paths):
+        instance = journal.instance(paths)
+        for remote in [r for r in remotes(settings, paths) if r]:
+            lease = Lease(instance, 0.0, tuple, paths.lease, key=settings.key_id)
+            lease.term = lease.look([remote])
+            lease.write(remote, lease.next(over=True))
+        paths.key_id.write_text(settings.key_id, encoding="ascii")
+    print("accepted")
+    return 0
+
+
+def _settings(*, any_secret: bool = False) -> tuple[Settings, Paths]:
+    settings = Settings.from_env(os.environ, processors(), any_secret=any_secret)
     paths = Paths(settings.data_dir)
     paths.run.mkdir(parents=True, exist_ok=True)
+    return settings, paths
+
+
+@contextmanager
+def _opened(
+    arguments: argparse.Namespace, *, alone: bool = False
+) -> Iterator[tuple[Stores, Catalog]]:
+    settings, paths = _settings()
     if arguments.user:
         paths.user(arguments.user)
-    catalog = Catalog(catalog_url(settings, paths))
+    catalog = Catalog(catalog_url(settings, paths), alone=alone)
     stores = open_stores(paths, catalog, *remotes(settings, paths), patience=3600)
     yield stores, catalog
     stores.workspaces.close()
@@ -183,18 +229,23 @@ def _opened(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
 
 @contextmanager
 def _alone(arguments: argparse.Namespace) -> Iterator[tuple[Stores, Catalog]]:
-    with _opened(arguments) as (stores, catalog):
-        lock = (stores.replication.paths.run / "jobs.lock").open("w", encoding="ascii")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as problem:
-                raise Refused(
-                    "worker_running",
-                    "The worker uses this data directory.",
-                    "Stop Quire first, or use another QUIRE_DATA_DIR.",
-                ) from problem
-            yield stores, catalog
+    _, paths = _settings()
+    with _worker_stopped(paths), _opened(arguments, alone=True) as (stores, catalog):
+        yield stores, catalog
+
+
+@contextmanager
+def _worker_stopped(paths: Paths) -> Iterator[None]:
+    with (paths.run / "jobs.lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            raise Refused(
+                "worker_running",
+                "The worker uses this data directory.",
+                "Stop Quire first, or use another QUIRE_DATA_DIR.",
+            ) from problem
+        yield
 
 
 def _chosen(stores: Stores, arguments: argparse.Namespace) -> list[Remote]:
@@ -218,7 +269,7 @@ def _users(arguments: argparse.Namespace, there: Any) -> list[str]:
 def _print_damage(user: str, found: Sequence[verify.Damage], *, whole: str) -> int:
     for one in found:
         print(f"{one.remote} {user} {one.path}: {one.code}")
-    if not found:
+    if whole and not found:
         print(whole)
     return len(found)
 

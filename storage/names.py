@@ -97,6 +97,12 @@ class StoredPath(_Name):
     )
 
 
+class TombstoneKey(_Name):
+    """What was deleted: see `catalog.tombstone`."""
+
+    pattern = re.compile(r"[0-9a-f]{32}")
+
+
 class Word(_Name):
     """A kind, a strategy, a format: one of the words that Quire itself uses."""
 

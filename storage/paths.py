@@ -110,5 +110,10 @@ class Paths:
         """This instance's last term as the one that runs the jobs of its stores."""
         return self.root / "lease.json"
 
+    @property
+    def key_id(self) -> Path:
+        """Which secret the user keys in this data directory are made with."""
+        return self.root / "secret.id"
+
     def export(self, key: str, name: str) -> Path:
         return self.exports / UserKey(key) / ExportName(name)

@@ -29,7 +29,7 @@ class House:
     ) -> None:
         root.mkdir(exist_ok=True)
         self.paths = Paths(root)
-        self.catalog = Catalog(f"sqlite:///{root}/catalog.sqlite")
+        self.catalog = Catalog(f"sqlite:///{root}/catalog.sqlite", alone=True)
         if isinstance(mirror, Path):
             mirror = LocalRemote(mirror, "mirror")
         self.stores = open_stores(

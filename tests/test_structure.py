@@ -55,6 +55,7 @@ HOMES = {
     "pyarrow": {"storage/live/segments.py", "storage/live/parquet_shards.py"},
     "sqlalchemy": {
         "storage/catalog/schema.py",
+        "storage/catalog/sqlite_file.py",
         "storage/catalog/catalog.py",
         "storage/catalog/heartbeats.py",
         "storage/catalog/tokens.py",

@@ -157,6 +157,8 @@ def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, 
     if isinstance(languages, str):
         languages = languages.replace(",", " ").split()
     address = notify_address(options.get("notify"), private=app.settings.webhook_private)
+    if not app.jobs.proved(caller.key):
+        app.link.call("settle", caller.key)
     made = []
     for file in files:
         path, name = uploaded(file, caller)

@@ -15,6 +15,7 @@ from errors import Unavailable
 from pipeline.options import VERSION
 from settings import Settings
 from storage.catalog.schema import PATIENCE, patient
+from storage.catalog.sqlite_file import checkpoint
 from storage.paths import Paths
 
 APPLICATION = "quire"
@@ -75,17 +76,23 @@ class Engine:
     paths: Paths
     patience: float = PATIENCE
     _client: DBOSClient | None = None
+    _of: int | None = None  # the database file that the client has open
 
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""
         return (self.paths.run / "ready").exists()
 
     def connected(self) -> DBOSClient:
+        """Anew where the worker has set a damaged database aside."""
+        if self._client is not None and self._inode() != self._of:
+            self._client.destroy()
+            self._client = None
         if self._client is None:
             if not self.ready():  # a client made earlier would leave an empty database behind
                 raise Unavailable(
                     "worker_starting", starting(self.paths), "Try again in a few seconds."
                 )
+            self._of = self._inode()
             self._client = DBOSClient(
                 system_database_engine=self._database(),
                 serializer=DBOSPortableJSONSerializer(),
@@ -99,6 +106,17 @@ class Engine:
         if url.startswith("postgres"):
             url = catalog_url(self.settings, self.paths)
         return patient(url, self.patience, immediate=True)
+
+    def _inode(self) -> int | None:
+        path = self.settings.jobs_file
+        return path.stat().st_ino if path and path.exists() else None
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.destroy()
+            self._client = None
+        if (path := self.settings.jobs_file) and path.exists():
+            checkpoint(path)
 
     def start(
         self,

@@ -3,7 +3,6 @@
 * a job that is not finished and has no workflow is taken up again: after an upgrade, a broken
   workflow, a restored catalogue
 * a workflow whose thread died here (a full disk) is resumed
-* a user whose jobs came or stopped is saved soon, so that their jobs outlive the disk
 * a worker on another machine that gave no sign of life is dead, and its workflows are resumed
 * the queues are looked at often while there are jobs, and seldom while there are none
 * what is old is deleted, and mails that an earlier version had still to send are sent
@@ -67,8 +66,8 @@ class Upkeep:
     _suspects: set[str] = field(default_factory=set)
     _busy: bool | None = None
     _cleaned: float = 0.0
-    _told: float = field(default_factory=time.time)
     _passed: float = field(default_factory=time.monotonic)
+    _asks_at: float = 0.0
 
     def run(self, stopping: threading.Event) -> None:
         """Until the worker stops. An error ends the worker, which is started again; as long as no
@@ -84,7 +83,7 @@ class Upkeep:
             for name in suspects & self._suspects:  # seen twice: not in the middle of something
                 self._revive(name)
             self._suspects = suspects
-            self._to_save()
+            self._hold_lease()
             if time.time() - self._cleaned > 3600:
                 self._tell_again()
                 self._clean()
@@ -96,16 +95,19 @@ class Upkeep:
         """Seconds since the last pass that succeeded."""
         return time.monotonic() - self._passed
 
-    def _to_save(self) -> None:
-        """Jobs that came, failed or were cancelled are in the next save, also when nothing else
-        is. Where another container has taken the lease meanwhile, this one's next save says so."""
-        since, self._told = self._told, time.time()
-        for user in self.catalog.came_or_stopped(since - PASS):
-            self.stores.committer.touch(user)
+    def _hold_lease(self) -> None:
+        """Twice in a term the stores are asked who runs the jobs: a worker that came while they were
+        away waits, and one that another container has overtaken ends, also when it saves nothing."""
         replication = self.stores.replication
-        if replication.lease and not replication.lease.taken:  # the stores were away at the start
-            with contextlib.suppress(QuireError):
-                replication.lease.lost = replication.take() is not None
+        lease = replication.lease
+        if lease is None or time.monotonic() < self._asks_at:
+            return
+        self._asks_at = time.monotonic() + lease.seconds / 2
+        with contextlib.suppress(QuireError):
+            if lease.taken:
+                lease.lost = lease.lost or lease.overtaken(replication.primary)
+            else:
+                lease.lost = replication.take() is not None
 
     def _look(self, *, busy: bool) -> None:
         if busy != self._busy:

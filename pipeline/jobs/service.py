@@ -40,6 +40,7 @@ from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest
 from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.generations import base
 from storage.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -375,6 +376,16 @@ class Jobs:
             finished_at=time.time(),
             summary={"error": problem.as_dict(), "taken_up": 0},
         )
+
+    def proved(self, user: str) -> bool:
+        """Whether that user's rows go on from what is known here of the stores; else the worker is to
+        be asked before they are used or changed."""
+        return base.proved(self.paths, self.catalog, user)
+
+    def close(self) -> None:
+        """What SQLite keeps beside its files is in them then."""
+        self.engine.close()
+        self.catalog.close()
 
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""

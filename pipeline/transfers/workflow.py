@@ -30,7 +30,7 @@ from pipeline.transfers.import_archive import Taken, take_in
 from pipeline.transfers.push_tokens import Lent, dataset_name
 from pipeline.transfers.reembed import reembed
 from settings import Settings
-from storage.catalog.catalog import FINISHED, Catalog, SourceRow, free_title
+from storage.catalog.catalog import FINISHED, IMPORTED, Catalog, SourceRow, free_title
 from storage.live import parquet_shards
 from storage.live.chroma import BATCH, Record
 from storage.live.workspace import Space
@@ -323,7 +323,7 @@ def _in(job: Job) -> tuple[str, Json]:
             user,
             SourceRow(
                 collection=collection,
-                version="imported",
+                version=IMPORTED,
                 created_at=time.time(),
                 **asdict(source),
             ),

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import IO, Any, cast
 
@@ -49,11 +48,11 @@ from pipeline.transfers import workflow as transfer
 from pipeline.transfers.push_tokens import Lent
 from pipeline.worker import cleanup
 from pipeline.worker.handlers import Library, dispatch
-from settings import Settings, processors
+from settings import Settings, data_dir_of, other_secret, processors
+from storage.catalog import schema, sqlite_file
 from storage.catalog.catalog import ACTIVE, Catalog
-from storage.catalog.schema import FROZEN_FOR
 from storage.catalog.tokens import Accounts
-from storage.generations.lease import Lease
+from storage.generations.lease import Lease, Term
 from storage.generations.replication import Replication
 from storage.live import chroma, journal
 from storage.paths import Paths
@@ -75,8 +74,15 @@ def main(arguments: list[str]) -> int:
     logs.configure()
     asked = parser.parse_args(arguments)
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
-    settings = Settings.from_env(os.environ, processors())
-    return work(settings, reader=asked.reader, beating=asked.pulse)
+    try:
+        settings = Settings.from_env(os.environ, processors())
+        return work(settings, reader=asked.reader, beating=asked.pulse)
+    except QuireError as problem:  # told on the page; the supervisor tries again, ever more seldom
+        log.error("%s", problem, extra={"code": problem.code})
+        told = Paths(data_dir_of(os.environ)).run / "waiting"
+        told.parent.mkdir(parents=True, exist_ok=True)
+        told.write_text(str(problem), encoding="utf-8")
+        return 2
 
 
 def work(settings: Settings, *, reader: bool = False, beating: int | None = None) -> int:
@@ -127,13 +133,14 @@ def _reader_seat(paths: Paths) -> tuple[str, IO[str]]:
 def _run(
     settings: Settings, paths: Paths, stopping: threading.Event, executor: str, *, reader: bool
 ) -> None:
-    catalog = Catalog(catalog_url(settings, paths))
+    catalog = Catalog(catalog_url(settings, paths), alone=not reader)
     stores = open_stores(paths, catalog, *remotes(settings, paths))
     stores.replication.lease = Lease(
         instance=journal.instance(paths),
         seconds=_TERM * stores.committer.pace.interval,
         unfinished=catalog.unfinished_users,
         kept=paths.lease,
+        key=settings.key_id,
     )
 
     # One model at a time: transformers sets the type of new tensors for the whole process meanwhile.
@@ -208,6 +215,7 @@ def _run(
         _hold(stores.replication, paths, stopping)
         if stopping.is_set():
             return
+        paths.key_id.write_text(settings.key_id, encoding="ascii")
     catalog.workers.beat(executor, role)  # before it takes anything: else nobody would miss it
     busy = bool(catalog.jobs(None, ACTIVE, 1))
     _launch(settings, executor, reader=reader, busy=busy)
@@ -227,26 +235,36 @@ def _run(
     viewer.close()
     intake.close()
     DBOS.destroy(workflow_completion_timeout_sec=0)
-    stores.committer.close()
     if not reader:
+        stores.committer.close()
         stores.replication.release()
     stores.workspaces.close()
     catalog.close()
+    if not reader and (jobs := settings.jobs_file):
+        sqlite_file.checkpoint(jobs)
 
 
 def _hold(replication: Replication, paths: Paths, stopping: threading.Event) -> None:
     """Wait while another container runs the jobs of the same store. While the stores cannot be asked
     there is nothing to wait for: the first save asks, and upkeep asks again."""
     told = paths.run / "waiting"
-    with contextlib.suppress(QuireError):
-        while not stopping.is_set() and (other := replication.take()) is not None:
-            until = time.strftime("%H:%M:%S", time.gmtime(other.until))
-            told.write_text(
-                f"Another container of this Space is still running; waiting for it until {until} UTC.",
-                encoding="utf-8",
-            )
-            stopping.wait(1.0)
+    lease = replication.lease
+    while lease and not stopping.is_set() and (other := _other(replication)) is not None:
+        if not lease.fits(other):
+            raise other_secret()
+        until = time.strftime("%H:%M:%S", time.gmtime(other.until))
+        told.write_text(
+            f"Another container of this Space is still running; waiting for it until {until} UTC.",
+            encoding="utf-8",
+        )
+        stopping.wait(1.0)
     told.unlink(missing_ok=True)
+
+
+def _other(replication: Replication) -> Term | None:
+    with contextlib.suppress(QuireError):
+        return replication.take()
+    return None
 
 
 def _answer_calls(
@@ -309,10 +327,10 @@ def remotes(settings: Settings, paths: Paths) -> tuple[Remote, Remote | None]:
 
 def _launch(settings: Settings, executor: str, *, reader: bool, busy: bool) -> None:
     url = settings.database_url
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
+    if path := settings.jobs_file:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path) as database:
+        sqlite_file.set_aside(path)  # upkeep takes up the jobs of the catalogue then
+        with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA journal_mode=WAL")
     DBOS(
         config={
@@ -323,7 +341,7 @@ def _launch(settings: Settings, executor: str, *, reader: bool, busy: bool) -> N
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "notification_listener_polling_interval_sec": 0.5,
-            "sys_db_idle_transaction_timeout_sec": FROZEN_FOR,
+            "sys_db_idle_transaction_timeout_sec": schema.FROZEN_FOR,
         }
     )
     DBOS.listen_queues(queues.names(visitors=settings.visitors, reader=reader))

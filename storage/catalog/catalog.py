@@ -1,25 +1,32 @@
 """Users' collections, sources, jobs and deliveries as rows.
 
 What a caller may ask takes the user key first and sees that user's rows only; what the worker asks by
-a job's id, or of everybody, does not. Knows nothing of vectors, PDFs or DBOS.
+a job's id, or of everybody, does not. Each user has a mark: which manifest the rows go on from, and how
+many changes no generation holds yet. A collection or source that was deleted leaves a tombstone: a row
+that is only missing was lost. Knows nothing of vectors, PDFs or DBOS.
 """
 
+import hashlib
 import json
 import secrets
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound
-from storage.catalog import schema
+from storage.catalog import schema, sqlite_file
 from storage.catalog.heartbeats import Workers
 from storage.names import JobId, is_one, line
 
 ACTIVE = ("queued", "running", "waiting")
+IMPORTED = "imported"  # the version of a source that may have neither original nor elements
 FINISHED = ("succeeded", "partial", "failed", "cancelled")
 
 
@@ -67,17 +74,104 @@ class JobRow:
     finished_at: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a user's rows go on from: `sha256` of the manifest of that `generation` (None: no store was
+    asked yet). `changes` have been made in all, `saved` of them are in a confirmed generation."""
+
+    generation: int = 0
+    sha256: str | None = None
+    changes: int = 0
+    saved: int = 0
+
+
+def tombstone(collection: str, sha256: str = "") -> str:
+    """The key of what is left of a deleted collection, or of a source in one."""
+    return hashlib.sha256(f"{collection}/{sha256}".encode()).hexdigest()[:32]
+
+
 class Catalog:
     """The rows behind one database URL; a lock is waited for so many seconds."""
 
-    def __init__(self, url: str, patience: float = schema.PATIENCE) -> None:
+    def __init__(self, url: str, patience: float = schema.PATIENCE, *, alone: bool = False) -> None:
+        """`alone`: nobody else has the database open, and what of it is damaged may be set aside."""
         self.patience = patience
         self._sqlite = url.startswith("sqlite")
+        self._file = Path(url.removeprefix("sqlite:///")) if "sqlite:///" in url else None
+        if alone and self._file:
+            sqlite_file.set_aside(self._file)
         self._engine = schema.connect(url, patience=patience)
         self.workers = Workers(self._engine)
 
     def close(self) -> None:
+        """What SQLite keeps beside its file is in it then, unless another process has it open."""
         self._engine.dispose()
+        if self._file and self._file.exists():
+            sqlite_file.checkpoint(self._file)
+
+    # What the rows go on from
+
+    def mark(self, user: str) -> Mark:
+        with self._engine.connect() as db:
+            row = db.execute(select(schema.marks).where(schema.marks.c.user == user)).mappings()
+            found = row.first()
+        return Mark(**{k: found[k] for k in Mark.__slots__}) if found else Mark()
+
+    def set_mark(self, user: str, generation: int, sha256: str, saved: int | None = None) -> None:
+        """The rows go on from that manifest; the first `saved` changes are in it."""
+        values: dict[str, Any] = {"generation": generation, "sha256": sha256}
+        values |= {} if saved is None else {"saved": saved}
+        with self._engine.begin() as db:
+            self._upsert(
+                db, schema.marks, {"changes": 0, "saved": 0, "user": user} | values, values
+            )
+
+    def unsaved(self) -> list[str]:
+        """Users with changes that no generation holds yet."""
+        query = select(schema.marks.c.user).where(schema.marks.c.changes > schema.marks.c.saved)
+        with self._engine.connect() as db:
+            return [str(row.user) for row in db.execute(query)]
+
+    def tombstones(self, user: str) -> dict[str, float]:
+        """When what has these keys was deleted, oldest first."""
+        query = select(schema.tombstones).where(schema.tombstones.c.user == user)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(schema.tombstones.c.at))
+            return {str(row.key): float(row.at) for row in rows}
+
+    def bury(self, user: str, gone: Mapping[str, float]) -> None:
+        """These keys were deleted, at these times."""
+        known = self.tombstones(user)
+        fresh = {key: at for key, at in gone.items() if at > known.get(key, 0.0)}
+        if fresh:
+            with self._engine.begin() as db:
+                for key, at in fresh.items():
+                    self._bury(db, user, key, at)
+
+    def _bury(self, db: Connection, user: str, key: str, at: float) -> None:
+        values = {"user": user, "key": key, "at": at}
+        self._upsert(db, schema.tombstones, values, {"at": at})
+
+    @contextmanager
+    def _changing(self, user: str) -> Iterator[Connection]:
+        """A transaction that changes what a generation of that user says."""
+        with self._engine.begin() as db:
+            self._count(db, user)
+            yield db
+
+    def _count(self, db: Connection, user: str) -> None:
+        first = {"user": user, "generation": 0, "changes": 1, "saved": 0}
+        self._upsert(db, schema.marks, first, {"changes": schema.marks.c.changes + 1})
+
+    def _upsert(
+        self, db: Connection, table: Any, values: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> None:
+        made = sqlite.insert(table) if self._sqlite else postgresql.insert(table)
+        db.execute(
+            made.values(**values).on_conflict_do_update(
+                index_elements=list(table.primary_key), set_=dict(changes)
+            )
+        )
 
     # Collections
 
@@ -137,7 +231,7 @@ class Catalog:
             id=f"c-{secrets.token_hex(8)}", title=title, model=None, created_at=time.time()
         )
         try:
-            with self._engine.begin() as db:
+            with self._changing(user) as db:
                 db.execute(insert(schema.titles).values(user=user, title=title, collection=made.id))
                 db.execute(
                     insert(schema.collections).values(
@@ -162,7 +256,12 @@ class Catalog:
         if collection.id in known:
             return
         title = free_title(collection.title, known.values())
-        with self._engine.begin() as db:
+        with self._changing(user) as db:
+            db.execute(
+                delete(schema.titles).where(
+                    schema.titles.c.user == user, schema.titles.c.title == title
+                )
+            )
             db.execute(
                 insert(schema.collections).values(
                     id=collection.id,
@@ -179,7 +278,7 @@ class Catalog:
     def rename_collection(self, user: str, collection: str, title: str) -> Collection:
         title = _title(title)
         try:
-            with self._engine.begin() as db:
+            with self._changing(user) as db:
                 db.execute(
                     update(schema.titles)
                     .where(schema.titles.c.user == user, schema.titles.c.collection == collection)
@@ -203,10 +302,16 @@ class Catalog:
         if unless_set:
             mine &= schema.collections.c.model.is_(None)
         with self._engine.begin() as db:
-            db.execute(update(schema.collections).where(mine).values(model=model))
+            if db.execute(update(schema.collections).where(mine).values(model=model)).rowcount:
+                self._count(db, user)
 
-    def drop_collection(self, user: str, collection: str) -> None:
-        with self._engine.begin() as db:
+    def drop_collection(self, user: str, collection: str, *, deleted: bool = True) -> None:
+        """With its sources. Not `deleted`: another instance did that, and the rows follow."""
+        with self._changing(user) as db:
+            if deleted:
+                mine = (schema.collections.c.user == user) & (schema.collections.c.id == collection)
+                made = db.execute(select(schema.collections.c.created_at).where(mine)).scalar()
+                self._bury(db, user, tombstone(collection), max(time.time(), float(made or 0.0)))
             for table in (schema.titles, schema.sources):
                 db.execute(
                     delete(table).where(table.c.user == user, table.c.collection == collection)
@@ -226,7 +331,14 @@ class Catalog:
             schema.sources.c.collection == source.collection,
             schema.sources.c.sha256 == source.sha256,
         )
-        with self._engine.begin() as db:
+        buried = and_(
+            schema.tombstones.c.user == user,
+            schema.tombstones.c.key == tombstone(source.collection, source.sha256),
+        )
+        with self._changing(user) as db:
+            at = db.execute(select(schema.tombstones.c.at).where(buried)).scalar()
+            if at is not None:  # it came again after it was deleted, also when the clock went back
+                values["created_at"] = max(source.created_at, float(at) + 0.001)
             if db.execute(update(schema.sources).where(key).values(**values)).rowcount == 0:
                 db.execute(insert(schema.sources).values(user=user, **values))
 
@@ -238,23 +350,37 @@ class Catalog:
             rows = db.execute(query.order_by(schema.sources.c.created_at)).mappings()
             return [SourceRow(**{k: r[k] for k in SourceRow.__slots__}) for r in rows]
 
-    def drop_source(self, user: str, collection: str, sha256: str) -> None:
-        with self._engine.begin() as db:
-            db.execute(
-                delete(schema.sources).where(
-                    schema.sources.c.user == user,
-                    schema.sources.c.collection == collection,
-                    schema.sources.c.sha256 == sha256,
-                )
-            )
+    def drop_source(self, user: str, collection: str, sha256: str, *, deleted: bool = True) -> None:
+        """Not `deleted`: another instance did that, and the rows follow."""
+        key = and_(
+            schema.sources.c.user == user,
+            schema.sources.c.collection == collection,
+            schema.sources.c.sha256 == sha256,
+        )
+        with self._changing(user) as db:
+            if deleted:
+                made = db.execute(select(schema.sources.c.created_at).where(key)).scalar()
+                at = max(time.time(), float(made or 0.0))
+                self._bury(db, user, tombstone(collection, sha256), at)
+            db.execute(delete(schema.sources).where(key))
 
-    def forget_user(self, user: str) -> None:
-        """Every row of theirs."""
-        jobs = select(schema.jobs.c.id).where(schema.jobs.c.user == user)
+    def forget_user(self, user: str, before: float | None = None) -> None:
+        """Every row of theirs; those only that were made `before` a time when it is given."""
+        old = time.time() + 1e9 if before is None else before
+        jobs = (schema.jobs.c.user == user) & (schema.jobs.c.created_at < old)
+        named = select(schema.jobs.c.id).where(jobs)
+        mine = (schema.collections.c.user == user) & (schema.collections.c.created_at < old)
+        collections = select(schema.collections.c.id).where(mine)
         with self._engine.begin() as db:
             for table in (schema.events, schema.deliveries):
-                db.execute(delete(table).where(table.c.job.in_(jobs)))
-            for table in (schema.jobs, schema.titles, schema.sources, schema.collections):
+                db.execute(delete(table).where(table.c.job.in_(named)))
+            db.execute(delete(schema.jobs).where(jobs))
+            for table in (schema.titles, schema.sources):
+                db.execute(
+                    delete(table).where(table.c.user == user, table.c.collection.in_(collections))
+                )
+            db.execute(delete(schema.collections).where(mine))
+            for table in (schema.marks, schema.tombstones) if before is None else ():
                 db.execute(delete(table).where(table.c.user == user))
 
     # Jobs
@@ -263,7 +389,7 @@ class Catalog:
         """Insert; False when that id is already there."""
         values = _job_values(job)
         try:
-            with self._engine.begin() as db:
+            with self._changing(job.user) as db:
                 db.execute(insert(schema.jobs).values(**values))
         except IntegrityError:
             return False
@@ -327,14 +453,6 @@ class Catalog:
             rows = map(_job, db.execute(query))
             return sorted({row.user for row in rows if not row.summary.get("outcome")})
 
-    def came_or_stopped(self, since: float) -> list[str]:
-        """Users whose jobs were made, failed or were cancelled after that time."""
-        jobs = schema.jobs.c
-        stopped = (jobs.finished_at > since) & jobs.status.in_(("failed", "cancelled"))
-        query = select(jobs.user).where((jobs.created_at > since) | stopped).distinct()
-        with self._engine.connect() as db:
-            return [str(row.user) for row in db.execute(query)]
-
     def count_jobs(self, user: str, statuses: Iterable[str] | None = None) -> int:
         query = select(func.count()).select_from(schema.jobs).where(schema.jobs.c.user == user)
         if statuses is not None:
@@ -386,13 +504,16 @@ class Catalog:
     ) -> None:
         if row is None:
             return
-        values = dict(changes)
+        values, known = dict(changes), json.loads(row.summary)
+        summary = {**known, **values.get("summary", {})}
         if "summary" in values:
-            values["summary"] = json.dumps({**json.loads(row.summary), **values["summary"]})
+            values["summary"] = json.dumps(summary)
         if status and (row.status not in FINISHED or status == "queued"):
             values["status"] = status
         if values:
             db.execute(update(schema.jobs).where(schema.jobs.c.id == row.id).values(**values))
+        if _told_anew(row.status, values.get("status", row.status), known, summary):
+            self._count(db, row.user)
 
     # Events: append-only, numbered from 1 without a gap
 
@@ -510,6 +631,15 @@ def free_title(title: str, taken: Container[str]) -> str:
         number += 1
         free = f"{title} ({number})"
     return free
+
+
+def _told_anew(old: str, new: str, known: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+    """Whether a generation says something else of the job now. It says of one that runs or waits
+    that it is queued, and how it ends once its last save began."""
+    if any(known.get(name) != summary.get(name) for name in ("version", "outcome", "dismissed")):
+        return True
+    outcome = summary.get("outcome") or {}
+    return old != new and (new in FINISHED or old in FINISHED) and outcome.get("status") != new
 
 
 def _job_values(job: JobRow) -> Mapping[str, Any]:

@@ -1,9 +1,12 @@
 """The tables of the catalogue, and how its database is opened.
 
-Both processes open it: SQLite in WAL mode on one machine, Postgres on several.
+Both processes open it: SQLite in WAL mode on one machine, Postgres on several. A SQLite file that is
+damaged is set aside, not opened: what it held comes from the stores again.
 """
 
 import functools
+import sqlite3
+from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from typing import Any
 
@@ -20,10 +23,10 @@ from sqlalchemy import (
     event,
 )
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import OperationalError, TimeoutError
+from sqlalchemy.exc import DatabaseError, DisconnectionError, OperationalError, TimeoutError
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from errors import Unavailable
+from errors import Corrupt, Unavailable
 
 _meta = MetaData()
 collections = Table(
@@ -69,6 +72,22 @@ jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
 )
+marks = Table(
+    "marks",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("sha256", String(64)),
+    Column("changes", Integer, nullable=False),
+    Column("saved", Integer, nullable=False),
+)
+tombstones = Table(
+    "tombstones",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("key", String(32), primary_key=True),
+    Column("at", Float, nullable=False),
+)
 deliveries = Table(
     "deliveries",
     _meta,
@@ -103,14 +122,29 @@ def connect(url: str, tables: MetaData = _meta, patience: float = PATIENCE) -> E
     engine = patient(url, patience)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        event.listen(engine, "checkout", functools.partial(_same_file, Path(engine.url.database)))
     try:
         tables.create_all(engine)
-    except OperationalError as problem:
+    except (sqlite3.DatabaseError, DatabaseError) as problem:
+        if not isinstance(problem, sqlite3.OperationalError | OperationalError):
+            raise Corrupt(
+                "catalog_damaged",
+                "The catalogue is damaged.",
+                "Stop Quire and start it again: what was saved comes from the stores.",
+            ) from problem
         if "already exists" not in str(problem):  # two processes created the tables at once
             raise Unavailable(
                 "catalog_unavailable", "The catalogue cannot be opened.", "Try again shortly."
             ) from problem
     return engine
+
+
+def _same_file(path: Path, _connection: Any, record: Any, _proxy: Any) -> None:
+    """A connection to a file that was set aside or removed is not used again."""
+    now = path.stat().st_ino if path.exists() else None
+    if record.info.setdefault("inode", now) != now:
+        raise DisconnectionError
 
 
 def patient(url: str, seconds: float, *, immediate: bool = False) -> Engine:

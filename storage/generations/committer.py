@@ -4,6 +4,7 @@
 of a job goes at once as long as there are tokens; else it waits for the next one, with the others.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,10 @@ from storage.generations.replication import Replication
 from storage.live import journal
 from storage.live.closed_copy import Copy
 from storage.live.open_stores import Workspaces
+from storage.names import UserKey, is_one
 from storage.paths import Paths
 
+log = logging.getLogger(__name__)
 HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history within this time
 
 
@@ -154,20 +157,37 @@ class Committer:
     def run(self) -> None:
         """Until `close`, or until another instance has taken the lease. What an earlier process left unsaved is dirty from the start."""
         for user in users_here(self.replication.paths):
-            base = self.replication.base(user)
-            if base and base.forgetting:
-                self._to_forget.add(user)
-            if journal.pending(self.replication.paths, user):
-                self.touch(user)
-            elif self.replication.paths.clean(user).exists():
-                with self._lock:
-                    self.schedule.not_published(user, self.clock())
+            try:
+                self._take_up(user)
+            except QuireError as problem:  # one user's damage is nobody else's
+                log.error("%s: %s", user, problem, extra={"code": problem.code})
+                self.replication.note(user, problem)
         lease = self.replication.lease
         while not (self._stopping or (lease and lease.lost)):
             if not self.step():
                 self._forget()
                 self._wake.wait(1.0)
                 self._wake.clear()
+
+    def _take_up(self, user: str) -> None:
+        if not self.replication.proved(user):
+            self.replication.adopt(user)
+        base = self.replication.base(user)
+        if base and base.forgetting:
+            self._to_forget.add(user)
+        if journal.pending(self.replication.paths, user) or user in self._unfinished():
+            self.touch(user)
+        elif self.replication.paths.clean(user).exists():
+            with self._lock:
+                self.schedule.not_published(user, self.clock())
+
+    def _unfinished(self) -> list[str]:
+        return self.replication.catalog.unfinished_users()
+
+    def look(self) -> None:
+        """Whoever has rows that no generation holds is to be saved, whatever changed them."""
+        for user in self.replication.unsaved():
+            self.touch(user)
 
     def touch(self, user: str) -> None:
         """That user has something to save, within the interval."""
@@ -217,17 +237,22 @@ class Committer:
         return told
 
     def close(self) -> None:
-        """Take no more, and save whatever is dirty, once; `run` ends first."""
+        """Take no more, and save whatever is unsaved, once; `run` ends first."""
         with self._lock:
             self._stopping = True
         self._wake.set()
-        with self._running, self._lock:
-            left = self.schedule.dirty()
+        with self._running:
+            self.look()
+            for user in self._unfinished():
+                self.touch(user)
+            with self._lock:
+                left = self.schedule.dirty()
         while left:
             left = self._commit(left)
 
     def step(self) -> bool:
-        """One look at the schedule; True when it committed."""
+        """One look at who is unsaved, and at the schedule; True when it committed."""
+        self.look()
         with self._lock:
             due = self.schedule.due(self.clock())
         if due:
@@ -235,7 +260,7 @@ class Committer:
         return bool(due)
 
     def _commit(self, users: Sequence[str]) -> list[str]:
-        """One commit; the users for whom it had no room."""
+        """One commit; the users for whom it had no room, or not for all that they have."""
         with self._running:
             with self._lock:
                 now = self.clock()
@@ -264,7 +289,8 @@ class Committer:
                 for future in (f for futures in waiting.values() for f in futures):
                     if not future.done():
                         future.set_exception(_stopping())
-        return late
+        saved = {u for u, outcome in outcomes.items() if not isinstance(outcome, QuireError)}
+        return [*late, *(u for u in self.replication.unsaved() if u in saved)]
 
     def _put_off(
         self,
@@ -357,6 +383,10 @@ def _stopping() -> Unavailable:
 
 
 def users_here(paths: Paths) -> list[str]:
-    """Users with something in this data directory."""
+    """Users with something in this data directory; what else lies there is nobody's."""
     top = paths.root / "users"
-    return sorted(p.name for p in top.iterdir()) if top.is_dir() else []
+    return sorted(
+        p.name
+        for p in top.glob("*")
+        if is_one(UserKey, p.name) and p.is_dir() and not p.is_symlink()
+    )

@@ -25,6 +25,7 @@ from storage.paths import Paths
 
 KEEP = 10
 COMPACT_ABOVE = 32
+_TOMBSTONES = 4000  # the newest ones are told
 _INSTANCES = 8
 Contents = Callable[[str, File], bytes]
 Files = dict[str, Path | bytes]
@@ -47,7 +48,8 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Ready to be committed; `journal` are the files that it ships."""
+    """Ready to be committed; `journal` are the files that it ships. It holds the first `changes` of the
+    catalogue's rows; None when originals are left for the next one."""
 
     user: str
     manifest: Manifest
@@ -55,6 +57,8 @@ class Draft:
     files: Files
     deletes: frozenset[str]
     journal: tuple[Path, ...]
+    changes: int | None = None
+    erased: bool = False
 
 
 def compose(
@@ -66,8 +70,10 @@ def compose(
     keep: int,
     contents: Contents,
 ) -> Draft | None:
-    """None when nothing has changed since `head`. `contents` reads a verified segment."""
+    """None when nothing has changed since `head`. `contents` reads a verified segment. The catalogue's
+    rows go on from `head`: what it holds and they lack was deleted (`rebase`)."""
     old = head.manifest if head else None
+    changes = catalog.mark(user).changes
     if wish.erase_user and not (old and (old.collections or old.needs() or old.kept)):
         return None  # a visitor who left nothing behind
     generation = max(old.generation if old else 0, wish.above) + 1
@@ -84,7 +90,7 @@ def compose(
         ships = tuple(copied)
     files: Files = {}
     published = old.published if old else None
-    rows = [row for path in ships for row in segments.decode(path)]
+    rows = list(journal.rows(ships))
     kept = list(old.segments) if old else []
     if wish.erase_user:
         kept, published = [], None
@@ -98,7 +104,9 @@ def compose(
     sources = [] if wish.erase_user else catalog.sources(user)
     jobs = [] if wish.erase_user else saved_jobs.saved_jobs(catalog, user)
     known = {f.path: f for f in old.files} if old else {}
-    held = {**_held(paths, user, sources, known, files), **_jobs(paths, user, jobs, known, files)}
+    held = _held(paths, user, sources, known, files)
+    working, left = _jobs(paths, user, jobs, known, files)
+    held |= working
     if wish.copy:
         published = _published(wish.copy, generation, files)
     new = Manifest(
@@ -116,6 +124,7 @@ def compose(
         published=published,
         erased_at=time.time() if wish.erase_user else old.erased_at if old else None,
         shipped=_shipped(old, writer, ships),
+        gone=() if wish.erase_user else tuple(catalog.tombstones(user).items())[-_TOMBSTONES:],
     )
     if old and _same(old, new) and not wish.erase:
         return None
@@ -125,7 +134,16 @@ def compose(
     new, deletes = _retire(head, new, keep, wish)
     raw = manifests.dump(new)
     files[kept_path(new.generation, raw)] = raw
-    return Draft(user=user, manifest=new, raw=raw, files=files, deletes=deletes, journal=ships)
+    return Draft(
+        user=user,
+        manifest=new,
+        raw=raw,
+        files=files,
+        deletes=deletes,
+        journal=ships,
+        changes=None if left else changes,
+        erased=wish.erase_user,
+    )
 
 
 def kept_path(generation: int, raw: bytes) -> str:
@@ -225,20 +243,26 @@ def _newest(archives: Mapping[str, str], sha256: str, version: str, folder: Path
     )
 
 
-def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: Files) -> Known:
+def _jobs(
+    paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: Files
+) -> tuple[Known, bool]:
     """The jobs, and what unfinished ones need to go on elsewhere: their original, and the batches
-    that are done, those since the last save in an archive of their own."""
+    that are done, those since the last save in an archive of their own. True when there are more
+    originals than one save takes."""
     if not rows:
-        return {}
+        return {}, False
     told = saved_jobs.dump(rows)
     name = f"jobs/{reader.digest(told)[:32]}.json"
     held = {name: known.get(name) or _file(name, told, files)}
-    fresh, archives = 0, archived(known)
+    fresh, left, archives = 0, False, archived(known)
     for work in saved_jobs.works(rows):
         path, original = source_path(work.sha256), paths.source(user, work.sha256)
         if path in known:
             held[path] = known[path]
-        elif is_plain(original) and fresh < saved_jobs.ORIGINALS_AT_ONCE:
+        elif is_plain(original) and path not in files:
+            if fresh == saved_jobs.ORIGINALS_AT_ONCE:
+                left = True
+                continue
             held[path] = _file(path, original, files)
             fresh += 1
         if work.version is None or elements_path(work.sha256, work.version) in archives:
@@ -250,7 +274,7 @@ def _jobs(paths: Paths, user: str, rows: Sequence[JobRow], known: Known, files: 
         if part is not None:
             archive = _zipped(paths, user, folder / "part.zip", part[1])
             held[part[0]] = _file(part[0], archive, files)
-    return held
+    return held, left
 
 
 def _file(path: str, content: Path | bytes, files: Files) -> File:

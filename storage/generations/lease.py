@@ -23,32 +23,35 @@ NAME = "jobs/manifest.json"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
     """`instance` runs the jobs of these `users` until that time (seconds, epoch); a later term has
-    a higher number."""
+    a higher number. `key` says which secret the user keys are made with (empty: not known)."""
 
     number: int = 0
     instance: str = ""
     until: float = 0.0
     users: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(slots=True)
 class Lease:
     """One instance's view of it. `seconds` is how long a term lasts, `unfinished` tells whose jobs
     are not done; `kept` is a file of this instance's last term. `taken` says that this instance
-    may run jobs, `lost` that another one has written its own term since."""
+    may run jobs, `lost` that another one has written its own term since; `key` as in a term."""
 
     instance: str
     seconds: float
     unfinished: Callable[[], Sequence[str]]
     kept: Path
     clock: Callable[[], float] = time.time
+    key: str = ""
     taken: bool = False
     lost: bool = False
     term: Term = field(default_factory=Term)
     _seen: dict[str, bytes | None] = field(default_factory=dict)
 
     def goes_on(self, primary: Remote) -> bool:
-        """After a restart on the same disk, within the own term, nobody has to be asked."""
+        """After a restart on the same disk, within the own term, nobody has to be asked when the
+        stores do not answer: the others wait until it is over."""
         raw = self.kept.read_bytes() if self.kept.exists() else b""
         term = load(raw)
         if term.instance != self.instance or term.until <= self.clock():
@@ -65,7 +68,8 @@ class Lease:
         """This instance's next term; one that covers nobody, or is `over`, is over at once."""
         users = tuple(sorted(self.unfinished()))
         until = self.clock() + self.seconds if users and not over else 0.0
-        return Term(number=self.term.number + 1, instance=self.instance, until=until, users=users)
+        number = self.term.number + 1
+        return Term(number=number, instance=self.instance, until=until, users=users, key=self.key)
 
     def added(self, change: Change, remote: Remote, term: Term) -> Change:
         """The same commit with that term in it, on top of what was seen there."""
@@ -87,6 +91,15 @@ class Lease:
         aside = self.kept.with_suffix(".tmp")
         aside.write_bytes(raw)
         aside.replace(self.kept)
+
+    def overtaken(self, remote: Remote) -> bool:
+        """Whether another instance has written its own term since; raises when that cannot be asked."""
+        term = load(remote.read(NAME)) if self.term.number else self._read(remote)
+        return term.instance not in {"", self.instance} and term.number >= self.term.number
+
+    def fits(self, term: Term) -> bool:
+        """Whether that term's user keys are made with the same secret."""
+        return not (term.key and self.key) or term.key == self.key
 
     def look_again(self, remote: Remote) -> None:
         """After a commit that failed: what stands there now is ours, or the lease is lost."""
@@ -134,6 +147,7 @@ def load(raw: bytes) -> Term:
             instance=text(told["instance"], 64),
             until=moment(told["until"]),
             users=tuple(map(UserKey, told["users"])),
+            key=text(told.get("key", ""), 64),
         )
     except (KeyError, TypeError, ValueError, RecursionError, InputError):
         return Term()

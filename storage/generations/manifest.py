@@ -15,6 +15,7 @@ from storage.names import (
     JournalName,
     Sha256,
     StoredPath,
+    TombstoneKey,
     Version,
     line,
     moment,
@@ -85,7 +86,9 @@ class Manifest:
     """One generation of one user; `parent` is the sha256 of the manifest before it, `writer` the
     instance that made it, `kept` the older manifests that can still be read, `forgetting` deleted
     names whose older versions are still to be removed, `erased_at` when everything was erased,
-    `shipped` the name of the last journal file that each instance has shipped."""
+    `shipped` the name of the last journal file that each instance has shipped, `gone` when what has
+    these keys was deleted (`catalog.tombstone`; None: its writer did not tell), so that an older copy of
+    the rows brings nothing back, and what is missing without having been deleted comes back."""
 
     user: str
     generation: int
@@ -102,6 +105,7 @@ class Manifest:
     forgetting: tuple[str, ...] = ()
     erased_at: float | None = None
     shipped: tuple[tuple[str, str], ...] = ()
+    gone: tuple[tuple[str, float], ...] | None = None
 
     def shipped_by(self, instance: str) -> str:
         return dict(self.shipped).get(instance, "")
@@ -170,7 +174,12 @@ def _build(body: dict[str, Any]) -> Manifest:
         forgetting=tuple(map(StoredPath, body.get("forgetting", ()))),
         erased_at=None if erased_at is None else moment(erased_at),
         shipped=tuple((text(i, 64), JournalName(n)) for i, n in body.get("shipped", ())),
+        gone=_gone(body.get("gone")),
     )
+
+
+def _gone(told: Any) -> tuple[tuple[str, float], ...] | None:
+    return None if told is None else tuple((TombstoneKey(key), moment(at)) for key, at in told)
 
 
 def _collection(told: dict[str, Any]) -> CollectionEntry:
@@ -221,7 +230,8 @@ def _check(manifest: Manifest, user: str) -> None:
     if manifest.user != user:
         raise _corrupt("it belongs to somebody else")
     files = (*manifest.needs(), *manifest.kept)
-    if len(files) + len(manifest.retired) + len(manifest.forgetting) > _MAX_FILES:
+    listed = (files, manifest.retired, manifest.forgetting, manifest.gone or ())
+    if sum(map(len, listed)) > _MAX_FILES:
         raise _corrupt("it names too many files")
     if len({f.path.lower() for f in files}) < len(files):
         raise _corrupt("two of its paths differ by case only")

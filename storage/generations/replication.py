@@ -7,15 +7,16 @@ Knows nothing of PDFs, chunks or jobs; when to save is the committer's business.
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from errors import Conflict, Corrupt, NotFound, QuireError
+from errors import Conflict, Corrupt, NotFound, QuireError, Unavailable
 from storage.catalog.catalog import Catalog, JobRow
-from storage.generations import manifest as manifests
-from storage.generations import reader, saved_jobs
+from storage.generations import base, reader, saved_jobs
 from storage.generations.compose import KEEP, Draft, Files, Wish, compose, kept_path
 from storage.generations.lease import Lease, Term, taken_over
 from storage.generations.manifest import File, Manifest
@@ -26,6 +27,8 @@ from storage.paths import Paths
 from storage.remotes.remote import Change, Remote, changed_elsewhere
 
 _ATTEMPTS = 6
+_RESTORING = 30.0  # seconds that a call waits for the stores, where it cannot do without them
+_ASK_AGAIN = 60.0
 _FILES_PER_COMMIT = 250  # what the Hub's own client begins with
 
 
@@ -55,7 +58,8 @@ class Replication:
     users whose erased names have left the histories; their next save says so, `commits` how often
     the primary was asked to take one. Where there is a
     `lease`, each save renews it, and fails once another instance has taken it. `went_on(user, before,
-    after)` is told the sha256 of the manifests that a save of this instance went from and to."""
+    after)` is told the sha256 of the manifests that a save of this instance went from and to. A call waits `patience` seconds for the stores,
+    where it can do without them."""
 
     paths: Paths
     catalog: Catalog
@@ -66,6 +70,11 @@ class Replication:
     lease: Lease | None = None
     went_on: Callable[[str, str, str], None] = lambda _user, _before, _after: None
     commits: int = 0
+    patience: float = 3.0
+    _asked: set[str] = field(default_factory=set)
+    _ask_after: dict[str, float] = field(default_factory=dict)
+    _asking: "dict[str, Future[None]]" = field(default_factory=dict)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4))
     _locks: dict[str, threading.RLock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _errors: dict[str, QuireError] = field(default_factory=dict)
@@ -133,18 +142,23 @@ class Replication:
             if user in self.forgotten:
                 wish = replace(wish, forgotten=True)
             if wish.whole is not None:
-                base = self.base(user)
-                wish = replace(wish, above=base.generation if base else 0)
+                wish = replace(wish, above=self._known(user))
                 head = reader.read(self.primary, user)
+                if known := self.base(user):
+                    rebase(self.catalog, user, known if self.proved(user) else None, known)
             else:
                 head = self.head(user)
-            if wish.whole is None and self._adopt(user, head) and wish.copy:
-                wish = replace(wish, copy=None)  # it lacks what another instance wrote
+                behind = not wish.erase_user and self._adopt(user, head)
+                if behind and wish.copy:
+                    wish = replace(wish, copy=None)  # it lacks what another instance wrote
+            changes = self.catalog.mark(user).changes
             made = compose(self.paths, self.catalog, head, user, wish, self.keep, self._contents)
         except QuireError as problem:
             outcomes[user] = problem
             return None
         if made is None:
+            if not wish.erase_user:
+                self._go_on_from(user, head.raw if head else b"", changes)
             outcomes[user] = head.manifest.generation if head else 0
         return made
 
@@ -194,7 +208,9 @@ class Replication:
         return None
 
     def _confirmed(self, draft: Draft, outcomes: dict[str, int | QuireError]) -> None:
-        self._go_on_from(draft.user, draft.raw)
+        if draft.erased:
+            self.catalog.forget_user(draft.user, before=draft.manifest.erased_at)
+        self._go_on_from(draft.user, draft.raw, draft.changes)
         self.went_on(draft.user, draft.manifest.parent or "", reader.digest(draft.raw))
         for path in draft.journal:
             path.unlink(missing_ok=True)
@@ -208,21 +224,28 @@ class Replication:
 
     def take(self) -> Term | None:
         """From now on this instance runs the jobs of this store, what another one left of them
-        included; or the term of the other, which is not over yet. Raises what the remotes answer
-        when they cannot be asked."""
+        included; or the term of the other, which is not over yet or has user keys of another secret.
+        Raises what the remotes answer when they cannot be asked."""
         lease = self.lease
         if lease is None or lease.taken:
             return None
-        if not lease.goes_on(self.primary):
-            found = lease.term = lease.look(self.remotes)
-            other = found.instance not in {"", lease.instance}
-            if other and found.until > lease.clock():
-                return found
-            if other:
-                for user in sorted({*found.users, *lease.unfinished()}):
-                    self._adopt(user, self.current(user))
-            if other and found.users and not self._written(lease):
-                return lease.look(self.remotes)
+        looking = self._threads.submit(lease.look, self.remotes)
+        try:
+            found = looking.result(_RESTORING)
+        except (QuireError, TimeoutError):
+            lease.taken = lease.goes_on(self.primary)
+            if lease.taken:
+                return None
+            found = looking.result()
+        other = found.instance not in {"", lease.instance}
+        if not lease.fits(found) or (other and found.until > lease.clock()):
+            return found
+        lease.term = found
+        if other:
+            for user in sorted({*found.users, *lease.unfinished()}):
+                self._adopt(user, self.current(user))
+        if other and found.users and not self._written(lease):
+            return lease.look(self.remotes)
         lease.taken = True
         return None
 
@@ -253,40 +276,81 @@ class Replication:
     def head(self, user: str) -> Found | None:
         """The primary's newest generation. One that is behind what was confirmed here was wiped or
         put back from outside: it goes on from the mirror, or nothing is written."""
-        base = self.base(user)
         found = reader.read(self.primary, user)
-        known = base.generation if base else 0
+        known = self._known(user)
         if self.mirror and (found is None or found.manifest.generation < known):
             ahead = reader.newest(self.remotes, user, known)
             if ahead and ahead.remote is not self.primary:
                 self.catch_up(user, ahead.remote, self.primary)
                 found = reader.read(self.primary, user)
-        if (found.manifest.generation if found else 0) < known:
+        self._check_forward(user, found)
+        return found
+
+    def _check_forward(self, user: str, found: Found | None) -> None:
+        generation, known = found.manifest.generation if found else 0, self._known(user)
+        if generation < known:
             raise Corrupt(
                 "store_went_back",
-                f"The store holds generation {found.manifest.generation if found else 0}, but "
-                f"{known} was saved there before.",
+                f"The store holds generation {generation}, but {known} was saved there before.",
                 "Somebody changed it from outside. `python -m pipeline repair` writes it again "
                 "from this machine.",
             )
-        return found
 
     def current(self, user: str) -> Found | None:
         """The newest valid generation of all remotes; raises while it cannot be known."""
-        base = self.base(user)
-        return reader.newest(self.remotes, user, base.generation if base else 0)
+        return reader.newest(self.remotes, user, self._known(user))
 
     def base(self, user: str) -> Manifest | None:
-        """The manifest that the catalogue goes on from, when there is one."""
-        path = self.paths.base(user)
-        raw = path.read_bytes() if path.exists() else b""
-        return manifests.load(raw, user=user) if raw else None
+        """The newest manifest that is known here, when there is one that can be read."""
+        return base.manifest(self.paths, user)
+
+    def proved(self, user: str) -> bool:
+        """Whether the catalogue goes on from what is known here of the stores."""
+        return base.proved(self.paths, self.catalog, user)
+
+    def _known(self, user: str) -> int:
+        """The newest generation that was confirmed here, also when a part of that was lost since."""
+        known = self.base(user)
+        return max(known.generation if known else 0, self.catalog.mark(user).generation)
 
     def adopt(self, user: str) -> None:
-        """After a wipe the catalogue holds what the newest manifest names; at once when it does.
-        Raises what the remotes answer when they cannot be asked."""
-        if not self.paths.base(user).exists():
+        """The catalogue holds what the newest manifest names. The stores are asked once in the life of
+        this process: local files may have been lost or put back before. Rows that are proved to go on
+        from what is known here are used when the stores do not answer soon; else raises what they
+        answer, or `restoring`."""
+        if user in self._asked and self.paths.base(user).exists():
+            return
+        here = self.proved(user)
+        if here and time.monotonic() < self._ask_after.get(user, 0.0):
+            return
+        with self._guard:
+            asking = self._asking.get(user) or self._threads.submit(self._ask, user)
+            self._asking[user] = asking
+        if not wait([asking], timeout=self.patience if here else _RESTORING).done:
+            if not here:
+                raise Unavailable(
+                    "restoring",
+                    "Your collections are being restored from the store.",
+                    "Try again in a few seconds; jobs wait by themselves.",
+                )
+        elif not here or not isinstance(asking.exception(), QuireError):
+            asking.result()
+
+    def _ask(self, user: str) -> None:
+        try:
             self._adopt(user, self.current(user))
+            self._asked.add(user)
+        except QuireError as problem:
+            self._ask_after[user] = time.monotonic() + _ASK_AGAIN
+            self.note(user, problem)
+            raise
+        finally:
+            with self._guard:
+                self._asking.pop(user, None)
+
+    def unsaved(self) -> list[str]:
+        """Users with rows that no generation holds yet."""
+        return self.catalog.unsaved()
 
     def restored(self, user: str) -> Found | None:
         """The newest generation, adopted: what a live store is to be built from. Whoever builds it
@@ -303,26 +367,41 @@ class Replication:
         return found
 
     def _adopt(self, user: str, head: Found | None) -> bool:
-        """True when the live store lacks what another instance has saved."""
-        path = self.paths.base(user)
+        """The catalogue goes on from `head`: nothing that it holds is missing here, but what has a
+        tombstone. True when the live store lacks what another instance has saved."""
         with self.locked(user):
+            self._check_forward(user, head)
             raw = head.raw if head else b""
-            if path.exists() and path.read_bytes() == raw:
+            there, proved = base.raw(self.paths, user), self.proved(user)
+            lost = head is not None and self._put_back(user, head)
+            if proved and there == raw and not lost:
                 return False
-            base = self.base(user)
-            path.parent.mkdir(parents=True, exist_ok=True)
             if head is not None:
-                saved = self._saved_jobs(user, head.manifest)
-                rebase(self.catalog, user, base, head.manifest)
-                saved_jobs.put_back(self.catalog, user, saved)
-                erased = head.manifest.erased_at
-                if erased and not (base and base.erased_at == erased):
-                    for file in journal.pending(self.paths, user):
-                        if journal.number(file.name) < erased * 1e9:
-                            file.unlink()
+                saved_jobs.put_back(self.catalog, user, self._saved_jobs(user, head.manifest))
+                saved_jobs.end_deleted(self.catalog, user)
+            if there == raw:
+                self._go_on_from(user, raw)
+                return False
+            if head is not None:
+                self._drop_erased(user, head.manifest)
+                self.paths.user(user).mkdir(parents=True, exist_ok=True)
                 self.paths.stale(user).touch()
             self._go_on_from(user, raw)
             return head is not None
+
+    def _put_back(self, user: str, head: Found | None) -> bool:
+        """Rows that the catalogue lacks; whether there were any."""
+        known = self.base(user) if self.proved(user) else None
+        return head is not None and rebase(self.catalog, user, known, head.manifest)
+
+    def _drop_erased(self, user: str, newest: Manifest) -> None:
+        """What lay in the journal when everything was erased."""
+        known = self.base(user) if self.proved(user) else None
+        erased = newest.erased_at
+        if erased and not (known and known.erased_at == erased):
+            for file in journal.pending(self.paths, user):
+                if journal.number(file.name) < erased * 1e9:
+                    file.unlink()
 
     def _saved_jobs(self, user: str, newest: Manifest) -> list[JobRow]:
         """None when what holds them is damaged everywhere: documents are restored all the same."""
@@ -337,28 +416,24 @@ class Replication:
             self.note(user, problem)
             return []
 
-    def _go_on_from(self, user: str, raw: bytes) -> None:
-        path = self.paths.base(user)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".tmp")
-        aside.write_bytes(raw)
-        aside.replace(path)
+    def _go_on_from(self, user: str, raw: bytes, saved: int | None = None) -> None:
+        base.go_on_from(self.paths, self.catalog, user, raw, saved)
 
     # Files
 
     def fetch(self, user: str, path: str, to: Path) -> None:
         """A file of the newest generation known here (a source, an elements archive) to a local
         path."""
-        base = self.base(user)
-        file = next((f for f in base.files if f.path == path), None) if base else None
+        known = self.base(user)
+        file = next((f for f in known.files if f.path == path), None) if known else None
         if file is None:
             raise NotFound("not_in_store", "That file was never saved.", "Upload it again.")
         reader.fetch(self.remotes, user, file, to)
 
     def named(self, user: str) -> set[str]:
         """The files that the newest generation known here names."""
-        base = self.base(user)
-        return {f.path for f in base.files} if base else set()
+        known = self.base(user)
+        return {f.path for f in known.files} if known else set()
 
     def rows(self, user: str, files: Sequence[File]) -> Iterator[segments.Row]:
         """The rows of these segments in order, every byte verified first."""
@@ -367,13 +442,13 @@ class Replication:
 
     def rows_saved(self, user: str) -> int:
         """About how large that user's store is, from what this instance knows."""
-        base = self.base(user)
-        return sum(f.rows for f in base.segments) if base else 0
+        known = self.base(user)
+        return sum(f.rows for f in known.segments) if known else 0
 
     def shipped(self, user: str) -> str:
         """The last journal file of this instance that a generation holds."""
-        base = self.base(user)
-        return base.shipped_by(journal.instance(self.paths)) if base else ""
+        known = self.base(user)
+        return known.shipped_by(journal.instance(self.paths)) if known else ""
 
     def _contents(self, user: str, file: File) -> bytes:
         return reader.content(self.remotes, user, file)
@@ -384,8 +459,8 @@ class Replication:
         """Bring the mirror to where the primary is; what fails is told by `status`."""
         for user in users:
             at_hand = self._at_hand.pop(user, {})
-            base = self.base(user)
-            if self.mirror is None or not base or self._mirrored.get(user) == base.generation:
+            known = self.base(user)
+            if self.mirror is None or not known or self._mirrored.get(user) == known.generation:
                 continue
             try:
                 self.catch_up(user, self.primary, self.mirror, at_hand)
@@ -450,15 +525,15 @@ class Replication:
 
     def status(self, user: str) -> RemoteStatus:
         """From what this instance knows: asks no remote."""
-        base = self.base(user)
+        known, mark = self.base(user), self.catalog.mark(user)
         error = self._errors.get(user)
-        saved = base.generation if base else 0
+        saved = known.generation if known else 0
         mirrored = self._mirrored.get(user)
         return RemoteStatus(
             saved_generation=saved,
-            saved_at=base.created_at if base else None,
-            unsaved=len(journal.pending(self.paths, user)),
-            published_generation=base.published.generation if base and base.published else None,
+            saved_at=known.created_at if known else None,
+            unsaved=len(journal.pending(self.paths, user)) + mark.changes - mark.saved,
+            published_generation=known.published.generation if known and known.published else None,
             primary=self.primary.name,
             mirror=self.mirror.name if self.mirror else None,
             lag=saved - mirrored if self.mirror and mirrored is not None else None,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import Corrupt, InputError, NotFound, Refused
-from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow, tombstone
 from storage.names import (
     CollectionId,
     JobId,
@@ -31,7 +31,7 @@ from storage.names import (
 Json = dict[str, Any]
 ENDED_KEPT = 200
 EDITION = "edition.json"  # a number, in a folder of elements
-ORIGINALS_AT_ONCE = 40  # of unfinished jobs in one save; the others come with the next ones
+ORIGINALS_AT_ONCE = 40  # of unfinished jobs in one save; the others come with the next one
 _KEPT = ("kind", "attempt", "again", "epoch", "pages", "estimate", "probe", "version", "dismissed",
          "pages_failed", "error", "message")  # fmt: skip
 _OF_AN_END = {"pages_failed", "error", "message"}
@@ -166,6 +166,17 @@ def put_back(catalog: Catalog, user: str, saved: Sequence[JobRow]) -> None:
             _tell(
                 catalog, row, "Another instance of Quire did this job.", finished_at=row.finished_at
             )
+
+
+def end_deleted(catalog: Catalog, user: str) -> None:
+    """A job whose document or collection was deleted after it came, and that these rows still say is
+    at work, was over by then: it does not bring the document back."""
+    gone = catalog.tombstones(user)
+    for row in catalog.jobs(user, ACTIVE, 10_000) if gone else ():
+        keys = (tombstone(row.collection), tombstone(row.collection, row.sha256))
+        if any(gone.get(key, -1.0) >= row.created_at for key in keys):
+            end = {"finished_at": time.time()}
+            _tell(catalog, replace(row, status="cancelled"), "What it made was deleted.", **end)
 
 
 def _attempt(row: JobRow) -> int:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from errors import Corrupt, NotFound, QuireError
+from storage.catalog.catalog import IMPORTED
 from storage.generations import manifest as manifests
 from storage.generations import reader
-from storage.generations.compose import Files, Wish
+from storage.generations.compose import Files, Wish, archived, elements_path, source_path
+from storage.generations.manifest import Manifest
 from storage.generations.reader import Found, named
 from storage.generations.replication import Replication
 from storage.live.build_chroma import put_row
@@ -52,6 +54,32 @@ def verify(remote: Remote, user: str) -> Iterator[Damage]:
             reader.content([remote], user, file)
         except (Corrupt, NotFound) as problem:
             yield Damage(remote=remote.name, user=user, path=file.path, code=problem.code)
+    for path, code in _unnamed(found.manifest):
+        yield Damage(remote=remote.name, user=user, path=path, code=code)
+
+
+def _unnamed(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Originals and elements that sources need and the generation does not name. A source from
+    somebody's archive may have come without."""
+    files = {f.path for f in manifest.files}
+    archives = archived(files)
+    for source in manifest.sources:
+        if source.version == IMPORTED:
+            continue
+        if source_path(source.sha256) not in files:
+            yield source_path(source.sha256), "original_missing"
+        if (path := elements_path(source.sha256, source.version)) not in archives:
+            yield path, "elements_missing"
+
+
+def local(replication: Replication, user: str) -> Iterator[Damage]:
+    """What this machine says of that user and the stores do not: it goes on from another state."""
+    found = replication.current(user)
+    mark = replication.catalog.mark(user)
+    if mark.sha256 is not None and not replication.proved(user):
+        yield Damage(remote="here", user=user, path="BASE.json", code="mark_differs")
+    if mark.generation > (found.manifest.generation if found else 0):
+        yield Damage(remote="here", user=user, path="catalog", code="store_went_back")
 
 
 def repair(replication: Replication, workspaces: Workspaces, user: str) -> list[Damage]:

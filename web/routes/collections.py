@@ -28,7 +28,7 @@ def routes(app: App) -> list[Route]:
         """Also while the worker is away or busy: then without the numbers of records."""
         user, catalog = asked.user, app.jobs.catalog
         active = Counter(row.collection for row in catalog.jobs(user, ACTIVE, LISTED))
-        here = app.jobs.paths.base(user).exists()  # else the worker gets the rows from the stores
+        here = app.jobs.proved(user)  # else the worker gets the rows from the stores
         worker = None
         try:
             held = app.link.call("collections", user, within=_SOON if here else None)

@@ -1,0 +1,51 @@
+"""What this machine goes on from: a user's newest manifest in BASE.json, and the catalogue's mark of it.
+
+The two are written one after the other, so that whatever of them is lost, put back or damaged shows:
+then neither is believed, and the stores are asked. Knows no remote.
+"""
+
+import contextlib
+
+from errors import Corrupt
+from storage.catalog.catalog import Catalog
+from storage.generations import manifest as manifests
+from storage.generations.manifest import Manifest
+from storage.generations.reader import digest
+from storage.paths import Paths
+
+
+def raw(paths: Paths, user: str) -> bytes | None:
+    """The bytes as they lie there: empty when nothing was saved, None when they cannot be read."""
+    with contextlib.suppress(OSError):
+        return paths.base(user).read_bytes()
+    return None
+
+
+def manifest(paths: Paths, user: str) -> Manifest | None:
+    """None when there is none, also when what lies there is damaged."""
+    content = raw(paths, user)
+    if not content:
+        return None
+    try:
+        return manifests.load(content, user=user)
+    except Corrupt:
+        return None
+
+
+def proved(paths: Paths, catalog: Catalog, user: str) -> bool:
+    """Whether the catalogue's rows go on from what BASE.json holds."""
+    content = raw(paths, user)
+    return content is not None and catalog.mark(user).sha256 == digest(content)
+
+
+def go_on_from(
+    paths: Paths, catalog: Catalog, user: str, content: bytes, saved: int | None = None
+) -> None:
+    """From that manifest (empty: there is none), which holds the first `saved` changes of the rows."""
+    path = paths.base(user)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_bytes(content)
+    aside.replace(path)
+    generation = manifests.load(content, user=user).generation if content else 0
+    catalog.set_mark(user, generation, digest(content), saved)
