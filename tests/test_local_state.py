@@ -77,6 +77,9 @@ class World:
 
     def come_back(self) -> None:
         self.house = House(self.data)
+        journal.set_aside(
+            self.house.paths, USER
+        )  # as `Workspaces.mend`, with no index to read from
         self.house.replication.adopt(USER)
 
     # What a person does
