@@ -67,7 +67,7 @@ def read(directory: Path) -> Iterator[Row]:
             closed_copy.copy(directory, copy)
             subprocess.run(
                 [sys.executable, "-m", "storage.live.foreign_chroma", str(copy), str(out)],
-                cwd=Path(__file__).resolve().parent.parent,
+                cwd=Path(__file__).resolve().parents[2],
                 capture_output=True,
                 timeout=_SECONDS,
                 check=True,
