@@ -35,6 +35,7 @@ from tests.test_hostile_pdfs import endless, file, forms, operators, picture
 
 TIMES, MEMORY_MB, QUOTA_MB = 3.0, 2500, 20
 HEADS, BODIES, STREAMS, UPLOADS, BOMBS = 300, 200, 2000, 200, 20
+KINDS = "heads,bodies,streams,uploads,tokens,searches,bombs"
 ADDRESSES = [f"198.51.100.{n}" for n in range(1, 21)]
 
 
@@ -150,22 +151,32 @@ def _visitors_mb(data: Path, ada: str) -> float:
 class Crowd:
     """`told` counts what became of each kind of request."""
 
-    def __init__(self, url: str, ends: float, folder: Path) -> None:
+    def __init__(self, url: str, ends: float, folder: Path, kinds: str = KINDS) -> None:
         self.url, self.ends, self.folder = url, ends, folder
         self.host, self.port = urlsplit(url).hostname, urlsplit(url).port
+        self.kinds = kinds.split(",")
         self.told: Counter[str] = Counter()
         self.cookies: dict[str, list[str]] = {}
 
     async def run(self) -> None:
         await asyncio.to_thread(self._arrive)
+        many = {
+            "heads": (self._slow_head, 5.0, HEADS),
+            "bodies": (self._slow_body, 10.0, BODIES),
+            "streams": (self._stream, 20.0, STREAMS),
+            "uploads": (self._half_upload, 20.0, UPLOADS),
+            "tokens": (self._token, 0.25, 5),
+            "searches": (self._search, 0.2, 10),
+        }
+        bombs = [asyncio.to_thread(self._bombs)] if "bombs" in self.kinds else []
         await asyncio.gather(
-            *(self._again(self._slow_head, 2.0) for _ in range(HEADS)),
-            *(self._again(self._slow_body, 2.0, n) for n in range(BODIES)),
-            *(self._again(self._stream, 5.0, n) for n in range(STREAMS)),
-            *(self._again(self._half_upload, 5.0, n) for n in range(UPLOADS)),
-            *(self._again(self._token, 0.25, n) for n in range(5)),
-            *(self._again(self._search, 0.2, n) for n in range(10)),
-            asyncio.to_thread(self._bombs),
+            *bombs,
+            *(
+                self._again(one, pause, n)
+                for kind, (one, pause, count) in many.items()
+                if kind in self.kinds
+                for n in range(count)
+            ),
         )
 
     def _arrive(self) -> None:
@@ -178,12 +189,12 @@ class Crowd:
                 cookies.append("; ".join(f"{k}={v}" for k, v in person.cookies.items()))
             self.cookies[address] = cookies
 
-    async def _again(self, one: Callable[..., Any], pause: float, *number: int) -> None:
+    async def _again(self, one: Callable[..., Any], pause: float, number: int) -> None:
         await asyncio.sleep(random.uniform(0, 15))
         while time.time() < self.ends:
             try:
                 async with asyncio.timeout(max(0.1, self.ends - time.time())):
-                    told = await one(*number)
+                    told = await one(number)
             except (OSError, TimeoutError, asyncio.IncompleteReadError) as problem:
                 told = type(problem).__name__
             self.told[f"{one.__name__.strip('_')} {told}"] += 1
@@ -217,7 +228,7 @@ class Crowd:
         finally:
             writer.close()
 
-    async def _slow_head(self) -> str:
+    async def _slow_head(self, _: int) -> str:
         return await self._until_closed("GET / HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n", 3.0)
 
     async def _slow_body(self, number: int) -> str:
@@ -302,11 +313,12 @@ def _status(answer: bytes) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--kinds", default=KINDS, help="of abuse")
     parser.add_argument("--crowd", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.crowd:
         url, ends, folder = asked.crowd
-        crowd = Crowd(url, float(ends), Path(folder))
+        crowd = Crowd(url, float(ends), Path(folder), asked.kinds)
         asyncio.run(crowd.run())
         print(json.dumps(crowd.told))
         return 0
@@ -315,12 +327,12 @@ def main() -> int:
         quota = {"QUIRE_VISITOR_QUOTA_MB": str(QUOTA_MB)}
         app = start_app(folder / "data", **{**provider.environment(), **quota})
         try:
-            return measure(app, provider, folder, asked.minutes * 60)
+            return measure(app, provider, folder, asked.minutes * 60, asked.kinds)
         finally:
             app.stop()
 
 
-def measure(app: Running, provider: Provider, folder: Path, seconds: float) -> int:
+def measure(app: Running, provider: Provider, folder: Path, seconds: float, kinds: str) -> int:
     ada = signed_in(app.url, provider, "ada")
     ada.headers["X-Forwarded-For"] = "192.0.2.9"
     _, paths = ada.upload(SAMPLES / "report.pdf")
@@ -337,7 +349,16 @@ def measure(app: Running, provider: Provider, folder: Path, seconds: float) -> i
     file(folder / "bomb-0.pdf", *[operators, forms, endless] * 3)
     file(folder / "bomb-1.pdf", picture, *[forms, operators] * 4)
     crowd = subprocess.Popen(
-        [sys.executable, __file__, "--crowd", app.url, str(time.time() + attack), str(folder)],
+        [
+            sys.executable,
+            __file__,
+            "--kinds",
+            kinds,
+            "--crowd",
+            app.url,
+            str(time.time() + attack),
+            str(folder),
+        ],
         stdout=subprocess.PIPE,
     )
     time.sleep(5.0)

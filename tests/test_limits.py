@@ -91,7 +91,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 def _endless() -> Limits:
-    buckets = (Buckets(rate=1e9, burst=1e9) for _ in range(3))
+    buckets = (Buckets(rate=1e9, burst=1e9) for _ in range(5))
     return Limits(*buckets)
 
 
@@ -342,12 +342,12 @@ def test_anything_is_an_address_or_unknown(text: str) -> None:
 
 def test_sixty_cookies_of_an_address_are_one_visitor(door: Door) -> None:
     limits = Limits()
-    door.guard["limits"].calls, usual = limits.calls, door.guard["limits"].calls
+    door.guard["limits"].visits, usual = limits.visits, door.guard["limits"].visits
     began, statuses = time.monotonic(), []
     for n in range(600):
         six = f"2001:db8:1:2::{n % 60:x}"
         statuses.append(door.ask("GET", "/account", **door.visitor(six))[0])
-    taken = limits.calls.burst + limits.calls.rate * (time.monotonic() - began) + 1
+    taken = limits.visits.burst + limits.visits.rate * (time.monotonic() - began) + 1
     assert statuses.count(200) <= taken
     assert set(statuses) == {200, 429}
     assert door.ask("GET", "/account", **door.visitor("2001:db8:1:3::1"))[0] == 200
@@ -355,7 +355,7 @@ def test_sixty_cookies_of_an_address_are_one_visitor(door: Door) -> None:
     for at in ("2001:db8:1:2::1", "2001:db8:1:2::3b"):  # a person at that address is another
         headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": at}
         assert door.ask("GET", "/account", **headers)[0] == 200
-    door.guard["limits"].calls = usual
+    door.guard["limits"].visits = usual
 
 
 def test_a_visitor_s_requests_in_progress_are_few(door: Door) -> None:
@@ -503,3 +503,18 @@ def test_visitors_leave_slots_and_pictures_to_those_who_are_signed_in(tmp_path: 
         assert held.is_alive()
         viewer.resume()
         held.join()
+
+
+def test_visitors_at_many_addresses_are_limited_together(door: Door) -> None:
+    bucket = Limits().visitors
+    door.guard["limits"].visitors, usual = bucket, door.guard["limits"].visitors
+    began = time.monotonic()
+    statuses = [
+        door.ask("GET", "/account", **door.visitor(f"198.51.{n // 250}.{n % 250}"))[0]
+        for n in range(int(bucket.burst) + 400)
+    ]
+    assert statuses.count(200) <= bucket.burst + bucket.rate * (time.monotonic() - began) + 1
+    assert set(statuses) == {200, 429}
+    _, token = door.identity.accounts.mint("c" * 32, "script", name="ada", orgs=())
+    assert door.ask("GET", "/account", **by(token, "198.51.0.1"))[0] == 200
+    door.guard["limits"].visitors = usual
