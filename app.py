@@ -25,9 +25,11 @@ from pipeline.jobs.service import Jobs
 from pipeline.processes import logs
 from pipeline.processes.rpc import Link
 from settings import Settings, processors
+from storage import disk_reserve
 from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
 from storage.paths import Paths
+from storage.usage import drop_unfinished
 
 if TYPE_CHECKING:
     from web.serve import Server
@@ -40,11 +42,13 @@ def prepare(settings: Settings) -> None:
     """What Gradio reads when it is imported: no analytics, uploads beside the data."""
     uploads = settings.data_dir / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
+    disk_reserve.tend(Paths(settings.data_dir))
+    drop_unfinished(Paths(settings.data_dir))
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # an owner's uploads are counted there
     for name, value in (
         ("GRADIO_ANALYTICS_ENABLED", "False"),
         ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000"),
         ("GRADIO_ANALYTICS_MAX_EVENTS", "200"),
-        ("GRADIO_TEMP_DIR", str(uploads)),
     ):
         os.environ.setdefault(name, value)
 

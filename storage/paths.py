@@ -58,8 +58,12 @@ class Paths:
     def crop(self, key: str, name: str) -> Path:
         return self.crops(key) / CropName(name)
 
+    def pictures(self, key: str) -> Path:
+        """Pages as they were drawn: they can be drawn again."""
+        return self.user(key) / "pages"
+
     def page_images(self, key: str, sha256: str) -> Path:
-        return self.user(key) / "pages" / Sha256(sha256)
+        return self.pictures(key) / Sha256(sha256)
 
     def page_image(self, key: str, sha256: str, page: int, width: int) -> Path:
         return self.page_images(key, sha256) / f"{int(page)}-{int(width)}.webp"
@@ -96,9 +100,13 @@ class Paths:
         """Held by the one process that may open the live store."""
         return self.user(key) / "LOCK"
 
+    def saving(self, key: str) -> Path:
+        """What is made for a save and not needed after it; nothing of what the owner has."""
+        return self.root / "saving" / UserKey(key)
+
     def copy(self, key: str) -> Path:
         """The copy of a closed live store on its way to be published."""
-        return self.user(key) / "publishing"
+        return self.saving(key) / "chroma"
 
     @property
     def instance(self) -> Path:

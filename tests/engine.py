@@ -49,7 +49,6 @@ class Engine:
         made = self.jobs.submit(
             user,
             Request(path=pdf, filename=pdf.name, partition=options, **request),
-            visitor=address is not None,
             address=address,
         )
         return str(made["id"])

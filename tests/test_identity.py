@@ -1,12 +1,15 @@
 """Who is calling: tokens, sessions, visitors, the list of the allowed; limits; uploads."""
 
 import asyncio
+import contextlib
+import http.client
 import json
 import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -414,6 +417,33 @@ def test_a_visitor_is_told_until_when_and_has_a_small_quota(space: Space) -> Non
         }
     assert not [p for p in (app.data / "uploads").rglob("*") if p.is_file()]
     assert guest.upload(SAMPLES / "greek.pdf")[0] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False], ids=["told", "chunked"])
+def test_uploads_at_once_cannot_pass_a_quota_together(
+    space: tuple[Running, Provider], told: bool
+) -> None:
+    """Forty of 0.9 MB under a quota of one: one passes, however they come."""
+    app, _ = space
+    guest = visitor(app.url)
+    body, kind = form(b"%PDF-1.7" + b"x" * 900_000, "large.pdf")
+    cookies = "; ".join(f"{k}={v}" for k, v in guest.cookies.items())
+
+    def send(_: int) -> int:
+        address = urlsplit(app.url)
+        line = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+        blocks = (body[i : i + 100_000] for i in range(0, len(body), 100_000))
+        head = {"Cookie": cookies, "Content-Type": kind}
+        with contextlib.closing(line), contextlib.suppress(ConnectionError):
+            line.request("POST", "/gradio_api/upload", body if told else blocks, head)
+            return line.getresponse().status
+        return 0  # it was refused before all was sent
+
+    with ThreadPoolExecutor(40) as at_once:
+        answers = list(at_once.map(send, range(40)))
+    assert answers.count(200) == 1
+    assert guest.call("status")["you"]["storage"]["bytes"] <= 1 << 20
 
 
 @pytest.mark.slow

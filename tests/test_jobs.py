@@ -11,9 +11,10 @@ import psutil
 import pytest
 from aiosmtpd.controller import Controller
 
-from errors import NotFound, QuireError, Refused
-from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, WORKFLOW
+from errors import NotFound, QuireError
+from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, WORKFLOW, catalog_url
 from pipeline.jobs.service import Jobs, Request
+from storage.catalog.tokens import Accounts
 from tests.conftest import SAMPLES
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub
@@ -129,14 +130,12 @@ def test_a_small_job_is_not_behind_a_big_one_of_another_user(running: Engine) ->
 def test_a_visitor_s_quota_counts_for_what_is_submitted_too(running: Engine) -> None:
     small = replace(running.jobs.settings, user_quota_mb=1, visitor_quota_mb=0)
     jobs = Jobs(small, running.jobs.paths, running.jobs.catalog)
+    Accounts(catalog_url(small, running.jobs.paths)).saw_visitor(VISITOR)
     request = Request(path=running.pdf(1, "guest"), filename="guest.pdf", collection="guests")
-    refused = jobs.submit(VISITOR, request, visitor=True)
+    refused = jobs.submit(VISITOR, request)
     assert refused["error"]["code"] == "quota_exceeded"
     assert "0 MB" in refused["error"]["message"]
-    assert jobs.room(VISITOR, 1 << 19, beside=1 << 18) == (1 << 20) - (1 << 18)
-    with pytest.raises(Refused) as caught:
-        jobs.room(VISITOR, 1 << 19, beside=1 << 20)
-    assert caught.value.code == "quota_exceeded"
+    Accounts(catalog_url(small, running.jobs.paths)).forget(VISITOR)  # as one who has signed in
     assert jobs.submit(VISITOR, request)["status"] == "queued"
 
 
@@ -182,7 +181,7 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
             running.submit(running.pdf(3, f"away{n}"), notify="ada@example.org") for n in range(2)
         ]
         hub.faults = [Fault("POST", "/commit/", status=503, times=1000)]
-        spec = {"title": "in", "filename": "in.zip", "most_bytes": 1 << 30}
+        spec = {"title": "in", "filename": "in.zip"}
         exported = running.jobs.paths.export(USER, name)
         copy = shutil.copyfile(exported, tmp_path / "copy.zip")
         taken = running.jobs.transfer(USER, "import", spec, exported)["id"]

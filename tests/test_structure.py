@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
 }
 WEB_SEES = {
-    "pipeline.ingest.chunk", "pipeline.jobs.health", "pipeline.jobs.notify", "pipeline.jobs.service", "pipeline.models.gpu",
+    "pipeline.ingest.chunk", "pipeline.jobs.health", "pipeline.jobs.notify", "pipeline.jobs.service", "pipeline.jobs.uploads", "pipeline.models.gpu",
     "pipeline.options", "pipeline.processes.channel", "pipeline.processes.rpc", "pipeline.transfers.push_tokens",
     "storage.catalog.catalog", "storage.catalog.tokens", "storage.paths",
 }  # fmt: skip

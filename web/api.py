@@ -174,8 +174,7 @@ def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, 
             notify=address,
             password=options.get("password") or None,
         )
-        visitor = caller.kind == "visitor"
-        made.append(app.jobs.submit(caller.key, request, visitor=visitor, address=caller.address))
+        made.append(app.jobs.submit(caller.key, request, address=caller.address))
     return made
 
 
@@ -243,8 +242,7 @@ def start_push(
 def start_import(app: App, caller: Caller, file: Any, title: str) -> dict[str, Any]:
     """The job that makes a collection of an uploaded zip."""
     path, name = uploaded(file, caller)
-    most = app.jobs.room(caller.key, 0, visitor=caller.kind == "visitor")
-    spec = {"title": title[:200], "filename": name, "most_bytes": most}
+    spec = {"title": title[:200], "filename": name}
     return app.jobs.transfer(caller.key, "import", spec, path, address=caller.address)
 
 
@@ -446,7 +444,7 @@ def hide_the_rest(demo: gr.Blocks) -> None:
 
 def about(app: App, caller: Caller) -> dict[str, Any]:
     """Who the caller is to Quire, what is stored for them, and until when."""
-    usage = app.jobs.usage(caller.key, visitor=caller.kind == "visitor")
+    usage = app.jobs.usage(caller.key)
     return {
         "name": caller.name,
         "kind": caller.kind,

@@ -19,14 +19,15 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from errors import InputError, QuireError, Refused
+from errors import InputError, QuireError
 from pipeline.jobs.service import Jobs
+from pipeline.jobs.uploads import Promise
 from web.body import folder, not_an_upload, paced
 from web.http_status import refusal
 from web.identity import Caller, Identity
 
 MAX_FILES = 500
-_ENVELOPE = 1 << 20  # what multipart adds to the files' own bytes
+_AHEAD = 1 << 20  # bytes that are promised at once to a body that does not tell its size
 
 
 def uploaded(file: Any, caller: Caller) -> tuple[Path, str]:
@@ -47,10 +48,11 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise _no_form()
         caller = await run_in_threadpool(identity.of, request)
-        most = await run_in_threadpool(_room, caller, jobs, request)
         made = folder(caller.key) / secrets.token_hex(8)
-        made.mkdir(parents=True)
-        paths = await _received(request, made, most, jobs.settings.max_file_mb << 20)
+        with jobs.promised(caller.key, made) as promise:
+            await run_in_threadpool(promise.need, int(request.headers.get("content-length") or 0))
+            paths = await _received(request, made, promise, jobs.settings.max_file_mb << 20)
+            await run_in_threadpool(promise.settle)
         made = None
         return JSONResponse(paths)
     except QuireError as problem:
@@ -58,6 +60,11 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
     except MultiPartException as problem:
         large = "maximum allowed size" in problem.message
         return refusal(_too_large(jobs.settings.max_file_mb) if large else _no_form())
+    except OSError as problem:
+        found = jobs.scarce(problem)
+        if found is None:
+            raise
+        return refusal(found)
     except ClientDisconnect:
         return Response(status_code=499)
     finally:
@@ -65,21 +72,13 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _room(caller: Caller, jobs: Jobs, request: Request) -> int:
-    """Bytes that this request may bring; what lies uploaded counts as stored."""
-    lying = sum(f.stat().st_size for f in folder(caller.key).rglob("*") if f.is_file())
-    wanted = int(request.headers.get("content-length") or 0) - _ENVELOPE
-    visitor = caller.kind == "visitor"
-    return jobs.room(caller.key, wanted, visitor=visitor, beside=lying) + _ENVELOPE
-
-
-async def _received(request: Request, made: Path, most: int, largest: int) -> list[str]:
+async def _received(request: Request, made: Path, promise: Promise, largest: int) -> list[str]:
     upload_id = request.query_params.get("upload_id")
     if upload_id:
         file_upload_statuses.track(upload_id)
     parser = GradioMultiPartParser(
         request.headers,
-        _bounded(request, most),
+        _promised(request, promise),
         max_files=MAX_FILES,
         upload_dir=made,
         upload_id=upload_id,
@@ -123,14 +122,11 @@ def _no_files() -> InputError:
     return InputError("no_files", "There is no file.", "Give at least one PDF.")
 
 
-async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+async def _promised(request: Request, promise: Promise) -> AsyncGenerator[bytes, None]:
+    """The body, no byte of which is kept before there is room for it."""
     total = 0
     async for chunk in paced(request.stream()):
         total += len(chunk)
-        if total > most:
-            raise Refused(
-                "quota_exceeded",
-                "The upload is larger than what you may still store.",
-                "Delete sources that are not needed.",
-            )
+        if total > promise.bytes:
+            await run_in_threadpool(promise.need, total, ahead=_AHEAD)
         yield chunk

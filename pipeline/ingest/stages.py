@@ -6,11 +6,9 @@ changes nothing. `answer` gives errors as values: the workflow decides on their 
 """
 
 import contextlib
-import errno
 import json
 import logging
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +27,9 @@ from pipeline.ingest.partition import (
     write_batch,
     write_once,
 )
+from pipeline.ingest.remove import pictures, remove_batch, remove_files
 from pipeline.jobs.notify import Notifier, unsealed
+from pipeline.jobs.uploads import Admission
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.options import PartitionOptions
 from pipeline.pdf.hi_res import Detector, Region
@@ -37,10 +37,11 @@ from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
 from pipeline.processes.pool import Pool, Pools
 from settings import Settings
-from storage.catalog.catalog import Catalog, SourceRow
+from storage.catalog.catalog import FINISHED, Catalog, SourceRow
 from storage.generations import saved_jobs
-from storage.live.workspace import Space
+from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
+from storage.scarce import scarce
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Tools:
     encoder: Callable[[str | None], Encoder]
     borrower: Borrower
     detector: Callable[[], Detector]
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,10 @@ class Place:
 
     tools: Tools
     spec: Json
+
+    def grow(self, size: int = 0) -> None:
+        """That many bytes come to what the job's owner has; Refused when there is no room."""
+        self.tools.admission.grow(self.spec["user"], size)
 
     @property
     def options(self) -> PartitionOptions:
@@ -167,6 +173,7 @@ def probe_source(place: Place) -> Json:
     original = tools.stores.restore.original(spec["user"], spec["sha256"])
     told: Json = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
     if not told or (told["copy"] and not place.copy.exists()):
+        place.grow()
         if spec["locked"] and password is None:
             raise InputError(
                 "password_lost", "The password is no longer there.", "Submit the file again."
@@ -185,6 +192,8 @@ def probe_source(place: Place) -> Json:
             if not spec.get("beside"):
                 secret.unlink(missing_ok=True)
             raise
+        if found.copy:
+            _kept(place, place.copy.unlink)
         if place.options.strategy != "reference":
             style_of(place.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))
@@ -203,9 +212,22 @@ def probe_source(place: Place) -> Json:
     return told
 
 
+def _kept(place: Place, undo: Callable[[], None]) -> None:
+    """What was written stays when there is room for it."""
+    try:
+        place.grow()
+    except QuireError:
+        undo()
+        raise
+
+
 def read_pages(place: Place, batch: Batch) -> Json:
     """Partition one batch; its page records."""
     tools, spent = place.tools, Spent()
+    target = place.elements / f"batch-{batch.index:05d}.jsonl"
+    fresh, began = not target.exists(), time.time() - 1
+    if fresh:
+        place.grow()
     result = partition_batch(
         place.pool,
         place.readable,
@@ -216,6 +238,8 @@ def read_pages(place: Place, batch: Batch) -> Json:
         detector=place.detector(spent),
         cancelled=place.cancelled(),
     )
+    if fresh:
+        _kept(place, lambda: remove_batch(tools.paths, place.spec["user"], target, began))
     return {"pages": [asdict(record) for record in result.pages], **spent.as_dict()}
 
 
@@ -312,6 +336,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], Spent]:
     )
     if place.cancelled()():
         raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
+    place.grow(bytes_of(fresh))
     with tools.stores.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
     tools.catalog.set_model(user, collection, space.model, unless_set=True)
@@ -373,14 +398,31 @@ def save(place: Place, outcome: Json) -> Json:
 
 
 def undo(place: Place) -> Json:
-    """What a cancelled job had indexed is removed again, and saved so."""
+    """What a cancelled job had indexed is removed again, with its files, and saved so."""
     spec, tools = place.spec, place.tools
-    with tools.stores.workspaces.open(spec["user"]) as workspace:
-        gone = workspace.delete_where(spec["collection"], {"source_id": spec["sha256"]})
-    tools.catalog.drop_source(spec["user"], spec["collection"], spec["sha256"])
+    user, sha256 = spec["user"], spec["sha256"]
+    with tools.stores.workspaces.open(user) as workspace:
+        crops = pictures(workspace, spec["collection"], sha256)
+        gone = workspace.delete_where(spec["collection"], {"source_id": sha256})
+        tools.catalog.drop_source(user, spec["collection"], sha256)
+        remove_files(tools.paths, tools.catalog, workspace, user, sha256, crops)
+    shutil.rmtree(place.work, ignore_errors=True)
     if gone:
-        tools.stores.committer.save(spec["user"], erase=True)
+        tools.stores.committer.save(user, erase=True)
+    else:
+        tools.stores.committer.touch(user)
     return {"records": gone}
+
+
+def discard(place: Place) -> Json:
+    """A job that failed or was cancelled is off its owner's list: what it left goes, unless the
+    document is in the collection, or the job was put back meanwhile."""
+    spec, tools = place.spec, place.tools
+    row = tools.catalog.job(spec["user"], spec["job"])
+    listed = {s.sha256 for s in tools.catalog.sources(spec["user"], spec["collection"])}
+    if row.status not in FINISHED or not row.summary.get("dismissed") or spec["sha256"] in listed:
+        return {}
+    return undo(place)
 
 
 def notify(place: Place, result: Json) -> Json:
@@ -414,12 +456,13 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
     "finish": lambda place, _, value: finish_index(place, int(value["pages"])),
     "save": lambda place, _, value: save(place, value),
     "undo": lambda place, _, __: undo(place),
+    "discard": lambda place, _, __: discard(place),
     "notify": lambda place, _, value: notify(place, value),
     "clean": lambda place, _, value: clean(place, value),
 }
 
 
-_AFTER_ALL = {"undo", "clean"}  # of a job that was cancelled, too
+_AFTER_ALL = {"undo", "discard", "clean"}  # of a job that was cancelled, too
 
 
 def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
@@ -437,7 +480,7 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
         code = problem.code
         return {"error": {**problem.as_dict(), "permanent": problem.permanent}}
     except Exception as problem:  # a job never hangs on what nobody thought of
-        error = _unexpected(problem)
+        error = _unexpected(problem, place.tools.paths.root)
         code = error["code"]
         log.exception("stage broke", extra={**what, "code": code})
         return {"error": error}
@@ -446,23 +489,10 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
         log.info("stage ended", extra={**what, "seconds": seconds, "code": code})
 
 
-def _full(problem: BaseException) -> bool:
-    sqlite = getattr(getattr(problem, "orig", None), "sqlite_errorcode", None)
-    return sqlite == sqlite3.SQLITE_FULL or (
-        isinstance(problem, OSError) and problem.errno in {errno.ENOSPC, errno.EDQUOT}
+def _unexpected(problem: Exception, root: Path) -> Json:
+    found = scarce(problem, root) or QuireError(
+        "internal",
+        f"Something unexpected happened ({type(problem).__name__}).",
+        "Retry the job; if it stays, report the time and the version.",
     )
-
-
-def _unexpected(problem: Exception) -> Json:
-    found: QuireError
-    if _full(problem):
-        found = Unavailable(
-            "disk_full", "The disk of this Space is full.", "Delete what is not needed."
-        )
-    else:
-        found = QuireError(
-            "internal",
-            f"Something unexpected happened ({type(problem).__name__}).",
-            "Retry the job; if it stays, report the time and the version.",
-        )
     return {**found.as_dict(), "permanent": found.permanent}

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from dbos import DBOS
 
-from errors import QuireError
+from errors import QuireError, Unavailable
 from pipeline.jobs import queues
 from pipeline.jobs.queue import (
     APPLICATION_VERSION,
@@ -34,6 +34,7 @@ from pipeline.jobs.queue import (
     run_id,
 )
 from pipeline.jobs.service import Jobs
+from storage import disk_reserve
 from storage.catalog.catalog import ACTIVE, Catalog, JobRow
 from storage.stores import Stores
 
@@ -73,10 +74,14 @@ class Upkeep:
         """Until the worker stops. An error ends the worker, which is started again; as long as no
         pass succeeds, `/readyz` is red."""
         while not stopping.wait(PASS):
-            self.once()
+            try:
+                self.once()
+            except Unavailable as problem:  # of what the machine has too little: it passes
+                log.warning("a pass was left out: %s", problem, extra={"code": problem.code})
 
     def once(self) -> None:
         if self.role == "main":
+            disk_reserve.tend(self.jobs.paths)
             unfinished = self.catalog.jobs(None, ACTIVE, 10_000)
             self._look(busy=bool(unfinished))
             suspects = self._orphans(unfinished) | self._stuck()

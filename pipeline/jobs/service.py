@@ -12,7 +12,8 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from pipeline.jobs.queue import (
     Engine,
     run_id,
 )
-from pipeline.jobs.uploads import Admission, display_name, write_private
+from pipeline.jobs.uploads import Admission, Promise, display_name, write_private
 from pipeline.models import gpu as borrow
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest
@@ -42,6 +43,7 @@ from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.generations import base
 from storage.paths import Paths
+from storage.scarce import scarce
 
 log = logging.getLogger(__name__)
 EXPORTS = ("parquet", "chroma", "json", "markdown")
@@ -82,9 +84,7 @@ class Jobs:
             catalog=self.catalog, engine=self.engine, most=self.settings.max_jobs
         )
 
-    def submit(
-        self, user: str, request: Request, *, visitor: bool = False, address: str | None = None
-    ) -> dict[str, Any]:
+    def submit(self, user: str, request: Request, *, address: str | None = None) -> dict[str, Any]:
         """Check, store, enqueue: a job at once. `address` is the part that a visitor has of what
         there is for visitors. A file that is refused is a failed job with its
         reason; the same file with the same options is the job there was, marked `duplicate`."""
@@ -99,7 +99,7 @@ class Jobs:
             borrow.checked(request.gpu)
             check_upload(request.path, max_mb=self.settings.max_file_mb)
             self.engine.connected()
-            self._admission.admit(user, request.path, visitor=visitor)
+            self._admission.admit(user, request.path)
         except QuireError as problem:
             if not problem.permanent:
                 raise
@@ -123,6 +123,7 @@ class Jobs:
         stem = _job_id(user, spec)
         runs = self.catalog.runs(user, stem)
         if runs and self._stands(user, runs[-1]):
+            self._admission.discard(request.path)
             return {
                 **self._standing.shown(runs[-1]),
                 "duplicate": True,
@@ -130,6 +131,7 @@ class Jobs:
             }
         job_id = f"{stem}-r{len(runs) + 1}" if runs else stem
         uploads.keep(request.path, self.paths.source(user, sha256))
+        self._admission.discard(request.path)
         if request.password:
             write_private(self.paths.work(user, job_id) / "password", request.password)
         row = JobRow(
@@ -189,6 +191,7 @@ class Jobs:
             target = self.paths.work(user, job_id) / "archive.zip"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(archive, target)
+            self._admission.discard(archive)
         self.catalog.put_job(row)
         self._enqueue(row, 1, {})
         return self._standing.shown(row)
@@ -276,13 +279,18 @@ class Jobs:
         return self.job(user, job_id)
 
     def dismiss(self, user: str, job_id: str) -> dict[str, Any]:
-        """Take a job that failed or was cancelled out of the list; a retry brings it back. An export,
-        push or import may go once it has ended; a document stays."""
+        """Take a job that failed or was cancelled out of the list, with all that it left; a retry that
+        is fast enough brings it back. An export, with its file, a push or import may go once it has
+        ended; a document stays."""
         row = self.catalog.job(user, job_id)
         documents = row.summary.get("kind", "ingest") == "ingest"
         if row.status not in ({"failed", "cancelled"} if documents else FINISHED):
             raise Refused("job_not_over", "Only what failed can be taken off.", "Cancel it first.")
         self.catalog.update_job(job_id, summary={"dismissed": True})
+        if documents and "sha256" in row.spec:
+            self._start_stage(row, "discard", QUEUE_INDEX, int(row.summary.get("attempt", 1)))
+        elif row.summary.get("kind") == "export" and "name" in row.summary.get("result", {}):
+            self.paths.export(user, row.summary["result"]["name"]).unlink(missing_ok=True)
         return self.job(user, job_id)
 
     def retry(
@@ -326,14 +334,21 @@ class Jobs:
         row = self.catalog.job(user, job_id)
         return self._transfer_again(row) if row.status == "waiting" else self._standing.shown(row)
 
-    def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
-        """Bytes of that user's sources, and how many there may be."""
-        return self._admission.usage(user, visitor=visitor)
+    def usage(self, user: str) -> dict[str, int]:
+        """Bytes of all that user has on this disk, and how many there may be."""
+        return self._admission.usage(user)
 
-    def room(self, user: str, size: int, *, visitor: bool = False, beside: int = 0) -> int:
-        """How many bytes that user may still bring, when `size` of them is no more than that;
-        Refused otherwise. `beside` is what lies uploaded and is not submitted yet."""
-        return self._admission.room(user, size, visitor=visitor, beside=beside)
+    def stored(self, users: Iterable[str]) -> int:
+        """Bytes of all these users together, some seconds old."""
+        return self._admission.measured.total(users)
+
+    def scarce(self, problem: Exception) -> QuireError | None:
+        """What it comes from, where the machine has too little of it."""
+        return scarce(problem, self.paths.root)
+
+    def promised(self, user: str, folder: Path) -> AbstractContextManager[Promise]:
+        """Room for what is written into that folder of the user's."""
+        return self._admission.promised(user, folder)
 
     def active(self, user: str) -> int:
         """How many of that user's jobs are not finished."""
@@ -447,6 +462,7 @@ class Jobs:
     def _refused(
         self, user: str, collection: str, request: Request, problem: QuireError
     ) -> dict[str, Any]:
+        self._admission.discard(request.path)
         now = time.time()
         seen = f"{user}|{request.filename}|{now}"
         job_id = f"x{hashlib.sha256(seen.encode(errors='replace')).hexdigest()[:23]}"

@@ -1,13 +1,16 @@
-"""Whether an upload is taken, and where it is kept until its job needs it.
+"""Whether there is room for what comes, and where an upload is kept until its job needs it.
 
-Each check raises Refused with what stands in the way. Knows nothing of the engine or of what is in a
-PDF.
+What an owner has is measured on the disk (storage/usage.py). Work that grows asks for its room first,
+gets it as a promise that others see, and ends it when it knows what it has taken. Each check raises
+Refused, or Unavailable while the disk is full. Knows nothing of the engine or of what is in a PDF.
 """
 
 import os
 import shutil
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from errors import Refused
@@ -15,9 +18,13 @@ from settings import Settings
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.names import text
 from storage.paths import Paths
+from storage.scarce import disk_full, scarce
+from storage.usage import Usage
 
-_SPARE = 500 << 20  # bytes of the disk that are left alone
+_SPARE = 500 << 20  # bytes of the disk that new work leaves alone
+_WORKING = 100 << 20  # and those that work which was taken leaves to reading and deleting
 _GROWTH = 3  # a file, its elements and records take about that many times its bytes
+_STEP = 4 << 20  # bytes that are promised ahead to what says nothing of its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,38 +34,140 @@ class Admission:
     settings: Settings
     paths: Paths
     catalog: Catalog
+    measured: Usage = field(init=False)
 
-    def admit(self, user: str, upload: Path, *, visitor: bool) -> None:
-        """That user's jobs, the disk and that user's bytes have room for it."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "measured", Usage(self.paths))
+
+    def limit(self, user: str) -> int:
+        """Bytes that this owner may have in all."""
+        visitor = self.catalog.is_visitor(user)
+        return (self.settings.visitor_quota_mb if visitor else self.settings.user_quota_mb) << 20
+
+    def usage(self, user: str) -> dict[str, int]:
+        """Bytes that this owner has, and how many there may be."""
+        return {"bytes": self.measured.of(user).stored, "limit_bytes": self.limit(user)}
+
+    def admit(self, user: str, upload: Path) -> None:
+        """That user's jobs, the disk and that user's bytes have room for a job; its file has been
+        taken already."""
         most = self.settings.max_jobs
-        if self.catalog.count_jobs(user, ACTIVE) >= most:
+        active = self.catalog.count_jobs(user, ACTIVE)
+        if active >= most:
             raise Refused(
                 "too_many_jobs", f"You have {most} jobs in the queue.", "Wait until some are done."
             )
-        self.room(user, upload.stat().st_size, visitor=visitor)
+        self._disk(upload.stat().st_size * (_GROWTH - 1), _SPARE)
+        limit = self.limit(user)
+        self._room(user, (active + 1) * min(1 << 20, limit // 64), limit, limit)
 
-    def room(self, user: str, size: int, *, visitor: bool = False, beside: int = 0) -> int:
-        """How many bytes that user may still bring; Refused when `size` is more. `beside` is what
-        lies uploaded and is not submitted yet."""
-        usage = self.usage(user, visitor=visitor)
-        left = usage["limit_bytes"] - usage["bytes"] - beside
-        free = (shutil.disk_usage(self.paths.root).free - _SPARE) // _GROWTH
+    def grow(self, user: str, size: int = 0) -> None:
+        """What a job was taken for may grow by so many bytes: records, elements."""
+        self._disk(size, _WORKING)
+        limit = self.limit(user)
+        self._room(user, size, limit - _margin(limit), limit)
+
+    def picture(self, user: str, size: int) -> None:
+        """A picture of a page comes: others make room for it. It is never refused."""
+        with suppress(Refused):
+            limit = self.limit(user)
+            self._room(user, size, limit, limit)
+        if shutil.disk_usage(self.paths.root).free < _WORKING:
+            self._evict(user, size)
+
+    @contextmanager
+    def promised(self, user: str, folder: Path) -> Iterator["Promise"]:
+        """Room for what is written into that folder; the promise is over at the end, whatever
+        happened."""
+        promise = Promise(self, user, folder)
+        try:
+            yield promise
+        finally:
+            self.measured.keep(folder)
+
+    def allot(self, user: str, folder: Path, size: int, ahead: int) -> int:
+        """What that folder may become: `size` bytes, and up to `ahead` more where there is room."""
+        try:
+            with self.measured.locked(user):
+                own = self.measured.within(folder).all
+                limit = self.limit(user)
+                most = limit - 2 * _margin(limit)
+                left = own + self._room(user, size - own, most, limit)
+                self._disk(size - own, _SPARE)
+                allotted = min(size + ahead, left)
+                self.measured.promise(folder, allotted)
+                return allotted
+        except OSError as problem:
+            raise scarce(problem, self.paths.root) or problem from problem
+
+    def discard(self, upload: Path) -> None:
+        """An upload that is not needed any more, and the folders made for it; nothing else."""
+        if not upload.is_relative_to(self.paths.uploads):
+            return
+        upload.unlink(missing_ok=True)
+        for folder in upload.parents[:2]:
+            with suppress(OSError):  # others came with it
+                folder.rmdir()
+
+    def _room(self, user: str, size: int, most: int, limit: int) -> int:
+        """Bytes that may come until there are `most`, `size` of them at least; Refused when there is
+        no room for these, also without the pictures of pages, which can be drawn again."""
+        left = most - self.measured.of(user).all
+        if size > left:
+            left += self._evict(user, size - left)
         if size > left:
             raise Refused(
                 "quota_exceeded",
-                f"Your {usage['limit_bytes'] >> 20} MB are used up.",
-                "Delete sources that are not needed.",
+                f"Your {limit >> 20} MB are used up.",
+                "Delete what is not needed.",
             )
-        if size > free:
-            raise Refused(
-                "disk_full", "The disk of this Space is almost full.", "Delete what is not needed."
-            )
-        return max(0, min(left, free))
+        return left
 
-    def usage(self, user: str, *, visitor: bool = False) -> dict[str, int]:
-        """Bytes of that user's sources, and how many there may be."""
-        most = self.settings.visitor_quota_mb if visitor else self.settings.user_quota_mb
-        return {"bytes": self.catalog.stored_bytes(user), "limit_bytes": most << 20}
+    def _evict(self, user: str, size: int) -> int:
+        """Pictures of pages go, the oldest first, until that many bytes are given back."""
+        freed = 0
+        pictures = self.paths.pictures(user).rglob("*.webp")
+        for path in sorted(pictures, key=lambda p: p.stat().st_mtime):
+            if freed >= size:
+                break
+            freed += path.stat().st_blocks * 512
+            path.unlink(missing_ok=True)
+        return freed
+
+    def _disk(self, size: int, spare: int) -> None:
+        if shutil.disk_usage(self.paths.root).free - size < spare:
+            raise disk_full("The disk of this Space is almost full.")
+
+
+@dataclass(slots=True)
+class Promise:
+    """What a folder may become; it grows while there is room. One thread at a time."""
+
+    admission: Admission
+    user: str
+    folder: Path
+    bytes: int = -1
+    _has: int = 0
+
+    def need(self, size: int, *, ahead: int = 0) -> None:
+        """The folder may have `size` bytes in all, and up to `ahead` more where there is room."""
+        if size > self.bytes:
+            self.bytes = self.admission.allot(self.user, self.folder, size, ahead)
+
+    def more(self, size: int) -> None:
+        """So many bytes come next, of what says nothing of its size before it ends."""
+        self._has += size
+        self.need(self._has, ahead=_STEP)
+
+    def settle(self) -> None:
+        """It may have what it has by now, and no more; Refused when that is too much."""
+        self._has = self.admission.measured.within(self.folder).stored
+        self.bytes = self.admission.allot(self.user, self.folder, self._has, 0)
+
+
+def _margin(limit: int) -> int:
+    """What is left alone for what cannot be told before: records come with less than twice that."""
+    return min(8 << 20, limit // 32)
 
 
 def keep(upload: Path, target: Path) -> None:

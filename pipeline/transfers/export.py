@@ -4,6 +4,7 @@ Nothing is held whole: records come in batches, documents one after another, the
 goes. What `pipeline/transfers/workflow.py` asks for; knows nothing of jobs.
 """
 
+import io
 import json
 import shutil
 import tempfile
@@ -77,11 +78,33 @@ class Shelf:
     crops: Path
 
 
-def export(shelf: Shelf, kind: str, target: Path, report: Report) -> None:
-    """Write the zip `target`; `report(done, total)` counts records, or documents."""
+class _Asking(io.FileIO):
+    """A file that asks for room before it takes it."""
+
+    def __init__(self, path: Path, more: Callable[[int], None]) -> None:
+        super().__init__(path, "w")
+        self._more = more
+
+    def write(self, content: Any) -> int:
+        self._more(memoryview(content).nbytes)
+        return super().write(content)
+
+
+def export(
+    shelf: Shelf,
+    kind: str,
+    target: Path,
+    report: Report,
+    more: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write the zip `target`; `report(done, total)` counts records, or documents; `more(bytes)` is
+    asked before the zip grows, and raises what stands in the way."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_suffix(".tmp")
-    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        _Asking(aside, more) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         _WRITERS[kind](archive, shelf, report)
     aside.replace(target)
 

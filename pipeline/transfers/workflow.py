@@ -12,6 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from errors import Cancelled, NotFound, PageProcessDied, QuireError, Refused
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
+from pipeline.ingest.remove import pictures, remove_files
 from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, place, run_id, telling
-from pipeline.jobs.uploads import write_private
+from pipeline.jobs.uploads import Admission, Promise, write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.processes.pool import Pools
 from pipeline.transfers.export import Shelf, export
@@ -33,14 +35,17 @@ from settings import Settings
 from storage.catalog.catalog import FINISHED, IMPORTED, Catalog, SourceRow, free_title
 from storage.live import parquet_shards
 from storage.live.chroma import BATCH, Record
-from storage.live.workspace import Space
+from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
+from storage.scarce import scarce
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
 _NOTE_EVERY = 2000  # records
 _INTAKE_SECONDS = 900.0
+_UNPACKED = 10  # an archive of ours unpacks to less than that many times its bytes
+_UNPACKED_LEAST = 16 << 20
 _LENDING = 10.0  # seconds in which the owner's token follows the job
 
 
@@ -56,6 +61,7 @@ class Tools:
     borrower: Borrower
     reader: Pools
     lent: Lent
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,10 @@ class Job:
     @property
     def work(self) -> Path:
         return self.tools.paths.work(self.user, self.id)
+
+    def promised(self) -> AbstractContextManager[Promise]:
+        """Room for what the job writes beside what its owner has."""
+        return self.tools.admission.promised(self.user, self.work)
 
     def note(self, message: str, done: int = 0, total: int = 0, **changes: Any) -> None:
         """A numbered event, and the same in the job's row."""
@@ -165,13 +175,13 @@ def run(job: Job) -> Json:
             return _stopped(job)
         if not isinstance(problem, QuireError):
             log.exception("a transfer failed", extra={"job": job.id})
-            problem = _unexpected(problem)
+            problem = _unexpected(problem, job.tools.paths.root)
         error = problem.as_dict()
         if not problem.permanent and int(job.spec.get("tries", 0)) < len(BACKOFF):
             return {"status": "waiting", "error": error}
         job.note(str(problem), status="failed", error=error, finished_at=time.time())
         if problem.permanent:
-            shutil.rmtree(job.work, ignore_errors=True)
+            _leave_nothing(job)
         return _over(job, "failed")
     if job.cancelled():
         return _stopped(job)
@@ -183,14 +193,29 @@ def run(job: Job) -> Json:
 def _stopped(job: Job) -> Json:
     """The collection of an import that was cancelled is removed when its owner wants that; as
     often as it takes, since its last batch may come after the first time."""
-    tools, row, noted = job.tools, job.tools.catalog.job(job.user, job.id), job.work / "collection"
-    if row.status == "cancelled" and not row.summary.get("kept", True) and noted.exists():
-        collection = noted.read_text(encoding="ascii")
-        with tools.stores.workspaces.open(job.user) as workspace:
-            workspace.drop(collection)
-        tools.catalog.drop_collection(job.user, collection)
-        tools.stores.committer.touch(job.user)
+    row = job.tools.catalog.job(job.user, job.id)
+    if row.status == "cancelled":
+        if not row.summary.get("kept", True):
+            _leave_nothing(job)
+        elif job.kind != "import":  # which can go on from its archive
+            shutil.rmtree(job.work, ignore_errors=True)
     return _over(job, "cancelled")
+
+
+def _leave_nothing(job: Job) -> None:
+    """The collection of an import that did not end goes, and what was written for the job."""
+    tools, noted = job.tools, job.work / "collection"
+    if noted.exists():
+        collection = noted.read_text(encoding="ascii")
+        sources = tools.catalog.sources(job.user, collection)
+        with tools.stores.workspaces.open(job.user) as workspace:
+            crops = pictures(workspace, collection)
+            workspace.drop(collection)
+            tools.catalog.drop_collection(job.user, collection)
+            for source in sources:
+                remove_files(tools.paths, tools.catalog, workspace, job.user, source.sha256, crops)
+        tools.stores.committer.touch(job.user)
+    shutil.rmtree(job.work, ignore_errors=True)
 
 
 def _over(job: Job, status: str) -> Json:
@@ -199,8 +224,8 @@ def _over(job: Job, status: str) -> Json:
     return {"status": status}
 
 
-def _unexpected(problem: Exception) -> QuireError:
-    return QuireError(
+def _unexpected(problem: Exception, root: Path) -> QuireError:
+    return scarce(problem, root) or QuireError(
         "internal",
         f"Something unexpected happened ({type(problem).__name__}).",
         "Start it again; if it stays, report the time and the version.",
@@ -213,13 +238,29 @@ def _unexpected(problem: Exception) -> QuireError:
 def _out(job: Job) -> tuple[str, Json]:
     kind, collection = job.spec["format"], job.spec["collection"]
     name = f"{collection}-{kind}.zip"
-    target = job.tools.paths.export(job.user, name)
+    made, target = job.work / name, job.tools.paths.export(job.user, name)
     what = "records are written" if kind in {"parquet", "chroma"} else "documents"
-    export(_shelf(job), kind, target, job.report(what))
+    target.unlink(missing_ok=True)  # an older one is no reason to refuse this one
+    with job.promised() as promise:
+        _written(job, kind, made, promise, what)
+        promise.settle()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.replace(target)
     size = target.stat().st_size
     result = {"name": name, "url": f"/exports/{name}", "bytes": size}
     told = f"{size / 1048576:.1f} MB" if size > 100_000 else f"{size / 1024:.0f} kB"
     return f"It is ready: {told}.", result
+
+
+def _written(job: Job, kind: str, target: Path, promise: Promise, what: str) -> None:
+    """The export, which takes no more room than there is."""
+    count = job.report(what)
+
+    def report(done: int, total: int) -> None:
+        promise.settle()
+        count(done, total)
+
+    export(_shelf(job), kind, target, report, promise.more)
 
 
 def _push(job: Job) -> tuple[str, Json]:
@@ -227,10 +268,14 @@ def _push(job: Job) -> tuple[str, Json]:
     folder, name = job.work / "push", dataset_name("", "", str(job.spec["dataset"]))
     if not folder.exists():
         archive, aside = job.work / "push.zip", job.work / "unpacked"
-        export(_shelf(job), "parquet", archive, job.report("records are written"))
         shutil.rmtree(aside, ignore_errors=True)
-        with zipfile.ZipFile(archive) as written:
-            written.extractall(aside)
+        with job.promised() as promise:
+            _written(job, "parquet", archive, promise, "records are written")
+            with zipfile.ZipFile(archive) as written:
+                promise.settle()
+                promise.more(sum(entry.file_size for entry in written.infolist()))
+                written.extractall(aside)
+            promise.settle()
         archive.unlink()
         aside.replace(folder)
     from storage.remotes.push import push  # the Hub's client: a quarter of a second
@@ -280,15 +325,22 @@ def _shelf(job: Job) -> Shelf:
 
 def _in(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
+    for leftover in ("in", "rows"):  # of a run that was killed
+        shutil.rmtree(job.work / leftover, ignore_errors=True)
+    archive = job.work / "archive.zip"
     try:
-        answer = tools.reader.of(visitor="address" in spec).run(
-            take_in,
-            job.work / "archive.zip",
-            job.work,
-            int(spec["most_bytes"]),
-            seconds=_INTAKE_SECONDS,
-            cancelled=job.cancelled,
-        )
+        with job.promised() as promise:
+            size = archive.stat().st_size
+            promise.need(size, ahead=_UNPACKED * size + _UNPACKED_LEAST)
+            answer = tools.reader.of(visitor="address" in spec).run(
+                take_in,
+                archive,
+                job.work,
+                promise.bytes - size,
+                seconds=_INTAKE_SECONDS,
+                cancelled=job.cancelled,
+            )
+            promise.settle()
     except PageProcessDied as problem:
         raise Refused(
             "import_too_much",
@@ -305,7 +357,6 @@ def _in(job: Job) -> tuple[str, Json]:
             "Name that model in QUIRE_EMBEDDING_MODELS, or submit the PDFs again.",
         )
     collection = _collection(job, str(spec["title"] or taken.title))
-    _files(job, taken)
     space = Space(
         collection=collection, title=tools.catalog.find_collection(user, collection).title,
         model=encoder.name, dimension=encoder.dimension,
@@ -313,11 +364,13 @@ def _in(job: Job) -> tuple[str, Json]:
     report, done = job.report("records are in"), 0
     for shard in sorted((job.work / "rows").glob("*.parquet")):
         for batch in parquet_shards.read(shard):
+            tools.admission.grow(user, bytes_of(batch))
             with tools.stores.workspaces.open(user) as workspace:
                 workspace.upsert(space, batch)
             done += len(batch)
             report(done, taken.records)
     tools.catalog.set_model(user, collection, encoder.name)
+    _files(job, taken)
     for source in taken.sources:
         tools.catalog.put_source(
             user,
@@ -391,6 +444,7 @@ def _anew(job: Job) -> tuple[str, Json]:
     spent = Spent(seconds=float(spec.get("gpu_seconds") or 0))
 
     def encode(texts: Sequence[str]) -> list[list[float]]:
+        tools.admission.grow(user, 8 * encoder.dimension * len(texts))
         answers = tools.borrower.encode(ask, texts, encoder)
         spent.add(answers)
         for note in answers.notes:

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any, cast
 
@@ -36,6 +38,7 @@ from pipeline.jobs.queue import (
 )
 from pipeline.jobs.recovery import Upkeep
 from pipeline.jobs.service import Jobs
+from pipeline.jobs.uploads import Admission
 from pipeline.models.cache import Encoders, Once
 from pipeline.models.gpu import Borrower
 from pipeline.pdf.hi_res import Detector
@@ -49,6 +52,7 @@ from pipeline.transfers.push_tokens import Lent
 from pipeline.worker import cleanup
 from pipeline.worker.handlers import Library, dispatch
 from settings import Settings, data_dir_of, other_secret, processors
+from storage import disk_reserve
 from storage.catalog import schema, sqlite_file
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.catalog.tokens import Accounts
@@ -59,9 +63,13 @@ from storage.paths import Paths
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
 from storage.remotes.retrying import Proved, Retrying
+from storage.scarce import descriptors_left, scarce
 from storage.stores import open_stores
+from storage.usage import end_promises
 
 log = logging.getLogger(__name__)
+_FILES = 4096  # open at once, where the machine allows it
+_FEW = 200
 _TERM = 2.0  # intervals between saves that a lease lasts
 
 
@@ -98,6 +106,9 @@ def work(settings: Settings, *, reader: bool = False, beating: int | None = None
     signal.signal(signal.SIGINT, stop)
     paths = Paths(settings.data_dir)
     paths.run.mkdir(parents=True, exist_ok=True)
+    disk_reserve.tend(paths)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _FILES), most))
     if reader:
         executor, lock = _reader_seat(paths)
         with lock:
@@ -165,6 +176,7 @@ def _run(
     pool = Pools(Pool(pages), Pool(queues.visitor_pages(pages), nice=2 * NICE))
     viewer = Pools(Pool(1, nice=0), Pool(1))
     lent = Lent()
+    admission = Admission(settings, paths, catalog)
     library = Library(
         settings=settings,
         paths=paths,
@@ -174,6 +186,7 @@ def _run(
         encoder=encoder,
         loaded=encoder.state,
         lent=lent,
+        admission=admission,
     )
     here: set[str] = set()
     workflow.register(
@@ -188,6 +201,7 @@ def _run(
             encoder=encoder,
             borrower=borrower,
             detector=detector,
+            admission=admission,
         ),
     )
     intake = Pools(*(Pool(1, memory_mb=4000, recycle_after=1) for _ in range(2)))
@@ -202,6 +216,7 @@ def _run(
             borrower=borrower,
             reader=intake,
             lent=lent,
+            admission=admission,
         ),
     )
     house = cleanup.House(
@@ -212,6 +227,7 @@ def _run(
     )
     role = "reader" if reader else "main"
     if not reader:
+        end_promises(paths)
         _hold(stores.replication, paths, stopping)
         if stopping.is_set():
             return
@@ -277,7 +293,11 @@ def _answer_calls(
     def answer(body: bytes) -> Any:
         return {"silent_seconds": upkeep.silent()} if body == PING else dispatch(library, body)
 
-    serving = (channel.listen(address(paths)), key(paths), functools.partial(_serve, answer))
+    serving = (
+        channel.listen(address(paths)),
+        key(paths),
+        functools.partial(_serve, answer, paths.root),
+    )
     threading.Thread(target=channel.accept, args=serving, daemon=True).start()
     (paths.run / "ready").write_text(str(os.getpid()), encoding="ascii")
     if not library.catalog.jobs(None, ACTIVE, 1):  # torch would slow down the start of what waits
@@ -342,6 +362,7 @@ def _launch(settings: Settings, executor: str, *, reader: bool, busy: bool) -> N
             "log_level": "WARNING",
             "notification_listener_polling_interval_sec": 0.5,
             "sys_db_idle_transaction_timeout_sec": schema.FROZEN_FOR,
+            "sys_db_pool_size": 20 if descriptors_left() > _FEW else 4,
         }
     )
     DBOS.listen_queues(queues.names(visitors=settings.visitors, reader=reader))
@@ -349,7 +370,7 @@ def _launch(settings: Settings, executor: str, *, reader: bool, busy: bool) -> N
     queues.register(settings.page_processes, busy=busy, visitors=settings.visitors)
 
 
-def _serve(answered: Callable[[bytes], Any], connection: Channel) -> None:
+def _serve(answered: Callable[[bytes], Any], root: Path, connection: Channel) -> None:
     while True:
         try:
             body = connection.receive()
@@ -361,12 +382,12 @@ def _serve(answered: Callable[[bytes], Any], connection: Channel) -> None:
             answer = {"error": problem.packed()}
         except Exception as problem:
             log.exception("a call failed")
-            unexpected = QuireError(
+            found = scarce(problem, root) or QuireError(
                 "internal",
                 f"Something unexpected happened ({type(problem).__name__}).",
                 "Try again; if it stays, report the time and the version.",
             )
-            answer = {"error": unexpected.packed()}
+            answer = {"error": found.packed()}
         try:
             connection.send(json.dumps(answer).encode())
         except OSError:

@@ -7,7 +7,6 @@ Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
 import contextlib
 import inspect
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from pipeline import search
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
 from pipeline.ingest.partition import read_head
+from pipeline.ingest.remove import pictures, remove_files
+from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
 from pipeline.pdf import pdfium
 from pipeline.processes.pool import Pools
@@ -27,7 +28,6 @@ from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
-from storage.files import crops_of
 from storage.live.workspace import Workspace
 from storage.names import UserKey, number, text
 from storage.paths import Paths
@@ -46,6 +46,7 @@ class Library:
     encoder: Callable[[str | None], Encoder]
     loaded: Callable[[], Encoder | QuireError | None]
     lent: Lent
+    admission: Admission
 
     def search(
         self,
@@ -86,9 +87,13 @@ class Library:
         found = self.catalog.find_collection(user, collection)
         sources = self.catalog.sources(user, found.id)
         with self.stores.workspaces.open(user) as workspace:
+            crops = pictures(workspace, found.id)
             records = workspace.drop(found.id)
-        self.catalog.drop_collection(user, found.id)
-        freed = sum(self._remove_files(user, source) for source in sources)
+            self.catalog.drop_collection(user, found.id)
+            freed = sum(
+                remove_files(self.paths, self.catalog, workspace, user, s.sha256, crops)
+                for s in sources
+            )
         generation = self.stores.committer.save(user, erase=True)
         return {
             "collection": found.id,
@@ -108,10 +113,11 @@ class Library:
         found = self.catalog.find_collection(user, collection)
         source = self._source(user, source_id, found.id)
         with self.stores.workspaces.open(user) as workspace:
+            crops = pictures(workspace, found.id, source_id)
             records = workspace.delete_where(found.id, {"source_id": source_id})
             left = workspace.get(found.id, where={"source_id": source_id})
-        self.catalog.drop_source(user, found.id, source_id)
-        freed = self._remove_files(user, source)
+            self.catalog.drop_source(user, found.id, source_id)
+            freed = remove_files(self.paths, self.catalog, workspace, user, source_id, crops)
         generation = self.stores.committer.save(user, erase=True)
         return {
             "source_id": source_id,
@@ -136,6 +142,7 @@ class Library:
             picture = self.viewer.of(visitor=visitor).run(
                 pdfium.page_image, pdf, page, width, seconds=30
             )
+            self.admission.picture(user, len(picture))
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_suffix(f".{threading.get_ident()}.tmp")
             aside.write_bytes(picture)
@@ -233,31 +240,6 @@ class Library:
     def _readable(self, user: str, source: SourceRow) -> Any:
         copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
         return copy if copy.exists() else self.stores.restore.original(user, source.sha256)
-
-    def _remove_files(self, user: str, source: SourceRow) -> int:
-        """Bytes given back; files that another collection needs stay."""
-        if any(s.sha256 == source.sha256 for s in self.catalog.sources(user)):
-            return 0
-        folder = self.paths.elements(user, source.sha256, source.version)
-        original = self.paths.source(user, source.sha256)
-        shared = {
-            name
-            for other in self.catalog.sources(user)
-            for path in self.paths.elements(user, other.sha256, other.version).glob("*.crops")
-            for name in crops_of(path)
-        }
-        files = [original, folder.with_suffix(".zip"), *folder.glob("*")]
-        for path in folder.glob("*.crops"):
-            names = set(crops_of(path)) - shared
-            files += [self.paths.crop(user, name) for name in names]
-        freed = 0
-        for path in files:
-            if path.is_file():
-                freed += path.stat().st_size
-                path.unlink()
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(self.paths.page_images(user, source.sha256), ignore_errors=True)
-        return freed
 
 
 def _being_read(job: JobRow, settings: Settings) -> SourceRow:

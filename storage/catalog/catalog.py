@@ -460,12 +460,11 @@ class Catalog:
         with self._engine.connect() as db:
             return int(db.execute(query).scalar_one())
 
-    def stored_bytes(self, user: str) -> int:
-        query = select(func.coalesce(func.sum(schema.sources.c.bytes), 0)).where(
-            schema.sources.c.user == user
-        )
+    def is_visitor(self, user: str) -> bool:
+        """Whether that user has not signed in."""
+        query = select(schema.visitors.c.user).where(schema.visitors.c.user == user)
         with self._engine.connect() as db:
-            return int(db.execute(query).scalar_one())
+            return db.execute(query).first() is not None
 
     def update_job(self, job_id: str, *, status: str | None = None, **changes: Any) -> None:
         """Set columns; keys of `summary` are merged into what is there. A final status stays

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DatabaseError, DisconnectionError, OperationalError, 
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from errors import Corrupt, Unavailable
+from storage.scarce import scarce
 
 _meta = MetaData()
 collections = Table(
@@ -97,6 +98,12 @@ deliveries = Table(
     Column("reason", Text),
     Column("at", Float, nullable=False),
 )
+visitors = Table(
+    "visitors",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("seen_at", Float, nullable=False, index=True),
+)
 workers = Table(
     "workers",
     _meta,
@@ -117,13 +124,19 @@ FROZEN_FOR = 10.0  # seconds
 PATIENCE = 30.0  # of jobs; a call of a person has less
 
 
-def connect(url: str, tables: MetaData = _meta, patience: float = PATIENCE) -> Engine:
-    """An engine whose tables are there; SQLite in WAL mode. See `patient`."""
+def connect(url: str, *others: MetaData, patience: float = PATIENCE) -> Engine:
+    """An engine whose tables are there, these and `others`; SQLite in WAL mode. See `patient`."""
     engine = patient(url, patience)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
     if engine.dialect.name == "sqlite" and engine.url.database:
         event.listen(engine, "checkout", functools.partial(_same_file, Path(engine.url.database)))
+    for tables in (_meta, *others):
+        _create(engine, tables)
+    return engine
+
+
+def _create(engine: Engine, tables: MetaData) -> None:
     try:
         tables.create_all(engine)
     except (sqlite3.DatabaseError, DatabaseError) as problem:
@@ -137,7 +150,6 @@ def connect(url: str, tables: MetaData = _meta, patience: float = PATIENCE) -> E
             raise Unavailable(
                 "catalog_unavailable", "The catalogue cannot be opened.", "Try again shortly."
             ) from problem
-    return engine
 
 
 def _same_file(path: Path, _connection: Any, record: Any, _proxy: Any) -> None:
@@ -172,10 +184,15 @@ class _Pool(QueuePool):
 
 
 def _say_busy(context: ExceptionContext) -> None:
-    """What SQLite and Postgres say when somebody else holds a lock, or the server is away."""
+    """What SQLite and Postgres say when somebody else holds a lock, the server is away, or the machine has
+    too little of something."""
     problem = context.original_exception
     sqlite = getattr(problem, "sqlite_errorcode", 0) & 0xFF
     state = getattr(problem, "sqlstate", None) or ""
+    database = context.engine.url.database if context.engine and sqlite else None
+    found = scarce(problem, Path(database).parent) if database else None
+    if found:
+        raise found from problem
     unconnected = context.connection is None and context.dialect.name != "sqlite"
     if (
         sqlite in {SQLITE_BUSY, SQLITE_LOCKED}

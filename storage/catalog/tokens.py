@@ -30,6 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound, Refused
 from storage.catalog.schema import PATIENCE, connect
+from storage.catalog.schema import visitors as _visitors
 
 PREFIX = "quire_"
 MAX_TOKENS = 20
@@ -64,12 +65,6 @@ _people = Table(
     Column("holder", Text, nullable=False),
     Column("read_at", Float, nullable=False),
 )
-_visitors = Table(
-    "visitors",
-    _meta,
-    Column("user", String(32), primary_key=True),
-    Column("seen_at", Float, nullable=False, index=True),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +85,7 @@ class Accounts:
     """Tokens and visitors behind one database URL."""
 
     def __init__(self, url: str, patience: float = PATIENCE) -> None:
-        self._engine = connect(url, _meta, patience)
+        self._engine = connect(url, _meta, patience=patience)
 
     def close(self) -> None:
         self._engine.dispose()

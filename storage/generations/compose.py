@@ -272,7 +272,7 @@ def _jobs(
         folder = paths.elements(user, work.sha256, work.version)
         part = saved_jobs.next_part(folder, top, held)
         if part is not None:
-            archive = _zipped(paths, user, folder / "part.zip", part[1])
+            archive = _zipped(paths, user, paths.saving(user) / f"{folder.name}-part.zip", part[1])
             held[part[0]] = _file(part[0], archive, files)
     return held, left
 
@@ -314,7 +314,7 @@ def _archive(paths: Paths, user: str, source: SourceRow) -> Path | None:
     if not folder.is_dir():
         return None
     members = [p for p in sorted(folder.glob("*")) if is_one(ElementsFile, p.name)]
-    return _zipped(paths, user, folder.with_suffix(".zip"), members)
+    return _zipped(paths, user, paths.saving(user) / f"{folder.name}.zip", members)
 
 
 def _zipped(paths: Paths, user: str, target: Path, members: Sequence[Path]) -> Path:
@@ -322,6 +322,7 @@ def _zipped(paths: Paths, user: str, target: Path, members: Sequence[Path]) -> P
     found = {f"elements/{p.name}": p for p in members}
     for listed in (p for p in members if p.suffix == ".crops"):
         found |= {f"crops/{name}": paths.crop(user, name) for name in crops_of(listed)}
+    target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, path in found.items():
             with opened(path) as file:

@@ -6,6 +6,7 @@ Knows nothing of PDFs, chunks or jobs; when to save is the committer's business.
 """
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from storage.generations.reader import Found, named
 from storage.live import journal, segments
 from storage.paths import Paths
 from storage.remotes.remote import Change, Remote, changed_elsewhere
+from storage.scarce import scarce
 
 _ATTEMPTS = 6
 _RESTORING = 30.0  # seconds that a call waits for the stores, where it cannot do without them
@@ -155,6 +157,12 @@ class Replication:
             made = compose(self.paths, self.catalog, head, user, wish, self.keep, self._contents)
         except QuireError as problem:
             outcomes[user] = problem
+            return None
+        except OSError as problem:
+            found = scarce(problem, self.paths.root)
+            if found is None:
+                raise
+            outcomes[user] = found
             return None
         if made is None:
             if not wish.erase_user:
@@ -458,17 +466,20 @@ class Replication:
     def to_mirror(self, users: Iterable[str]) -> None:
         """Bring the mirror to where the primary is; what fails is told by `status`."""
         for user in users:
-            at_hand = self._at_hand.pop(user, {})
-            known = self.base(user)
-            if self.mirror is None or not known or self._mirrored.get(user) == known.generation:
-                continue
-            try:
-                self.catch_up(user, self.primary, self.mirror, at_hand)
-                self.note(user, None)
-                if self.lease and not self.lease.stands(self.mirror):
-                    self.lease.write(self.mirror, self.lease.term)
-            except QuireError as problem:
-                self.note(user, problem)
+            self._to_mirror(user, self._at_hand.pop(user, {}))
+            shutil.rmtree(self.paths.saving(user), ignore_errors=True)
+
+    def _to_mirror(self, user: str, at_hand: Files) -> None:
+        known = self.base(user)
+        if self.mirror is None or not known or self._mirrored.get(user) == known.generation:
+            return
+        try:
+            self.catch_up(user, self.primary, self.mirror, at_hand)
+            self.note(user, None)
+            if self.lease and not self.lease.stands(self.mirror):
+                self.lease.write(self.mirror, self.lease.term)
+        except QuireError as problem:
+            self.note(user, problem)
 
     def catch_up(
         self, user: str, source: Remote, target: Remote, at_hand: Files | None = None
@@ -491,7 +502,7 @@ class Replication:
         listed = there | {r.path for r in old.manifest.retired} if old else set()
         listed |= {f.path for f in old.manifest.kept} if old else set()
         still = {f.path for f in new.manifest.kept} | {r.path for r in new.manifest.retired}
-        incoming = self.paths.user(user) / "incoming"
+        incoming = self.paths.saving(user) / "incoming"
         files: Files = {named(user, kept_path(new.manifest.generation, new.raw)): new.raw}
         try:
             for path, file in wanted.items():

@@ -46,6 +46,7 @@ class Fulltext:
             """
             PRAGMA journal_mode=WAL;
             PRAGMA synchronous=NORMAL;
+            PRAGMA wal_autocheckpoint=256; -- pages: a megabyte, which counts for its owner
             CREATE TABLE IF NOT EXISTS entries(
                 row INTEGER PRIMARY KEY, collection TEXT, id TEXT, source TEXT, page INT, kind TEXT,
                 UNIQUE(collection, id));

@@ -28,12 +28,15 @@ from storage.live.closed_copy import Copy
 from storage.live.seal import Seal
 from storage.live.workspace import Workspace
 from storage.paths import Paths
+from storage.scarce import descriptors_left, too_many_open_files
 
 log = logging.getLogger(__name__)
 
 OPEN_AT_ONCE = 16
 LOADED_AT_ONCE = 200_000  # records, at about 2.5 KB of memory each
 RESTORES_AT_ONCE = 2
+_FILES = 14  # that an open store has open
+_FILES_SPARE = 6  # for the databases, page processes and calls beside it
 MENDED_AGAIN = 60.0  # seconds: damage that comes back sooner is not mended, it is told
 
 
@@ -309,6 +312,9 @@ class Workspaces:
         """Open the user's store, built first when it is not proved; errors go to who waits."""
         problem: BaseException | None = None
         try:
+            while descriptors_left() < _FILES + _FILES_SPARE:
+                if not self._close_one(user):
+                    raise too_many_open_files()
             slot.workspace = self._opened(user, slot)
         except QuireError as caught:
             problem = caught
@@ -405,20 +411,30 @@ class Workspaces:
     def _make_room(self, opened: str) -> None:
         while True:
             with self._lock:
-                there = {u: s for u, s in self._slots.items() if s.workspace is not None}
-                loaded = sum(s.workspace.records for s in there.values() if s.workspace)
-                idle = [
-                    u
-                    for u, s in there.items()
-                    if u != opened and not s.busy and not s.opening
-                    if s.workspace and not s.workspace.preparing
-                ]
-            if not idle or (len(there) <= OPEN_AT_ONCE and loaded <= LOADED_AT_ONCE):
+                there = [s.workspace for s in self._slots.values() if s.workspace is not None]
+                loaded = sum(workspace.records for workspace in there)
+            if len(there) <= OPEN_AT_ONCE and loaded <= LOADED_AT_ONCE:
                 return
-            try:
-                self._exclusively(idle[0], lambda: None, only_idle=True)
-            except (QuireError, OSError) as problem:
-                log.warning("a store was not closed: %s", problem, extra={"user": idle[0]})
+            if not self._close_one(opened):
+                return
+
+    def _close_one(self, opened: str) -> bool:
+        """The store that nobody has used for longest, but that one; False when none can be closed."""
+        with self._lock:
+            idle = [
+                u
+                for u, s in self._slots.items()
+                if u != opened and not s.busy and not s.opening
+                if s.workspace and not s.workspace.preparing
+            ]
+        if not idle:
+            return False
+        try:
+            self._exclusively(idle[0], lambda: None, only_idle=True)
+        except (QuireError, OSError) as problem:
+            log.warning("a store was not closed: %s", problem, extra={"user": idle[0]})
+            return False
+        return True
 
 
 def _followed(went: dict[str, str], base: str) -> str:

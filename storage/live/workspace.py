@@ -425,6 +425,16 @@ def sealed(paths: Paths, user: str, base: str, names: tuple[str, ...]) -> Seal:
     )
 
 
+def bytes_of(records: Sequence[Record]) -> int:
+    """About what these take on the disk: in the journal, in Chroma and in the keyword index."""
+    return sum(
+        32 * len(r.embedding)
+        + 8 * len(r.document.encode())
+        + 4 * sum(len(str(value)) for value in r.metadata.values())
+        for r in records
+    )
+
+
 def entry_of(record: Record) -> Entry:
     data = record.metadata
     return Entry(

@@ -78,13 +78,16 @@ class LocalRemote:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
-        if isinstance(content, bytes):
-            aside.write_bytes(content)
-        else:
-            shutil.copyfile(content, aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
+        try:
+            if isinstance(content, bytes):
+                aside.write_bytes(content)
+            else:
+                shutil.copyfile(content, aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)  # half of it would fill a full disk
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
