@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -43,9 +45,10 @@ from tests.people import form
 from web.identity import Caller
 from web.uploads import upload
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 60 * 60)]
 OWNERS = ("a" * 32, "b" * 32)
 QUOTA_MB = 40
-SEQUENCES = int(os.environ.get("QUIRE_SEQUENCES", "12"))
+SEQUENCES = int(os.environ.get("QUIRE_SEQUENCES", "5"))
 
 
 def du(paths: Paths, user: str) -> int:
@@ -158,10 +161,10 @@ class Home:
             "admission": Admission(self.settings, self.paths, self.catalog),
         }  # fmt: skip
         self.tools = stages.Tools(
-            **common, pool=None, notifier=None, borrower=Borrowing(), detector=None
+            **common, pool=Direct(), notifier=None, borrower=Borrowing(), detector=None
         )  # type: ignore[arg-type]
         self.moves = transfers.Tools(**common, borrower=None, reader=Direct(), lent=Forgetful())  # type: ignore[arg-type]
-        self.library = Library(**common, viewer=None, loaded=lambda: None, lent=None)  # type: ignore[arg-type]
+        self.library = Library(**common, viewer=Direct(), loaded=lambda: None, lent=None)  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.stores.committer.close()
@@ -350,8 +353,8 @@ class Owners(RuleBasedStateMachine):
             spec = {"collection": found.id, "title": found.title, "format": kind}
             self.moved(user, self.home.jobs.transfer(user, "export", spec)["id"])
 
-    @rule(user=who, n=which, lies=st.booleans())
-    def import_again(self, user: str, n: int, lies: bool) -> None:
+    @rule(user=who, n=which)
+    def import_again(self, user: str, n: int) -> None:
         there = sorted((self.home.paths.exports / user).glob("*parquet.zip"))
         if there and self.sent_as(user, there[n % len(there)].read_bytes(), "in.zip") == 200:
             spec = {"title": "in", "filename": "in.zip"}
@@ -427,4 +430,9 @@ def du_of_uploads(paths: Paths, user: str) -> int:
 
 
 TestOwners = Owners.TestCase
-TestOwners.settings = given_settings(max_examples=SEQUENCES, stateful_step_count=14, deadline=None)
+TestOwners.settings = given_settings(
+    max_examples=SEQUENCES,
+    stateful_step_count=12,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
