@@ -4,20 +4,33 @@ between two operations, nothing that was saved is dropped, and nothing that was 
 import os
 import random
 import shutil
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from storage.catalog.catalog import JobRow, SourceRow
+from errors import Corrupt, InputError
+from settings import Settings
+from storage import backup
+from storage.catalog import sqlite_file
+from storage.catalog.catalog import Catalog, JobRow, SourceRow
 from storage.generations import reader, saved_jobs, verify
+from storage.generations.committer import users_here
 from storage.generations.compose import Wish
+from storage.generations.lease import Lease
 from storage.generations.manifest import Manifest
 from storage.live import journal, segments
 from storage.live.segments import Row
-from tests.house import USER, House
+from storage.paths import Paths
+from storage.remotes.local import LocalRemote
+from tests.conftest import ROOT
+from tests.house import OTHER, USER, House
 
 FILES = (
     "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "lease.json",
@@ -247,3 +260,285 @@ def test_a_flipped_bit_drops_nothing_that_was_saved(tmp_path: Path, seed: int) -
     world.house.replication.save(USER)
     assert world.saved - world.deleted <= world.held()
     world.house.close()
+
+
+# What each kind of loss comes to
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "data", primary=LocalRemote(tmp_path / "data" / "remote"))
+    yield made
+    made.close()
+
+
+def again(house: House) -> House:
+    house.close()
+    return House(house.paths.root, primary=house.replication.primary)
+
+
+def job(house: House, n: int) -> JobRow:
+    path = house.paths.source(USER, sha256(b"%d" % n).hexdigest())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"%d" % n)
+    made = JobRow(
+        id=f"j{n}", user=USER, collection=house.space().collection, sha256=path.stem, filename="f",
+        status="queued", spec={"user": USER}, summary={"kind": "ingest"}, created_at=time.time(),
+        started_at=None, finished_at=None,
+    )  # fmt: skip
+    assert house.catalog.put_job(made)
+    return made
+
+
+def named(house: House) -> set[str]:
+    found = reader.read(house.replication.primary, USER)
+    return {f.path for f in found.manifest.files} if found else set()
+
+
+def test_a_lost_catalogue_shows_again_and_the_next_save_changes_nothing(house: House) -> None:
+    house.source("a" * 64)
+    assert house.replication.save(USER) == 1
+    for path in house.paths.root.glob("catalog.sqlite*"):
+        path.unlink()
+    back = again(house)
+    back.replication.adopt(USER)
+    assert [c.title for c in back.catalog.collections(USER)] == ["papers"]
+    assert [s.sha256 for s in back.catalog.sources(USER)] == ["a" * 64]
+    assert back.replication.save(USER) == 1
+    back.close()
+
+
+def test_what_is_only_in_the_catalogue_asks_for_a_save_by_itself(house: House) -> None:
+    """Nobody calls `touch`; a step looks at what the rows say."""
+    now = house.committer.schedule.now
+    house.committer.clock = lambda: now
+    made = house.catalog.create_collection(USER, "one")
+    for change in (
+        lambda: None,
+        lambda: house.catalog.rename_collection(USER, made.id, "two"),
+        lambda: house.catalog.set_model(USER, made.id, "m"),
+        lambda: job(house, 1),
+        lambda: house.catalog.update_job("j1", status="cancelled", finished_at=1.0),
+        lambda: house.catalog.drop_collection(USER, made.id),
+    ):
+        change()
+        assert house.replication.status(USER).unsaved
+        now += 1000
+        assert not house.committer.step()  # it waits for others, one interval
+        now += 1000
+        assert house.committer.step()
+        assert house.replication.status(USER).unsaved == 0
+        assert not house.committer.step()
+
+
+def test_what_was_accepted_before_a_death_is_saved_by_the_next_worker(house: House) -> None:
+    accepted = job(house, 1)
+    back = again(house)
+    assert back.replication.status(USER).unsaved
+    now = back.committer.schedule.now
+    back.committer.clock = lambda: now
+    back.committer.step()
+    now += 1000
+    assert back.committer.step()
+    assert f"sources/{accepted.sha256}.pdf" in named(back)
+    back.close()
+
+
+def test_the_end_saves_every_original_that_was_accepted(house: House) -> None:
+    """More than one save takes."""
+    rows = [job(house, n) for n in range(saved_jobs.ORIGINALS_AT_ONCE + 3)]
+    house.committer.close()
+    assert {f"sources/{row.sha256}.pdf" for row in rows} <= named(house)
+    assert house.replication.status(USER).unsaved == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0" * 100, b'{"sha256":"x","body":{}}'])
+def test_a_persons_bad_base_is_read_from_the_store_again(house: House, content: bytes) -> None:
+    house.source("a" * 64)
+    house.replication.save(USER)
+    house.paths.base(USER).write_bytes(content)
+    (house.paths.root / "users" / ".DS_Store").write_bytes(b"")
+    (house.paths.root / "users" / "lost+found").mkdir()
+    (house.paths.root / "users" / OTHER).symlink_to("/nowhere")
+    back = again(house)
+    assert users_here(back.paths) == [USER]
+    running = threading.Thread(target=back.committer.run)
+    running.start()
+    back.replication.adopt(USER)
+    back.committer.close()
+    running.join()
+    assert back.replication.proved(USER)
+    assert back.replication.status(USER).saved_generation == 1
+    back.close()
+
+
+@pytest.mark.parametrize("how", ["header", "middle", "short"])
+def test_a_damaged_catalogue_is_set_aside_and_made_from_the_store(house: House, how: str) -> None:
+    house.source("a" * 64)
+    house.replication.save(USER)
+    house.close()
+    content = bytearray(house.paths.catalog.read_bytes())
+    if how == "short":
+        del content[len(content) // 2 :]
+    else:
+        content[slice(0, 100) if how == "header" else slice(4096, 12288)] = os.urandom(
+            100 if how == "header" else 8192
+        )
+    house.paths.catalog.write_bytes(content)
+    back = again(house)
+    back.replication.adopt(USER)
+    assert [s.sha256 for s in back.catalog.sources(USER)] == ["a" * 64]
+    assert sqlite_file.damaged(back.paths.root)
+    back.close()
+
+
+def test_a_catalogue_that_is_closed_is_whole_without_what_lies_beside_it(house: House) -> None:
+    """Also while the app still has it open."""
+    app = Catalog(f"sqlite:///{house.paths.catalog}")
+    house.catalog.create_collection(USER, "papers")
+    assert app.collections(USER)
+    house.close()
+    beside = house.paths.root / "catalog.sqlite-wal"
+    assert not beside.exists() or not beside.stat().st_size
+    copy = Catalog(f"sqlite:///{shutil.copy(house.paths.catalog, house.paths.root / 'copy')}")
+    assert [c.title for c in copy.collections(USER)] == ["papers"]
+    copy.close()
+    app.close()
+
+
+def test_a_store_that_lacks_what_it_names_is_not_whole(house: House) -> None:
+    house.source("a" * 64)  # with neither an original nor elements
+    house.replication.save(USER)
+    told = {d.code for d in verify.verify(house.replication.primary, USER)}
+    assert told == {"original_missing", "elements_missing"}
+    assert not list(verify.local(house.replication, USER))
+    house.paths.base(USER).write_bytes(b"")
+    assert {d.code for d in verify.local(house.replication, USER)} == {"mark_differs"}
+
+
+# The secret
+
+
+def test_another_secret_is_refused_and_a_lost_one_is_not_made_anew(tmp_path: Path) -> None:
+    asked = {"QUIRE_DATA_DIR": str(tmp_path)}
+    first = Settings.from_env(asked)
+    paths = Paths(tmp_path)
+    paths.key_id.write_text(first.key_id, encoding="ascii")
+    assert Settings.from_env(asked).secret == first.secret
+    kept = (tmp_path / "secret").read_bytes()
+    for content, code in (
+        (None, "secret_lost"),
+        (b"", "secret_lost"),
+        (b"other", "secret_changed"),
+    ):
+        (tmp_path / "secret").unlink()
+        if content is not None:
+            (tmp_path / "secret").write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            Settings.from_env(asked)
+        assert caught.value.code == code
+        (tmp_path / "secret").write_bytes(kept)
+    with pytest.raises(InputError) as caught:
+        Settings.from_env({**asked, "QUIRE_SECRET": "another"})
+    assert caught.value.code == "secret_changed"
+    paths.key_id.unlink()
+    (tmp_path / "secret").unlink()
+    paths.user(USER).mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        Settings.from_env(asked)
+    assert caught.value.code == "secret_lost"
+
+
+def test_a_store_of_another_secret_is_not_taken(house: House) -> None:
+    """The disk is gone, the store is not."""
+
+    def lease(name: str, key: str) -> Lease:
+        return Lease(name, 60.0, lambda: [USER], house.paths.root / name, key=key)
+
+    first = house.replication.lease = lease("one", "key")
+    assert house.replication.take() is None
+    house.catalog.create_collection(USER, "papers")
+    house.replication.save(USER)
+    house.replication.release()
+    second = house.replication.lease = lease("two", "other key")
+    found = house.replication.take()
+    assert found
+    assert not second.fits(found)
+    assert first.fits(found)
+    assert not second.taken
+
+
+def test_a_container_that_comes_back_beside_its_successor_waits(house: House) -> None:
+    clock = 1000.0
+
+    def lease(name: str) -> Lease:
+        kept = house.paths.root / f"{name}.json"
+        return Lease(name, 60.0, lambda: [USER], kept, clock=lambda: clock)
+
+    house.catalog.create_collection(USER, "papers")
+    house.replication.lease = lease("one")
+    assert house.replication.take() is None
+    house.replication.save(USER)  # until 1060
+    successor = lease("two")
+    successor.term = successor.look([house.replication.primary])
+    successor.write(house.replication.primary, successor.next())
+    ahead = house.replication.lease
+    assert ahead.overtaken(house.replication.primary)  # seen without a save
+    house.replication.lease = lease("one")  # killed, and back within its own term
+    assert house.replication.take() is not None
+    assert not house.replication.lease.taken
+
+
+# The drill
+
+
+@pytest.mark.slow
+def test_the_drill_of_the_docs_works_word_for_word_while_quire_writes(
+    house: House, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    drill = text.split("```sh\n")[1].split("```")[0]
+    for name in ("backup", "restored"):
+        drill = drill.replace(f"/tmp/{name}", str(tmp_path / name))
+    drill = drill.replace("python -m", f"{sys.executable} -m")
+    settings = Settings.from_env({"QUIRE_DATA_DIR": str(house.paths.root)})
+    house.paths.key_id.write_text(settings.key_id, encoding="ascii")
+    house.put(1, 2)
+    accepted = job(house, 1)
+    house.replication.save(USER)
+    house.put(3)  # in the journal only
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 100
+        while not stop.is_set():
+            house.put(n := n + 1)
+            house.replication.save(USER)
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        done = subprocess.run(
+            ["bash", "-e", "-c", drill],
+            cwd=ROOT,
+            env={**os.environ, "QUIRE_DATA_DIR": str(house.paths.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        stop.set()
+        writing.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"local {USER} whole" in done.stdout
+    restored = tmp_path / "restored"
+    assert (restored / "secret").stat().st_mode & 0o777 == 0o600
+    back = House(restored, primary=LocalRemote(restored / "remote"))
+    assert {"id1", "id2", "id3"} <= set(back.ids())
+    assert [row.id for row in back.catalog.jobs(USER)] == [accepted.id]
+    assert back.paths.source(USER, accepted.sha256).read_bytes() == b"1"
+    back.close()
+    (tmp_path / "backup" / "secret").write_bytes(b"flipped")
+    with pytest.raises(Corrupt):
+        backup.restore(Paths(tmp_path / "third"), None, tmp_path / "backup")
+    assert not (tmp_path / "third").exists()
