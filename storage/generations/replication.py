@@ -403,13 +403,16 @@ class Replication:
         return head is not None and rebase(self.catalog, user, known, head.manifest)
 
     def _drop_erased(self, user: str, newest: Manifest) -> None:
-        """What lay in the journal when everything was erased."""
+        """What lay in the journal when everything was erased; the live store, which holds it, is no
+        longer proved, so that nothing is written again from there."""
         known = self.base(user) if self.proved(user) else None
         erased = newest.erased_at
         if erased and not (known and known.erased_at == erased):
             for file in journal.pending(self.paths, user):
                 if journal.number(file.name) < erased * 1e9:
                     file.unlink()
+            for seal in (self.paths.clean(user), self.paths.opened(user)):
+                seal.unlink(missing_ok=True)
 
     def _saved_jobs(self, user: str, newest: Manifest) -> list[JobRow]:
         """None when what holds them is damaged everywhere: documents are restored all the same."""
