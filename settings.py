@@ -46,6 +46,7 @@ class Settings:
     max_pages: int = 5000
     user_quota_mb: int = 5000
     visitor_quota_mb: int = 200
+    visitors_quota_mb: int = 2000
     visitor_hours: int = 24
     allowed: frozenset[str] = frozenset()
     max_jobs: int = 500
@@ -93,6 +94,7 @@ class Settings:
             max_pages=int(environ.get("QUIRE_MAX_PAGES", "5000")),
             user_quota_mb=int(environ.get("QUIRE_USER_QUOTA_MB", "5000")),
             visitor_quota_mb=int(environ.get("QUIRE_VISITOR_QUOTA_MB", "200")),
+            visitors_quota_mb=int(environ.get("QUIRE_VISITORS_QUOTA_MB", "2000")),
             visitor_hours=int(environ.get("QUIRE_VISITOR_HOURS", "24")),
             allowed=frozenset(_listed(environ.get("QUIRE_ALLOWED", "").lower())),
             max_jobs=int(environ.get("QUIRE_MAX_JOBS", "500")),

@@ -1,6 +1,7 @@
 """What a request may bring, how often, and from where: the whole app on loopback, without a worker."""
 
 import asyncio
+import hashlib
 import http.client
 import ipaddress
 import itertools
@@ -24,8 +25,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 
 from errors import Refused
+from pipeline.jobs.uploads import Admission
 from settings import Settings
+from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
+from storage.paths import Paths
 from tests.engine import USER, engine
 from tests.isolation import every_route, space_app
 from tests.loopback import Loopback
@@ -518,3 +522,33 @@ def test_visitors_at_many_addresses_are_limited_together(door: Door) -> None:
     _, token = door.identity.accounts.mint("c" * 32, "script", name="ada", orgs=())
     assert door.ask("GET", "/account", **by(token, "198.51.0.1"))[0] == 200
     door.guard["limits"].visitors = usual
+
+
+@pytest.mark.slow
+def test_visitors_share_disk_by_address_and_all_together(door: Door) -> None:
+    """However many cookies they have; who is signed in has their own."""
+    environ = {
+        "QUIRE_DATA_DIR": str(door.identity.settings.data_dir), "SPACE_ID": "ada/quire",
+        "QUIRE_VISITOR_QUOTA_MB": "4", "QUIRE_VISITORS_QUOTA_MB": "10",
+    }  # fmt: skip
+    settings = Settings.from_env(environ)
+    paths, accounts = Paths(settings.data_dir), door.identity.accounts
+    admission = Admission(settings, paths, Catalog(f"sqlite:///{paths.catalog}"))
+    took: Counter[str] = Counter()
+    for n, at in itertools.product(range(4), "abcdef"):
+        user = hashlib.sha256(f"{at}{n}".encode()).hexdigest()[:32]
+        accounts.saw_visitor(user, at * 32)
+        for m in range(5):
+            upload = paths.uploads / user / str(m)
+            try:
+                admission.allot(user, upload, 1 << 20, 0)
+            except Refused as problem:
+                assert problem.code == "quota_exceeded"
+                continue
+            (upload / "a.pdf").write_bytes(bytes(1 << 20))
+            took[at] += 1
+        admission.measured._totals.clear()  # ten seconds later
+    assert 3 <= max(took.values()) <= 4
+    assert 7 <= sum(took.values()) <= 10
+    mine = paths.uploads / ("c" * 32) / "0"
+    assert admission.allot("c" * 32, mine, 20 << 20, 0) == 20 << 20

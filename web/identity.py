@@ -292,7 +292,7 @@ class Identity:
         key = self._key(f"visitor:{made}")
         at = self._key(f"visitors at {network(address(request, self.settings))}")
         if not self._visits.get(key):
-            self.accounts.saw_visitor(key)
+            self.accounts.saw_visitor(key, at)
             self._visits.put(key, True, _VISIT_EVERY)
         ends = time.time() + hours * 3600
         return Caller(key=key, name="visitor", kind="visitor", expires_at=ends, address=at)

@@ -88,7 +88,7 @@ class Admission:
     def allot(self, user: str, folder: Path, size: int, ahead: int) -> int:
         """What that folder may become: `size` bytes, and up to `ahead` more where there is room."""
         try:
-            with self.measured.locked(user):
+            with self.measured.locked(self.catalog.visitor_address(user) or user):
                 own = self.measured.within(folder).all
                 limit = self.limit(user)
                 most = limit - 2 * _margin(limit)
@@ -112,9 +112,17 @@ class Admission:
     def _room(self, user: str, size: int, most: int, limit: int) -> int:
         """Bytes that may come until there are `most`, `size` of them at least; Refused when there is
         no room for these, also without the pictures of pages, which can be drawn again."""
-        left = most - self.measured.of(user).all
-        if size > left:
-            left += self._evict(user, size - left)
+        own, shared = most - self.measured.of(user).all, self._shared(user, most)
+        if size > min(own, shared):
+            freed = self._evict(user, size - min(own, shared))
+            own, shared = own + freed, shared + freed
+        left = min(own, shared)
+        if own >= size > shared:
+            raise Refused(
+                "quota_exceeded",
+                "What visitors may store is used up, at your address or by all of them.",
+                "Sign in, or delete what is not needed.",
+            )
         if size > left:
             raise Refused(
                 "quota_exceeded",
@@ -122,6 +130,16 @@ class Admission:
                 "Delete what is not needed.",
             )
         return left
+
+    def _shared(self, user: str, most: int) -> int:
+        """Bytes that are left of what visitors share: at one address as much as one of them, and all
+        of them together. What a promise said a moment ago counts at an address, and ten seconds later
+        everywhere."""
+        if not self.catalog.is_visitor(user):
+            return most
+        here = most - self.measured.total(self.catalog.visitors(beside=user), age=0)
+        visitors = self.settings.visitors_quota_mb << 20
+        return min(here, visitors - self.measured.total(self.catalog.visitors()))
 
     def _evict(self, user: str, size: int) -> int:
         """Pictures of pages go, the oldest first, until that many bytes are given back."""

@@ -466,6 +466,23 @@ class Catalog:
         with self._engine.connect() as db:
             return db.execute(query).first() is not None
 
+    def visitors(self, beside: str | None = None) -> list[str]:
+        """All of them; `beside`: that one and those at the same address."""
+        at = schema.visitor_addresses.c
+        query = select(schema.visitors.c.user)
+        if beside is not None:
+            query = select(at.user).where(at.address == self.visitor_address(beside))
+        with self._engine.connect() as db:
+            found = {str(row.user) for row in db.execute(query)}
+        return sorted(found | ({beside} if beside else set()))
+
+    def visitor_address(self, user: str) -> str | None:
+        """What stands for where that visitor was last; None of everybody else."""
+        at = schema.visitor_addresses.c
+        with self._engine.connect() as db:
+            row = db.execute(select(at.address).where(at.user == user)).first()
+        return str(row.address) if row else None
+
     def update_job(self, job_id: str, *, status: str | None = None, **changes: Any) -> None:
         """Set columns; keys of `summary` are merged into what is there. A final status stays
         unless `status` is `queued` (a retry)."""

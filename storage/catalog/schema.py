@@ -104,6 +104,12 @@ visitors = Table(
     Column("user", String(32), primary_key=True),
     Column("seen_at", Float, nullable=False, index=True),
 )
+visitor_addresses = Table(  # whose limits a visitor shares: a key, never the address itself
+    "visitor_addresses",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("address", String(32), nullable=False, index=True),
+)
 workers = Table(
     "workers",
     _meta,

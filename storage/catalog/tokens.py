@@ -30,6 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound, Refused
 from storage.catalog.schema import PATIENCE, connect
+from storage.catalog.schema import visitor_addresses as _addresses
 from storage.catalog.schema import visitors as _visitors
 
 PREFIX = "quire_"
@@ -179,9 +180,11 @@ class Accounts:
             row = db.execute(query).first()
         return None if row is None else not row.ended and row.ends_at > time.time()
 
-    def saw_visitor(self, user: str) -> None:
-        """Puts off the end of that visitor's workspace."""
+    def saw_visitor(self, user: str, address: str = "") -> None:
+        """Puts off the end of that visitor's workspace; `address` stands for all visitors from there."""
         self._put(_visitors, {"user": user}, {"seen_at": time.time()})
+        if address:
+            self._put(_addresses, {"user": user}, {"address": address})
 
     def visitors_unseen_since(self, moment: float) -> list[str]:
         query = select(_visitors.c.user).where(_visitors.c.seen_at < moment)
@@ -191,7 +194,7 @@ class Accounts:
     def forget(self, user: str) -> None:
         """No row of that user is left."""
         with self._engine.begin() as db:
-            for table in (_tokens, _sessions, _people, _visitors):
+            for table in (_tokens, _sessions, _people, _visitors, _addresses):
                 db.execute(delete(table).where(table.c.user == user))
 
     def _put(self, table: Table, key: dict[str, str], values: dict[str, Any]) -> None:
