@@ -470,12 +470,12 @@ def test_a_share_has_its_turns_and_no_more() -> None:
 
 @pytest.mark.slow
 def test_visitors_leave_slots_and_pictures_to_those_who_are_signed_in(tmp_path: Path) -> None:
-    """Ten of them, each with cookies and jobs of its own, from three addresses."""
+    """Nine of them, each with a cookie and four jobs of its own, from three addresses."""
     settings = {"SPACE_ID": "ada/quire", "QUIRE_SECRET": "s", "QUIRE_EMBEDDING_MODEL": ""}
     with engine(tmp_path / "data", **settings) as running:
-        crowd = [(f"{n:032x}", "a" * 31 + str(n % 3)) for n in range(16, 26)]
+        crowd = [(f"{n:032x}", "a" * 31 + str(n % 3)) for n in range(16, 25)]
         theirs = [
-            (running.submit(running.pdf(40, f"v {user} {n}"), user, address=address), user)
+            (running.submit(running.pdf(20, f"v {user} {n}"), user, address=address), user)
             for user, address in crowd
             for n in range(4)
         ]
