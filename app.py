@@ -22,7 +22,7 @@ from errors import QuireError, Refused
 from pipeline.jobs.health import Health
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.service import Jobs
-from pipeline.processes import logs
+from pipeline.processes import environment, logs
 from pipeline.processes.rpc import Link
 from settings import Settings, processors
 from storage import disk_reserve
@@ -62,14 +62,6 @@ def no_worker(paths: Paths) -> bool:
         except OSError:
             return False
     return True
-
-
-def supervise() -> subprocess.Popen[bytes]:
-    """The worker's supervisor, without ZeroGPU's variables: torch is not patched there."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SPACES_ZERO")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.processes.supervisor"], env=environment
-    )
 
 
 def borrow_gpu(paths: Paths) -> Any:
@@ -126,12 +118,16 @@ def attend(
 
 def main() -> int:
     logs.configure()
-    settings = Settings.from_env(os.environ, processors())
+    given = environment.take()
+    settings = Settings.from_env(given, processors())
+    environment.own(settings.data_dir)
     prepare(settings)
     paths = Paths(settings.data_dir)
     catalog = Catalog(catalog_url(settings, paths), _PATIENCE, alone=no_worker(paths))
     port = listening(settings)
-    worker = supervise()
+    worker = environment.start(
+        [sys.executable, "-m", "pipeline.processes.supervisor"], environment.for_worker(given)
+    )
     # Gradio reads its environment on import, and ZeroGPU wants everything else to have started.
     from starlette.middleware import Middleware
 

@@ -25,6 +25,7 @@ from pipeline.options import PartitionOptions
 from pipeline.pdf.hi_res import Detector
 from pipeline.pdf.probe import check_upload, look
 from pipeline.pdf.router import STRATEGIES
+from pipeline.processes import environment
 from pipeline.processes.pool import Pool
 from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings, processors
 from storage.catalog.catalog import ACTIVE, Catalog
@@ -132,7 +133,9 @@ def _partition(arguments: argparse.Namespace) -> int:
             progress.done(f"{path}: read in {time.monotonic() - began:.1f} s")
         return not bad
 
-    with Pool(arguments.jobs) as pool, ThreadPoolExecutor(arguments.jobs) as threads:
+    reads, writes = arguments.files, (arguments.out, Path(tempfile.gettempdir()))
+    with Pool(arguments.jobs) as every, ThreadPoolExecutor(arguments.jobs) as threads:
+        pool = every.within([path.absolute() for path in reads], [p.absolute() for p in writes])
         fine = all(list(threads.map(one, arguments.files)))
     progress.close()
     return 0 if fine else 1
@@ -179,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    environment.hide()
     try:
         sys.exit(main())
     except QuireError as problem:

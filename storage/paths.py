@@ -96,6 +96,11 @@ class Paths:
         """The manifest that the catalogue and the live store go on from; empty: there was none."""
         return self.user(key) / "BASE.json"
 
+    def for_pages(self, key: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """What page processes of that user may read, and what they may write."""
+        mine = self.user(key)
+        return (mine / "sources",), (mine / "elements", mine / "crops", mine / "work")
+
     def lock(self, key: str) -> Path:
         """Held by the one process that may open the live store."""
         return self.user(key) / "LOCK"

@@ -242,6 +242,7 @@ from pipeline.processes import pulse
 asked = argparse.ArgumentParser()
 asked.add_argument("how")
 asked.add_argument("--pulse", type=int)
+asked.add_argument("--stdin", action="store_true")
 asked = asked.parse_args()
 pulse.beat(asked.pulse, 0.05)
 time.sleep(0.2)  # it has said that it lives
@@ -258,7 +259,7 @@ from pipeline.processes import logs, supervisor
 from pipeline.processes.pulse import Patience
 logs.configure()
 patience = Patience(every=0.05, first=1200, then=20)
-supervisor.supervise([sys.executable, "-c", {child!r}, {how!r}], patience)
+supervisor.supervise([sys.executable, "-c", {child!r}, {how!r}], b"{{}}", patience)
 """
 
 

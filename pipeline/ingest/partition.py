@@ -154,7 +154,9 @@ def _detect(
         for number in range(batch.first, batch.last + 1):
             target = Path(folder) / f"{number}.png"
             try:
-                pool.run(draw_page, path, number, target, seconds=30, cancelled=cancelled)
+                target.write_bytes(
+                    pool.run(draw_page, path, number, seconds=30, cancelled=cancelled)
+                )
             except (PageProcessDied, InputError):
                 continue
             pictures[number] = target

@@ -88,7 +88,9 @@ class Place:
 
     @property
     def pool(self) -> Pool:
-        return self.tools.pool.of(visitor="address" in self.spec)
+        """Page processes that open the files of this job's user, and nobody else's."""
+        mine = self.tools.pool.of(visitor="address" in self.spec)
+        return mine.within(*self.tools.paths.for_pages(self.spec["user"]))
 
     @property
     def work(self) -> Path:

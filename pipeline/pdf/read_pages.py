@@ -4,6 +4,7 @@ some pages need is imported when the first of them comes.
 What an element is does not depend on the pages it was read with. Knows nothing of the pool.
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -33,11 +34,13 @@ Seen = dict[int, tuple[Region, ...]]
 Grids = Callable[[int], Any | None]
 
 
-def draw_page(path: Path, number: int, target: Path) -> None:
-    """The picture that the layout model sees."""
+def draw_page(path: Path, number: int) -> bytes:
+    """The PNG that the layout model sees."""
     with pdfium.opened(path) as document, pdfium.loaded(document, number) as page:
         picture = pdfium.render(page, dpi=LAYOUT_DPI, long_side=2000)
-        picture.convert("RGB").save(target, "PNG", compress_level=1)
+        png = io.BytesIO()
+        picture.convert("RGB").save(png, "PNG", compress_level=1)
+        return png.getvalue()
 
 
 def read_pages(

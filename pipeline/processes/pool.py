@@ -2,55 +2,103 @@
 
 `Pool.run` calls a module-level function in a child and returns its answer; `Pool.held` holds a child for
 several calls, and yields what a function yields. A child has a memory limit, each answer limits of wall and
-CPU time; when it dies, hangs or is cancelled it is killed and replaced. Knows nothing of PDFs. The child is
-a program of its own, so that it imports nothing of its parent.
+CPU time; when it dies, hangs or is cancelled it is killed and replaced. What a child says is not trusted: it
+is JSON, read as the type that the function declares. Knows nothing of PDFs. The child is a program of its
+own, confined (`sandbox.py`), so that it has nothing of its parent.
 """
 
+import copy
 import ctypes
+import importlib
+import json
 import os
-import queue
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from errors import Cancelled, PageProcessDied, QuireError, Unavailable
+from pipeline.processes import environment, sandbox, wire
+from pipeline.processes.sandbox import Confined
 
 NICE = 5  # whoever is waited for by a person goes first
 _TICK = 0.05
-# Not `-m`: classes of a module run as __main__ cannot be unpickled by the parent.
-_ENTRY = "import sys; from pipeline.processes.pool import main; main(sys.argv[1:])"
+_MOST = 256 << 20  # bytes of an answer
+_ENTRY = "import sys; from pipeline.processes.pool import main; main(sys.argv[1])"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+class _Said(NamedTuple):
+    """What a child says, a line each: an answer, whether more are to come, or an error."""
+
+    answer: Any
+    more: bool = False
+    error: dict[str, str] | None = None
+
+
+class Folders(NamedTuple):
+    """Where a child may read, and where it may read and write; besides what belongs to the system."""
+
+    read: tuple[Path, ...]
+    write: tuple[Path, ...]
+
+
+class Size(NamedTuple):
+    """What a child is started for: MB of addresses, and its folders; None: any file."""
+
+    memory_mb: int
+    folders: Folders | None
+
+
 class _Child:
-    def __init__(self, memory_mb: int, nice: int) -> None:
+    def __init__(self, size: Size, nice: int) -> None:
         ours, theirs = socket.socketpair()
-        os.set_inheritable(theirs.fileno(), True)
         self.calls = 0
-        self.memory_mb = memory_mb
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _ENTRY, *map(str, (theirs.fileno(), memory_mb, nice))],
-            pass_fds=[theirs.fileno()],
-            cwd=_ROOT,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self.pipe = Connection(ours.detach())
+        self.size = size
+        self.confined: Confined | None = None
+        told = json.dumps([theirs.fileno(), size.memory_mb, nice, size.folders], default=str)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _ENTRY, told],
+                pass_fds=[theirs.fileno()],
+                cwd=_ROOT,
+                stdin=subprocess.DEVNULL,
+                env=environment.for_pages(os.environ),
+            )
+        self.socket = ours
+        self._come = bytearray()
+
+    def ask(self, request: Any) -> None:
+        self.socket.sendall(wire.packed(request))
+
+    def line(self) -> bytes | None:
+        """The next line that it says; None when it says nothing for a tick. EOFError at its end."""
+        if b"\n" not in self._come:
+            if not select.select([self.socket], [], [], _TICK)[0]:
+                return None
+            come = self.socket.recv(1 << 20)
+            self._come += come
+            if not come or len(self._come) > _MOST:
+                raise EOFError
+            if b"\n" not in come:
+                return None
+        line, _, self._come = self._come.partition(b"\n")
+        return bytes(line)
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.pipe.close()
+        self.socket.close()
 
 
 class Pool:
@@ -63,12 +111,12 @@ class Pool:
         self._nice = nice
         self.memory_mb = memory_mb
         self._recycle_after = recycle_after
-        self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
-        self._closed = False
+        self._idle: list[_Child | None] = [None] * processes  # None: a place for one
+        self._news = threading.Condition()
+        self._closed = threading.Event()
+        self._folders: Folders | None = None
         # A child dies with the thread that started it (prctl), so one thread starts them all.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="page-process-starter")
-        for _ in range(processes):
-            self._idle.put(None)
 
     def __enter__(self) -> "Pool":
         return self
@@ -80,6 +128,22 @@ class Pool:
         at: TracebackType | None,
     ) -> None:
         self.close()
+
+    def within(self, read: Sequence[Path], write: Sequence[Path]) -> "Pool":
+        """The same pool for calls that may open only what lies in those folders. A child keeps to its
+        folders for good, so that another one takes its place when a call has others."""
+        for folder in write:
+            folder.mkdir(parents=True, exist_ok=True)
+        narrow = copy.copy(self)
+        narrow._folders = Folders(tuple(read), tuple(write))
+        return narrow
+
+    def confined(self) -> Confined:
+        """How the kernel keeps these processes to themselves."""
+        limits = Limits(60, 60, self.memory_mb)
+        with self.held(limits) as lane:
+            tuple(lane.answers(os.getpid, ()))
+            return lane.confined
 
     def run(
         self,
@@ -113,33 +177,37 @@ class Pool:
             lane.end(kill=not well or lane.calls >= self._recycle_after)
 
     def close(self) -> None:
-        self._closed = True
-        while True:
-            try:
-                child = self._idle.get_nowait()
-            except queue.Empty:
-                self._starter.shutdown(wait=False)
-                return
+        self._closed.set()
+        with self._news:
+            left, self._idle[:] = list(self._idle), []
+        for child in left:
             if child is not None:
                 child.kill()
+        self._starter.shutdown(wait=False)
 
     def take(self, memory_mb: int, cancelled: Callable[[], bool]) -> _Child:
-        while not self._closed:
+        size = Size(memory_mb, self._folders)
+        while not self._closed.is_set():
             if cancelled():
                 raise _cancelled()
-            try:
-                free = self._idle.get(timeout=_TICK)
-            except queue.Empty:
-                continue
-            if free and free.memory_mb != memory_mb:
-                free.kill()
-                free = None
-            return free or self._starter.submit(_Child, memory_mb, self._nice).result()
+            with self._news:
+                if not self._idle:
+                    self._news.wait(_TICK)
+                    continue
+                best = max(self._idle, key=lambda c: (c is not None and c.size == size, c is None))
+                self._idle.remove(best)
+            if best and best.size == size:
+                return best
+            if best:
+                best.kill()
+            return self._starter.submit(_Child, size, self._nice).result()
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
     def give(self, child: _Child | None) -> None:
         """A child that is free, or the place of one that is no more."""
-        self._idle.put(child)
+        with self._news:
+            self._idle.append(child)
+            self._news.notify()
 
 
 class Pools(NamedTuple):
@@ -192,9 +260,13 @@ class Lane:
         )
         more = True
         try:
-            child.pipe.send((function, arguments, self._limits.cpu_seconds))
+            asked = [wire.name_of(function), arguments, self._limits.cpu_seconds]
+            with suppress(ConnectionError):  # it is dead: the wait for its answer says how
+                child.ask(asked)
+            if child.confined is None:
+                child.confined, _ = self._answer(child, sandbox.enter)
             while more:
-                answer, more = self._wait(child)
+                answer, more = self._answer(child, function)
                 yield answer, more
             child.calls += 1
         finally:
@@ -213,20 +285,39 @@ class Lane:
     def calls(self) -> int:
         return self._child.calls if self._child else 0
 
-    def _wait(self, child: _Child) -> tuple[Any, bool]:
-        limit = time.monotonic() + self._limits.seconds
-        while not child.pipe.poll(_TICK):
-            if self._cancelled():
-                raise _cancelled()
-            if time.monotonic() > limit:
-                raise _late(self._limits.seconds)
+    @property
+    def confined(self) -> Confined:
+        assert self._child and self._child.confined
+        return self._child.confined
+
+    def _answer(self, child: _Child, function: Callable[..., Any]) -> tuple[Any, bool]:
+        """An answer of the function's type or an error, and whether more are to come."""
+        said = self._wait(child)
         try:
-            answer, more = child.pipe.recv()
+            answer, more, problem = wire.typed(_Said, said)
+            kind, yields = wire.answers_of(function)
+            if problem is not None:
+                return wire.error(problem), False
+            return wire.typed(kind if more or not yields else type(None), answer), more
+        except (ValueError, RecursionError) as problem:
+            raise _died() from problem
+
+    def _wait(self, child: _Child) -> Any:
+        limit = time.monotonic() + self._limits.seconds
+        try:
+            while (line := child.line()) is None:
+                if self._cancelled():
+                    raise _cancelled()
+                if time.monotonic() > limit:
+                    raise _late(self._limits.seconds)
+            return json.loads(line)
         except (EOFError, ConnectionResetError) as problem:
+            child.process.kill()
             if child.process.wait() == -signal.SIGXCPU:
                 raise _late(self._limits.cpu_seconds) from problem
             raise _died() from problem
-        return answer, more
+        except (ValueError, RecursionError) as problem:
+            raise _died() from problem
 
 
 def _late(seconds: float) -> PageProcessDied:
@@ -249,33 +340,30 @@ def _cancelled() -> Cancelled:
     return Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
 
 
-def serve(pipe: Connection) -> None:
+def serve(parent: socket.socket, confined: Confined) -> None:
     """The child's loop: one call at a time until the parent is gone."""
-    while True:
-        try:
-            function, arguments, cpu_seconds = pipe.recv()
-        except EOFError:
-            return
-        for answer in _answered(function, arguments, cpu_seconds):
-            pipe.send(answer)
+    parent.sendall(wire.packed(_Said(confined)))
+    for line in parent.makefile("rb"):
+        name, given, cpu_seconds = json.loads(line)
+        for said in _answered(name, given, cpu_seconds):
+            parent.sendall(wire.packed(said))
 
 
-def _answered(
-    function: Callable[..., Any], arguments: tuple[Any, ...], cpu_seconds: float
-) -> Iterator[tuple[Any, bool]]:
+def _answered(name: str, given: list[Any], cpu_seconds: float) -> Iterator[_Said]:
     _allow(cpu_seconds)
     try:
-        answer = function(*arguments)
+        function = wire.named(name)
+        answer = function(*wire.arguments(function, given))
         if isinstance(answer, Iterator):
             for part in answer:
-                yield part, True
+                yield _Said(part, more=True)
                 _allow(cpu_seconds)
             answer = None
+        yield _Said(answer)
     except QuireError as problem:
-        answer = problem
+        yield _Said(None, error=wire.packed_error(problem))
     except MemoryError:
-        answer = _died()
-    yield answer, False
+        yield _Said(None, error=wire.packed_error(_died()))
 
 
 def _allow(cpu_seconds: float) -> None:
@@ -285,14 +373,17 @@ def _allow(cpu_seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (spent + int(cpu_seconds) + 1, resource.RLIM_INFINITY))
 
 
-def main(arguments: list[str]) -> None:
+def main(told: str) -> None:
     """Limits first, then the loop; dies with its parent."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    descriptor, memory_mb, nice, folders = json.loads(told)
+    parent = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(int(arguments[2]))
-    os.environ["OMP_THREAD_LIMIT"] = "1"  # tesseract reads it when it is loaded, later
-    os.environ["DO_NOT_TRACK"] = "1"  # the stock library reports each import and each call
-    limit = int(arguments[1]) << 20
+    os.umask(0o077)
+    os.nice(nice)
+    limit = memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    serve(Connection(int(arguments[0])))
+    importlib.import_module("storage")  # its place is not looked for once files are out of reach
+    confined = sandbox.enter(folders)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    serve(parent, confined)

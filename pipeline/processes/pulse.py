@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.processes import environment
+
 EVERY = 1.0  # seconds
 
 
@@ -73,13 +75,11 @@ class Watched:
         return moved
 
 
-def start(command: Sequence[str], environment: dict[str, str]) -> Watched:
-    """The command with `--pulse` and the descriptor for `beat`."""
+def start(command: Sequence[str], told: bytes, **usual: str) -> Watched:
+    """The command with `--pulse` and the descriptor for `beat`; the rest as in `environment.start`."""
     signs, said = os.pipe()
     try:
-        process = subprocess.Popen(
-            [*command, "--pulse", str(said)], env=environment, pass_fds=[said]
-        )
+        process = environment.start([*command, "--pulse", str(said)], told, said, **usual)
     except OSError:
         os.close(signs)
         raise

@@ -12,7 +12,7 @@ import threading
 import time
 from types import FrameType
 
-from pipeline.processes import logs, pulse
+from pipeline.processes import environment, logs, pulse
 from pipeline.processes.pulse import Patience
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,17 @@ def main(arguments: list[str]) -> int:
         prog="python -m pipeline.processes.supervisor", description=__doc__
     )
     parser.add_argument("--reader", action="store_true", help="of a worker that only reads pages")
+    parser.add_argument("--stdin", action="store_true", help="settings as JSON on standard input")
     logs.configure()
-    reader = parser.parse_args(arguments).reader
-    return supervise([sys.executable, "-m", "pipeline.worker", *(["--reader"] if reader else [])])
+    asked = parser.parse_args(arguments)
+    told = environment.for_worker(environment.take(stdin=asked.stdin))
+    command = [sys.executable, "-m", "pipeline.worker", *(["--reader"] if asked.reader else [])]
+    return supervise(command, told)
 
 
-def supervise(command: list[str], patience: Patience | None = None) -> int:
+def supervise(command: list[str], told: bytes, patience: Patience | None = None) -> int:
     """Restart the worker when it ends, or is silent for longer than `patience`: soon after a run of some
-    seconds, else with back-off to 30 s."""
+    seconds, else with back-off to 30 s. `told` are its settings."""
     die_with_parent()
     stopping = threading.Event()
     children: list[pulse.Watched] = []
@@ -53,7 +56,7 @@ def supervise(command: list[str], patience: Patience | None = None) -> int:
     pause = _PAUSE
     while not stopping.is_set():
         began = time.monotonic()
-        child = pulse.start(command, {**_XET, **os.environ})
+        child = pulse.start(command, told, **_XET)
         children[:] = [child]
         log.info("worker started", extra={"worker": child.process.pid})
         if stopping.is_set():  # it was told while the child came to be

@@ -332,7 +332,8 @@ def _in(job: Job) -> tuple[str, Json]:
         with job.promised() as promise:
             size = archive.stat().st_size
             promise.need(size, ahead=_UNPACKED * size + _UNPACKED_LEAST)
-            answer = tools.reader.of(visitor="address" in spec).run(
+            reader = tools.reader.of(visitor="address" in spec).within((), (job.work,))
+            answer = reader.run(
                 take_in,
                 archive,
                 job.work,

@@ -42,7 +42,7 @@ from pipeline.jobs.uploads import Admission
 from pipeline.models.cache import Encoders, Once
 from pipeline.models.gpu import Borrower
 from pipeline.pdf.hi_res import Detector
-from pipeline.processes import channel, logs, pulse
+from pipeline.processes import channel, environment, logs, pulse
 from pipeline.processes.channel import Channel
 from pipeline.processes.pool import NICE, Pool, Pools
 from pipeline.processes.rpc import PING, address, key
@@ -79,15 +79,18 @@ def main(arguments: list[str]) -> int:
         "--reader", action="store_true", help="only read pages, beside a worker that does the rest"
     )
     parser.add_argument("--pulse", type=int, help="a descriptor to which it says that it lives")
+    parser.add_argument("--stdin", action="store_true", help="settings as JSON on standard input")
     logs.configure()
     asked = parser.parse_args(arguments)
+    given = environment.take(stdin=asked.stdin)
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
     try:
-        settings = Settings.from_env(os.environ, processors())
+        settings = Settings.from_env(given, processors())
+        environment.own(settings.data_dir)
         return work(settings, reader=asked.reader, beating=asked.pulse)
     except QuireError as problem:  # told on the page; the supervisor tries again, ever more seldom
         log.error("%s", problem, extra={"code": problem.code})
-        told = Paths(data_dir_of(os.environ)).run / "waiting"
+        told = Paths(data_dir_of(given)).run / "waiting"
         told.parent.mkdir(parents=True, exist_ok=True)
         told.write_text(str(problem), encoding="utf-8")
         return 2
@@ -183,6 +186,7 @@ def _run(
         catalog=catalog,
         stores=stores,
         viewer=viewer,
+        confined=Once(viewer.people.within((), ()).confined),
         encoder=encoder,
         loaded=encoder.state,
         lent=lent,

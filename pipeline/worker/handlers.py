@@ -24,6 +24,7 @@ from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
 from pipeline.pdf import pdfium
 from pipeline.processes.pool import Pools
+from pipeline.processes.sandbox import Confined
 from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
@@ -43,6 +44,7 @@ class Library:
     catalog: Catalog
     stores: Stores
     viewer: Pools
+    confined: Callable[[], Confined]
     encoder: Callable[[str | None], Encoder]
     loaded: Callable[[], Encoder | QuireError | None]
     lent: Lent
@@ -139,9 +141,8 @@ class Library:
         target = self.paths.page_image(user, source_id, page, width)
         if not target.exists():
             pdf = self._readable(user, source)
-            picture = self.viewer.of(visitor=visitor).run(
-                pdfium.page_image, pdf, page, width, seconds=30
-            )
+            viewer = self.viewer.of(visitor=visitor).within(*self.paths.for_pages(user))
+            picture = viewer.run(pdfium.page_image, pdf, page, width, seconds=30)
             self.admission.picture(user, len(picture))
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_suffix(f".{threading.get_ident()}.tmp")
@@ -202,6 +203,7 @@ class Library:
             "model_error": problem,
             "device": encoder.device if encoder else "none" if problem else "loading",
             "gpu": encoder.device if encoder and encoder.device != "cpu" else None,
+            "sandbox": self.confined()._asdict(),
         }
 
     # Inside
