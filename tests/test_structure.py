@@ -62,6 +62,7 @@ HOMES = {
     },
     "cryptography": {"pipeline/jobs/notify.py"},
     "pypdfium2": {"pipeline/pdf/pdfium.py", "pipeline/pdf/text_layer.py"},
+    "pypdfium2_raw": {"pipeline/pdf/pdfium.py"},
     "pikepdf": {"pipeline/pdf/probe.py", "pipeline/ingest/reference.py"},
     "fasttext": {"pipeline/pdf/language.py"},
     "tesserocr": {"pipeline/pdf/ocr/tesseract.py"},
@@ -73,11 +74,12 @@ HOMES = {
         "storage/remotes/push.py",
     },
 }
+UNPICKLE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 READS_ENVIRONMENT = {
     "app.py",
     "pipeline/__main__.py",
-    "pipeline/processes/supervisor.py",
     "pipeline/worker/__main__.py",
+    "pipeline/processes/environment.py",
     "pipeline/processes/pool.py",
     "pipeline/admin.py",
 }
@@ -132,6 +134,20 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
     }
     assert readers == READS_ENVIRONMENT  # they hand it to Settings, or set a child's
+
+
+def test_nothing_is_unpickled() -> None:
+    """What another process, a file or a store says is data; `Connection.recv` would unpickle it."""
+    taken = {m for p in FILES for m in imports(p) if m.split(".")[0] in UNPICKLE}
+    assert taken <= {"pickle", "pickle.PicklingError"}
+    read = {
+        f"{name(p)}: {ast.unparse(node.func)}"
+        for p in FILES
+        for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr == "recv" and not node.args
+    }
+    assert not read
 
 
 def test_broad_excepts_stand_at_the_boundary_of_a_call_only() -> None:

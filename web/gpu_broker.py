@@ -9,7 +9,6 @@ import contextlib
 import contextvars
 import json
 import math
-import pickle
 import re
 import threading
 import time
@@ -17,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, Literal
 
 import spaces
@@ -40,7 +40,7 @@ _BUSY_WAITS = (5.0, 20.0)
 _NO_QUOTA = 600.0  # seconds without asking again when the refusal does not tell
 # What `spaces`, its fork and its service are known to raise; the CPU goes on after each of them.
 _ENDED = (
-    gr.Error, RuntimeError, ValueError, TypeError, AssertionError, OSError, pickle.PicklingError,
+    gr.Error, RuntimeError, ValueError, TypeError, AssertionError, OSError, PicklingError,
     httpx.HTTPError,
 )  # fmt: skip
 

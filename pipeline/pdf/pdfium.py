@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
+import pypdfium2_raw
 from pypdfium2 import PdfiumError
 
 from errors import InputError
 from pipeline.pdf.page import Box, Frame, Link, PageContent
 from pipeline.pdf.text_layer import BAD, written
 
+LIBRARY = Path(pypdfium2_raw.__file__).parent / "libpdfium.so"  # whoever else needs PDFium
 MAX_OBJECTS = 20_000
 MAX_LINKS = 2_000
 

@@ -3,8 +3,10 @@
 Knows nothing of elements, files or other pages.
 """
 
+import importlib.util
 import itertools
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -12,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.pdf import pdfium
 from pipeline.pdf.page import Box, Frame, PageContent, Word
 from pipeline.pdf.tables import borderless
 from pipeline.pdf.tables.table import Spot, Table, is_number, with_header, without_empty
@@ -37,10 +40,19 @@ def opened(path: Path) -> Iterator[Callable[[int], Any | None]]:
         yield lambda number: found.get_page(number - 1) if (found := document()) else None
 
 
+@cache
 def _tablers() -> Any:
-    import tablers  # 7 MB
-
-    return tablers
+    """The package (7 MB), over the PDFium that reads everything else: it brings another one, of its own
+    age, and takes whichever is loaded first."""
+    found = importlib.util.find_spec("tablers")
+    assert found and found.submodule_search_locations
+    (binary,) = Path(found.submodule_search_locations[0]).glob("tablers.*so")
+    spec = importlib.util.spec_from_file_location("tablers.tablers", binary)
+    assert spec and spec.loader
+    native = sys.modules["tablers.tablers"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    native.PdfiumRuntime(str(pdfium.LIBRARY))
+    return importlib.import_module("tablers")
 
 
 def may_be_ruled(paths: Sequence[Box]) -> bool:
