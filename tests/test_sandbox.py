@@ -218,6 +218,7 @@ def open_to_others(root: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_secrets_and_files_of_a_running_app(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o755)

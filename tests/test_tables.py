@@ -1,16 +1,19 @@
 """Tables from words and lines alone, and letters that pdfium turned around."""
 
+import os
 from pathlib import Path
 
 import pikepdf
-import tablers
 
+from pipeline.__main__ import partition_file
+from pipeline.options import PartitionOptions
 from pipeline.pdf import pdfium
 from pipeline.pdf.page import Box, PageContent, Word
 from pipeline.pdf.tables.find import _line_numbers, find_tables
-from pipeline.pdf.tables.ruled import _seen, table_of
+from pipeline.pdf.tables.ruled import _seen, _tablers, opened, table_of
 from pipeline.pdf.tables.table import Table, to_html
 from pipeline.pdf.text.lines import joined
+from pipeline.processes.pool import Pool
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 RULED = [Box(x, y, x + 100, bottom) for y, bottom in ((0, 20), (20, 60)) for x in (0, 100, 200)]
@@ -238,6 +241,17 @@ def test_three_rules_make_a_table_of_words() -> None:
     assert table.rows == 5
 
 
+def test_one_pdfium_opens_a_file(tmp_path: Path) -> None:
+    """Whoever reads it: text, drawn rules, pictures."""
+    with Pool(1) as alone:
+        made = partition_file(alone, SAMPLES / "report.pdf", tmp_path, PartitionOptions())
+        maps = Path(f"/proc/{alone.run(os.getpid, seconds=20)}/maps").read_text("ascii")
+    assert not made
+    loaded = {line.split()[-1] for line in maps.splitlines() if "/" in line}
+    assert any("tablers" in path for path in loaded)
+    assert [path for path in loaded if "libpdfium" in path] == [str(pdfium.LIBRARY.resolve())]
+
+
 def test_rules_are_where_they_are_seen(tmp_path: Path) -> None:
     """Also when the page shows a part of its paper only, or is turned."""
     path = tmp_path / "cut.pdf"
@@ -249,11 +263,10 @@ def test_rules_are_where_they_are_seen(tmp_path: Path) -> None:
         with pdfium.opened(path) as document, pdfium.loaded(document, 1) as page:
             content = pdfium.content(page, 1)
         month = next(w for w in content.words if w.text == "Month")
-        drawn = tablers.Document(path)
-        boxes = [
-            _seen(cell.bbox, content.frame)
-            for table in tablers.find_tables(drawn.get_page(0), extract_text=False)
-            for cell in table.cells
-        ]
-        drawn.close()
+        with opened(path) as drawn:
+            boxes = [
+                _seen(cell.bbox, content.frame)
+                for table in _tablers().find_tables(drawn(1), extract_text=False)
+                for cell in table.cells
+            ]
         assert sum(b.holds(month.box) for b in boxes) == 1
