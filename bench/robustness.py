@@ -11,6 +11,7 @@ for each file.
 import argparse
 import collections
 import csv
+import os
 import sys
 import tempfile
 import time
@@ -64,7 +65,7 @@ def read(pool: Pool, path: Path, work: Path) -> dict[str, object]:
 
 def peak_mb(pool: Pool) -> int:
     """The most memory the page process ever held."""
-    status = pool.run(Path.read_text, Path("/proc/self/status"), "ascii", seconds=30)
+    status = Path(f"/proc/{pool.run(os.getpid, seconds=30)}/status").read_text("ascii")
     return int(status.split("VmHWM:")[1].split()[0]) >> 10
 
 

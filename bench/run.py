@@ -157,7 +157,7 @@ def page_process() -> None:
 
 
 def held(name: str, pool: Pool) -> None:
-    said = pool.run(Path.read_text, Path("/proc/self/smaps_rollup"), "ascii", seconds=30)
+    said = Path(f"/proc/{pool.run(os.getpid, seconds=30)}/smaps_rollup").read_text("ascii")
     kb = [int(said.split(f"{kind}:")[1].split()[0]) for kind in ("Rss", "Pss", "Anonymous")]
     print(f"{name:42s} " + " ".join(f"{n / 1024:6.1f}" for n in kb) + f" {peak_mb(pool):6d}")
 

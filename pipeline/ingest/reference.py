@@ -42,7 +42,7 @@ def read(
         raise InputError(
             "reference_models_missing",
             "The stock reader's models cannot be loaded here.",
-            "Use another strategy, or a machine that reaches the Hub.",
+            "Use another strategy, or bring them into the Hub's local cache first.",
         ) from problem
     return [element.to_dict() for element in found]
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_PAGES = re.compile(r"PATH|HOME|LANG|LC_\w+|TMPDIR|LD_LIBRARY_PATH|HF_(HOME|HUB_CACHE|HUB_OFFLINE)")
+_PAGES = re.compile(r"PATH|HOME|LANG|LC_\w+|TMPDIR|LD_LIBRARY_PATH")
 _PLAIN = re.compile(
     r"PATH|HOME|USER|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|LD_\w+|PYTHON\w+|XDG_\w+|MALLOC_\w+"
     r"|HF_(HOME|ENDPOINT|HUB_\w+|XET_\w+|DEBUG)|(TRANSFORMERS|SENTENCE_TRANSFORMERS|TOKENIZERS)_\w+"
@@ -28,9 +28,22 @@ _DUMPABLE = 4
 
 
 def for_pages(environ: Mapping[str, str]) -> dict[str, str]:
-    """Of a page process: one thread for tesseract, and no library reports to its makers."""
-    kept = {name: value for name, value in environ.items() if _PAGES.fullmatch(name)}
-    return {**kept, "OMP_THREAD_LIMIT": "1", "DO_NOT_TRACK": "1", "HF_TOKEN_PATH": os.devnull}
+    """Of a page process: one thread for tesseract, no library reports to its makers, and the stock
+    reader takes its models from the local cache."""
+    return {
+        **{name: value for name, value in environ.items() if _PAGES.fullmatch(name)},
+        "OMP_THREAD_LIMIT": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_CACHE": str(models(environ)),
+        "HF_HUB_OFFLINE": "1",
+        "HF_TOKEN_PATH": os.devnull,
+    }
+
+
+def models(environ: Mapping[str, str]) -> Path:
+    """Where the Hub's client keeps the models that it brought."""
+    home = environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    return Path(environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
 
 
 def for_worker(environ: Mapping[str, str]) -> bytes:

@@ -135,7 +135,7 @@ class Pool:
         for folder in write:
             folder.mkdir(parents=True, exist_ok=True)
         narrow = copy.copy(self)
-        narrow._folders = Folders(tuple(read), tuple(write))
+        narrow._folders = Folders((*read, environment.models(os.environ)), tuple(write))
         return narrow
 
     def confined(self) -> Confined:

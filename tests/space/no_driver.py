@@ -14,6 +14,7 @@ import spaces.zero.torch
 import torch
 
 CARD = os.environ.get("CARD", "")
+DATA = Path(os.environ.get("QUIRE_DATA_DIR", "data"))  # before the app takes it
 if not CARD:
     spaces.zero.torch.init = lambda uuid: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", uuid)
     spaces.zero.torch.move = lambda callback=None: None
@@ -21,13 +22,13 @@ if not CARD:
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "subprocess.Popen":
-        with Path(os.environ["QUIRE_DATA_DIR"], "started.log").open("a", encoding="utf-8") as log:
+        with (DATA / "started.log").open("a", encoding="utf-8") as log:
             log.write(f"{os.getpid()} {arguments[1]}\n")
 
 
 def _touched() -> None:
     """In the place of what starts CUDA; in a GPU call `spaces` puts back what it found."""
-    with Path(os.environ["QUIRE_DATA_DIR"], "cuda.log").open("a", encoding="utf-8") as log:
+    with (DATA / "cuda.log").open("a", encoding="utf-8") as log:
         traceback.print_stack(file=log)
     raise RuntimeError("CUDA was touched")
 

@@ -52,7 +52,9 @@ def _tablers() -> Any:
     native = sys.modules["tablers.tablers"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(native)
     native.PdfiumRuntime(str(pdfium.LIBRARY))
-    return importlib.import_module("tablers")
+    import tablers
+
+    return tablers
 
 
 def may_be_ruled(paths: Sequence[Box]) -> bool:
