@@ -68,6 +68,7 @@ def read(directory: Path) -> Iterator[Row]:
             subprocess.run(
                 [sys.executable, "-m", "storage.live.foreign_chroma", str(copy), str(out)],
                 cwd=Path(__file__).resolve().parents[2],
+                env={"LANG": "C.UTF-8"},  # nothing of ours is for it
                 capture_output=True,
                 timeout=_SECONDS,
                 check=True,
