@@ -14,7 +14,7 @@ from bench.kills import integrity
 from errors import Unavailable
 from tests.engine import USER, Engine, engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_a_full_disk_is_read_and_deleted_from_and_jobs_wait(disk: Path) -> None:
         assert caught.value.code == "disk_full"  # less is free than is always left alone
         mount(disk, "remount,size=700m")
         for name in ("stays", "goes"):
-            running.finished(running.submit(running.pdf(2, name)))
+            running.finished(running.submit(running.pdf(2, name)), seconds=300)
         running.eventually((disk / "run" / "reserve").exists)
-        job = running.submit(running.pdf(40, "meets it"), strategy="ocr_only")
+        job = running.submit(running.pdf(18, "meets it"), strategy="ocr_only")
         running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0))
         fill(disk / "fill")
         waiting = running.until(job, lambda j: j["status"] == "waiting")
@@ -68,8 +68,8 @@ def test_a_full_disk_is_read_and_deleted_from_and_jobs_wait(disk: Path) -> None:
         (disk / "fill").unlink()
         running.jobs.cancel(USER, job)
         running.jobs.retry(USER, job)
-        done = running.finished(job)
-        assert (done["status"], done["stages"]["index"]["done"]) == ("succeeded", 40)
+        done = running.finished(job, seconds=300)
+        assert (done["status"], done["stages"]["index"]["done"]) == ("succeeded", 18)
         history = running.jobs.read_events(USER, job, 0)[0]
         assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
         running.eventually(lambda: running.health()["ready"])
