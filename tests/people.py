@@ -117,8 +117,9 @@ def signed_in(url: str, provider: Provider, name: str, *, push: bool = False) ->
     return person
 
 
-def visitor(url: str) -> Person:
-    person = Person(url)
+def visitor(url: str, at: str = "127.0.0.1") -> Person:
+    """Who comes from that address."""
+    person = Person(url, {"X-Forwarded-For": at})
     assert person.ask("/")[0] == 200
     return person
 

@@ -59,8 +59,8 @@ class Limits:
     """Requests of one person, or of all visitors at one address; the page stays far below."""
 
     calls: Buckets = field(default_factory=lambda: Buckets(rate=20, burst=200))
-    visits: Buckets = field(default_factory=lambda: Buckets(rate=6, burst=200))
-    visitors: Buckets = field(default_factory=lambda: Buckets(rate=30, burst=600))  # all together
+    queued: Buckets = field(default_factory=lambda: Buckets(rate=5, burst=100))  # of visitors
+    visitors: Buckets = field(default_factory=lambda: Buckets(rate=60, burst=1000))  # all together
     pictures: Buckets = field(default_factory=lambda: Buckets(rate=40, burst=400))
     arrivals: Buckets = field(default_factory=lambda: Buckets(rate=1, burst=60))
     open: AtOnce = field(default_factory=lambda: AtOnce(each=150, visitors=600, person=300))
@@ -194,14 +194,16 @@ class Guard:
         path, share = request.scope["path"], self._share(request, caller)
         if self.limits is None or _FREE.fullmatch(path) or _inside(request):
             return
-        bucket = self.limits.visits if share.visitor else self.limits.calls
+        bucket = self.limits.calls
         if path in _ARRIVALS and caller is None:
             bucket = self.limits.arrivals
         elif _PICTURES.fullmatch(path):
             bucket = self.limits.pictures
         wait = bucket.wait(share.key)
-        if not wait and bucket is self.limits.visits:
+        if share.visitor and not wait:
             wait = self.limits.visitors.wait("all")
+        if share.visitor and not wait and request.method == "POST" and _CALL.fullmatch(path):
+            wait = self.limits.queued.wait(share.key)  # a call by the queue costs twenty by a route
         if wait:
             raise too_many(wait)
         held.enter_context(self.limits.open.one(share))
