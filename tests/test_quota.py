@@ -164,7 +164,9 @@ class Home:
             **common, pool=Direct(), notifier=None, borrower=Borrowing(), detector=None
         )  # type: ignore[arg-type]
         self.moves = transfers.Tools(**common, borrower=None, reader=Direct(), lent=Forgetful())  # type: ignore[arg-type]
-        self.library = Library(**common, viewer=Direct(), loaded=lambda: None, lent=None)  # type: ignore[arg-type]
+        self.library = Library(
+            **common, viewer=Direct(), loaded=lambda: None, lent=None, confined=None
+        )  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.stores.committer.close()
