@@ -4,6 +4,7 @@ import email
 import hashlib
 import hmac
 import http.server
+import ipaddress
 import json
 import socket
 import threading
@@ -19,10 +20,12 @@ import boto3
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from hypothesis import given
+from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from errors import InputError, Refused, Unavailable
-from pipeline.jobs.notify import Notifier, checked, receiver, webhook_key
+from pipeline.jobs.notify import Notifier, _public, checked, receiver, webhook_key
 from settings import Settings
 from storage.catalog.catalog import Catalog
 
@@ -238,7 +241,10 @@ def test_a_webhook_that_hangs_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "[::1]", "[fe80::1]",
         "[::ffff:10.0.0.1]", "[64:ff9b::a00:1]", "[2002:a00:1::]", "100.64.0.1", "localhost",
-        "2130706433", "224.0.0.1",
+        "2130706433", "224.0.0.1", "192.0.0.1", "192.0.0.9", "192.88.99.1", "198.18.0.1", "240.0.0.1",
+        "[fec0::1]", "[fc00::1]", "[ff0e::1]", "[64:ff9b:1::808:808]", "[::7f00:1]", "[::808:808]",
+        "[::ffff:0:7f00:1]", "[2001:0:808:808::]", "[2002:808:808::]", "[2001:db8::1]", "[3fff::1]",
+        "[2606:4700::5efe:a00:1]", "[2606:4700::200:5efe:a00:1]", "[100::1]", "[5f00::1]",
     ],
 )  # fmt: skip
 def test_a_webhook_reaches_public_addresses_only(tmp_path: Path, host: str) -> None:
@@ -246,6 +252,39 @@ def test_a_webhook_reaches_public_addresses_only(tmp_path: Path, host: str) -> N
         receiver(urlsplit(f"https://{host}/x"), private=False)
     assert caught.value.code == "webhook_private"
     assert notifier(tmp_path).send(f"https://{host}/x", SPEC, DONE)["state"] == "failed"
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_private_address_stays_private_however_it_is_wrapped(number: int) -> None:
+    plain = ipaddress.IPv4Address(number)
+    public = _public(str(plain))
+    assert not public or (plain.is_global and not plain.is_multicast)
+    for form in ("::ffff:{}", "64:ff9b::{}"):
+        assert _public(form.format(plain)) == public  # resolvers write it so
+    for form in ("::{}", "::ffff:0:{}", "64:ff9b:1::{}", "2606:4700::5efe:{}", "fe80::{}"):
+        assert not _public(form.format(plain))
+    assert not _public(str(ipaddress.IPv6Address((0x2002 << 112) | (number << 80) | 1)))
+    assert not _public(str(ipaddress.IPv6Address((0x20010000 << 96) | (number << 64) | 1)))
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_only_what_is_given_out_of_ipv6_is_public(number: int) -> None:
+    ip = ipaddress.IPv6Address(number)
+    assert (
+        not _public(str(ip))
+        or number >> 125 == 1
+        or ip.ipv4_mapped
+        or number >> 32 == 0x64FF9B << 64
+    )
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=80))
+def test_any_text_as_a_url_is_taken_or_refused_with_a_code(text: str) -> None:
+    for url in (f"https://{text}", f"https://example.org:{text}", f"https://{'a' * 70}.{text}"):
+        try:
+            assert checked(url)
+        except InputError as problem:
+            assert problem.code == "notify_invalid"
 
 
 def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +307,8 @@ def test_a_name_that_resolves_to_nothing_may_come_back() -> None:
     [
         "a@b.org\nBcc: x@y.org", "a@b.org\r", "a@b.org\n", "a b@c.org", "a@b.org, c@d.org", "nobody",
         "http://example.org", "https://", "https://a b", "ftp://x", "<a@b.org>", "https://x\u202e",
+        "https://a:99999/", "https://a:0/", "https://a:x/", "https://a:-1/", "https://[::1", "https://a..b/",
+        f"https://{'a' * 64}.org/", "https://[1]/", "https://.", "https://ex\u00e4mple.org/\u00e4",
     ],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(address: str) -> None:

@@ -33,7 +33,13 @@ _ADDRESS = re.compile(r"[A-Za-z0-9!#$%&*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255
 _TIMEOUT = 15.0
 _WHOLE = 30.0  # seconds for a webhook, however slowly its receiver drips
 _LISTED = 50
+_UNICAST = ipaddress.ip_network("2000::/3")  # all that is given out of IPv6
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_ISATAP = {0x5EFE, 0x02005EFE}  # what stands before an IPv4 address
+_SPECIAL = [  # protocols, anycast, Teredo, 6to4, documentation: nobody's receiver
+    ipaddress.ip_network(n)
+    for n in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20")
+]
 
 
 def checked(address: str | None, *, private: bool = False) -> str | None:
@@ -42,13 +48,31 @@ def checked(address: str | None, *, private: bool = False) -> str | None:
     if not address or not address.strip(" "):
         return None
     wanted = address.strip(" ")
-    schemes = ("https://", "http://") if private else ("https://",)
     if wanted.isprintable() and " " not in wanted and len(wanted) <= 2000:
         if _ADDRESS.fullmatch(wanted):
             return wanted
-        if wanted.startswith(schemes) and urlsplit(wanted).hostname:
+        if "://" in wanted:
+            _url(wanted, private=private)
             return wanted
-    raise InputError(
+    raise _invalid()
+
+
+def _url(text: str, *, private: bool) -> tuple[SplitResult, str, int]:
+    """A URL to post to, with its host as it is looked up and its port; InputError for any other text."""
+    try:
+        url = urlsplit(text)
+        host = (url.hostname or "").encode("idna").decode("ascii")
+        port = url.port if url.port is not None else 443 if url.scheme == "https" else 80
+    except ValueError as problem:  # a port that is no number, a label that is no name
+        raise _invalid() from problem
+    known = url.scheme == "https" or (private and url.scheme == "http")
+    if not known or not host or not 0 < port < 65536 or not text.isascii():
+        raise _invalid()
+    return url, host, port
+
+
+def _invalid() -> InputError:
+    return InputError(
         "notify_invalid",
         "That is neither a mail address nor an https address.",
         "Use one mail address, or a URL that begins with https://.",
@@ -161,10 +185,10 @@ def webhook_key(secret: bytes) -> bytes:
 def receiver(url: SplitResult, *, private: bool) -> tuple[str, int]:
     """An address and port of that host to connect to: Refused unless all of its addresses are on
     the public internet or private ones are allowed, Unavailable when it has none now."""
-    port = url.port or (443 if url.scheme == "https" else 80)
+    _, host, port = _url(url.geturl(), private=private)
     try:
-        found = socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
-    except OSError as problem:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as problem:
         raise Unavailable("webhook_away", "That host has no address now.", "") from problem
     places = [str(place[0]) for *_, place in found]
     if not private and not all(map(_public, places)):
@@ -175,13 +199,18 @@ def receiver(url: SplitResult, *, private: bool) -> tuple[str, int]:
 
 
 def _public(place: str) -> bool:
+    """Whether that is a machine's address on the public internet; of IPv4 within IPv6, as a resolver
+    gives it, the IPv4 one is asked about."""
     ip = ipaddress.ip_address(place.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped
         if ip in _NAT64:
-            ip = ipaddress.ip_address(int(ip) & 0xFFFFFFFF)
-        else:
-            ip = ip.ipv4_mapped or ip.sixtofour or ip
-    return ip.is_global and not ip.is_multicast
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner:
+            return _public(str(inner))
+        if ip not in _UNICAST or (int(ip) >> 32) & 0xFFFFFFFF in _ISATAP:
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
 
 
 def _posted(url: SplitResult, place: tuple[str, int], body: bytes, headers: dict[str, str]) -> int:
