@@ -24,7 +24,7 @@ from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.service import Jobs
 from pipeline.processes import environment, logs
 from pipeline.processes.rpc import Link
-from settings import Settings, processors
+from settings import Settings, at_start
 from storage import disk_reserve
 from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
@@ -119,7 +119,7 @@ def attend(
 def main() -> int:
     logs.configure()
     given = environment.take()
-    settings = Settings.from_env(given, processors())
+    settings = at_start(given, serves=True)
     environment.own(settings.data_dir)
     prepare(settings)
     paths = Paths(settings.data_dir)

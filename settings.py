@@ -3,15 +3,22 @@
 import contextlib
 import hashlib
 import hmac
+import logging
 import math
 import os
+import re
 import secrets
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from errors import InputError
+from errors import InputError, QuireError
 
+log = logging.getLogger("quire")
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 DEFAULT_LAYOUT_MODEL = (
@@ -28,8 +35,8 @@ class Settings:
     """One value per variable; the README's table documents each (a test holds them together)."""
 
     data_dir: Path
-    secret: bytes
-    database_url: str
+    secret: bytes = field(repr=False)
+    database_url: str = field(repr=False)
     hub_dataset: str | None = None
     hub_token: str | None = field(default=None, repr=False)
     s3_bucket: str | None = None
@@ -39,7 +46,7 @@ class Settings:
     embedding_models: tuple[str, ...] = ()
     layout_model: str = DEFAULT_LAYOUT_MODEL
     table_model: str = DEFAULT_TABLE_MODEL
-    mail_url: str | None = None
+    mail_url: str | None = field(default=None, repr=False)
     mail_from: str | None = None
     public_url: str | None = None
     max_file_mb: int = 200
@@ -53,6 +60,8 @@ class Settings:
     webhook_private: bool = False
     page_processes: int = 2
     host: str = "127.0.0.1"
+    password: str | None = field(default=None, repr=False)
+    metrics_token: str | None = field(default=None, repr=False)
     port: int | None = None
     space_id: str | None = None
     zero_gpu: bool = False
@@ -62,8 +71,23 @@ class Settings:
     def from_env(
         cls, environ: Mapping[str, str], cpu_count: int = 2, *, any_secret: bool = False
     ) -> "Settings":
-        """Read `QUIRE_*` and the platform's own variables; unknown ones are left alone. Refuses a
-        secret that is not the one of what is stored, unless `any_secret` will do."""
+        """Read `QUIRE_*` and the platform's own variables; one that is empty is as if it were not set.
+        InputError names the first that cannot be read. Refuses a secret that is not the one of what is
+        stored, unless `any_secret` will do."""
+
+        def number(name: str, default: int, least: int = 1, most: int = 10**9) -> int:
+            text = environ.get(name, "").strip() or str(default)
+            if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
+                raise _unreadable(name, f"a whole number from {least:,} to {most:,}", text)
+            return int(text)
+
+        def url(name: str, *schemes: str) -> str | None:
+            text = environ.get(name, "").strip()
+            if text and not _is_url(text, schemes):
+                begin = " or ".join(f"{scheme}://" for scheme in schemes)
+                raise _unreadable(name, f"a URL that begins with {begin}")
+            return text or None
+
         data_dir = data_dir_of(environ)
         space_id = environ.get("SPACE_ID")
         hub_dataset = environ.get("QUIRE_HUB_DATASET") or None
@@ -77,31 +101,34 @@ class Settings:
         return cls(
             data_dir=data_dir,
             secret=_secret(environ.get("QUIRE_SECRET"), data_dir, proved=not any_secret),
-            database_url=environ.get("QUIRE_DATABASE_URL") or f"sqlite:///{data_dir}/jobs.sqlite",
+            database_url=url("QUIRE_DATABASE_URL", "postgresql", "postgres", "sqlite")
+            or f"sqlite:///{data_dir}/jobs.sqlite",
             hub_dataset=hub_dataset,
             hub_token=environ.get("HF_TOKEN") or None,
             s3_bucket=s3_bucket,
             s3_prefix=environ.get("QUIRE_S3_PREFIX", ""),
-            s3_endpoint_url=environ.get("QUIRE_S3_ENDPOINT_URL") or None,
+            s3_endpoint_url=url("QUIRE_S3_ENDPOINT_URL", "https", "http"),
             embedding_model=environ.get("QUIRE_EMBEDDING_MODEL") or DEFAULT_MODEL,
             embedding_models=_listed(environ.get("QUIRE_EMBEDDING_MODELS", "")),
             layout_model=environ.get("QUIRE_LAYOUT_MODEL") or DEFAULT_LAYOUT_MODEL,
             table_model=environ.get("QUIRE_TABLE_MODEL") or DEFAULT_TABLE_MODEL,
-            mail_url=environ.get("QUIRE_MAIL_URL") or None,
+            mail_url=url("QUIRE_MAIL_URL", "smtps", "smtp", "resend", "ses"),
             mail_from=environ.get("QUIRE_MAIL_FROM") or None,
-            public_url=environ.get("QUIRE_PUBLIC_URL") or _space_url(environ),
-            max_file_mb=int(environ.get("QUIRE_MAX_FILE_MB", "200")),
-            max_pages=int(environ.get("QUIRE_MAX_PAGES", "5000")),
-            user_quota_mb=int(environ.get("QUIRE_USER_QUOTA_MB", "5000")),
-            visitor_quota_mb=int(environ.get("QUIRE_VISITOR_QUOTA_MB", "200")),
-            visitors_quota_mb=int(environ.get("QUIRE_VISITORS_QUOTA_MB", "2000")),
-            visitor_hours=int(environ.get("QUIRE_VISITOR_HOURS", "24")),
+            public_url=url("QUIRE_PUBLIC_URL", "https", "http") or _space_url(environ),
+            max_file_mb=number("QUIRE_MAX_FILE_MB", 200),
+            max_pages=number("QUIRE_MAX_PAGES", 5000),
+            user_quota_mb=number("QUIRE_USER_QUOTA_MB", 5000),
+            visitor_quota_mb=number("QUIRE_VISITOR_QUOTA_MB", 200, 0),
+            visitors_quota_mb=number("QUIRE_VISITORS_QUOTA_MB", 2000, 0),
+            visitor_hours=number("QUIRE_VISITOR_HOURS", 24, 0, 24 * 3650),
             allowed=frozenset(_listed(environ.get("QUIRE_ALLOWED", "").lower())),
-            max_jobs=int(environ.get("QUIRE_MAX_JOBS", "500")),
-            webhook_private=environ.get("QUIRE_WEBHOOK_PRIVATE") == "1",
-            page_processes=int(environ.get("QUIRE_PAGE_PROCESSES", str(max(1, cpu_count)))),
-            host="0.0.0.0" if space_id else environ.get("QUIRE_HOST", "127.0.0.1"),
-            port=int(environ["QUIRE_PORT"]) if environ.get("QUIRE_PORT") else None,
+            max_jobs=number("QUIRE_MAX_JOBS", 500),
+            webhook_private=number("QUIRE_WEBHOOK_PRIVATE", 0, 0, 1) == 1,
+            page_processes=number("QUIRE_PAGE_PROCESSES", max(1, cpu_count), 1, 1024),
+            host="0.0.0.0" if space_id else environ.get("QUIRE_HOST") or "127.0.0.1",
+            password=environ.get("QUIRE_PASSWORD") or None,
+            metrics_token=environ.get("QUIRE_METRICS_TOKEN") or None,
+            port=number("QUIRE_PORT", 0, 0, 65535) or None,
             space_id=space_id,
             zero_gpu=environ.get("SPACES_ZERO_GPU", "").lower() in {"1", "t", "true"},
             oauth_scopes=_listed(environ.get("OAUTH_SCOPES", "")),
@@ -131,7 +158,58 @@ class Settings:
 
 def data_dir_of(environ: Mapping[str, str]) -> Path:
     """Known also where the rest is refused."""
-    return Path(environ.get("QUIRE_DATA_DIR", "./data")).resolve()
+    return Path(environ.get("QUIRE_DATA_DIR") or "./data").resolve()
+
+
+def at_start(
+    environ: Mapping[str, str], *, serves: bool = False, any_secret: bool = False
+) -> Settings:
+    """The settings of a program that starts; it ends with a line on what cannot be read. `serves`:
+    also where Quire would stand open to whoever reaches it."""
+    try:
+        found = Settings.from_env(environ, processors(), any_secret=any_secret)
+        if serves:
+            _closed(found)
+    except QuireError as problem:
+        sys.exit(f"{problem.code}: {problem}")
+    for line in unknown(environ):
+        log.warning(line)
+    return found
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like a setting and is none, with the nearest that is one."""
+    known = {one.name.upper() for one in fields(Settings)} - _THE_PLATFORM_S | _THE_CLIENT_S
+    given = sorted(name.removeprefix("QUIRE_") for name in environ if name.startswith("QUIRE_"))
+    others = [name for name in given if name not in known and not name.startswith("TEST_")]
+    near = {name: get_close_matches(name, known, 1) for name in others}
+    return [
+        f"There is no setting QUIRE_{name}." + (f" Is QUIRE_{found[0]} meant?" if found else "")
+        for name, found in near.items()
+    ]
+
+
+_THE_PLATFORM_S = {"HUB_TOKEN", "SPACE_ID", "ZERO_GPU", "OAUTH_SCOPES"}
+_THE_CLIENT_S = {"TOKEN"}
+
+
+def _closed(settings: Settings) -> None:
+    """InputError where anybody who reaches the address would be the one user."""
+    if settings.password and len(settings.password) < 12:
+        raise _unreadable("QUIRE_PASSWORD", "12 characters or more")
+    if not settings.space_id and settings.host not in LOOPBACK and not settings.password:
+        raise InputError(
+            "password_needed",
+            f"QUIRE_HOST is {settings.host}, and whoever reaches that could read and delete everything.",
+            "Set QUIRE_PASSWORD to 12 characters or more, or leave QUIRE_HOST out.",
+        )
+
+
+def _unreadable(name: str, wanted: str, given: str | None = None) -> InputError:
+    told = "" if given is None else f" It is “{''.join(filter(str.isprintable, given))[:40]}”."
+    return InputError(
+        "setting_invalid", f"{name} has to be {wanted}.{told}", "Correct it, or leave it out."
+    )
 
 
 def processors(group: Path = Path("/sys/fs/cgroup")) -> int:
@@ -145,6 +223,17 @@ def processors(group: Path = Path("/sys/fs/cgroup")) -> int:
             if quota not in {"max", "-1"}:
                 given = min(given, math.ceil(int(quota) / int(period)))
     return given
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        found = urlsplit(text)
+        usable = found.port != 0
+    except ValueError:  # a port that is no number
+        return False
+    scheme = found.scheme.partition("+")[0]  # of a database the driver may be named
+    hosted = found.hostname or scheme in {"resend", "sqlite", "postgresql", "postgres"}
+    return bool(scheme in schemes and hosted and usable)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from pipeline.pdf.probe import check_upload, look
 from pipeline.pdf.router import STRATEGIES
 from pipeline.processes import environment
 from pipeline.processes.pool import Pool
-from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, Settings, processors
+from settings import DEFAULT_LAYOUT_MODEL, DEFAULT_TABLE_MODEL, at_start
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 
@@ -143,7 +143,7 @@ def _partition(arguments: argparse.Namespace) -> int:
 
 def _jobs(arguments: argparse.Namespace) -> int:
     """A line per job of everybody, newest first, and the workers' signs of life."""
-    settings = Settings.from_env(os.environ, processors())
+    settings = at_start(os.environ)
     catalog = Catalog(catalog_url(settings, Paths(settings.data_dir)))
     statuses = None if arguments.all else ACTIVE
     for row in catalog.jobs(None, statuses, arguments.limit):

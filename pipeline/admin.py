@@ -16,7 +16,7 @@ from typing import Any
 from errors import InputError, NotFound, QuireError, Refused
 from pipeline.jobs.queue import catalog_url
 from pipeline.worker.__main__ import remotes
-from settings import Settings, processors
+from settings import Settings, at_start
 from storage import backup
 from storage.catalog.catalog import Catalog
 from storage.generations import erase, verify
@@ -207,7 +207,7 @@ def _accept_secret(arguments: argparse.Namespace) -> int:
 
 
 def _settings(*, any_secret: bool = False) -> tuple[Settings, Paths]:
-    settings = Settings.from_env(os.environ, processors(), any_secret=any_secret)
+    settings = at_start(os.environ, any_secret=any_secret)
     paths = Paths(settings.data_dir)
     paths.run.mkdir(parents=True, exist_ok=True)
     return settings, paths

@@ -52,7 +52,8 @@ ROUTES = {
     "/page/{version}/{name}": OPEN,
     "/healthz": OPEN,
     "/readyz": OPEN,
-    "/metrics": OPEN,
+    "/metrics": OWNER,
+    "/sign-in": OPEN,
     # Gradio's, which the page and the clients need
     "/": OPEN,
     "/config": OPEN,

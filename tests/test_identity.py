@@ -323,6 +323,7 @@ def space(
 ) -> Iterator[tuple[Running, Provider]]:
     app = start_app(
         tmp_path_factory.mktemp("space") / "data", QUIRE_VISITOR_QUOTA_MB="4",
+        QUIRE_METRICS_TOKEN="the operator's",
         **provider.environment(),
     )  # fmt: skip
     yield app, provider
@@ -542,3 +543,94 @@ def test_a_name_pointed_at_this_machine_is_refused(app: Running) -> None:
     person = Person(app.url)
     assert person.ask("/account", None, "GET", Host="evil.example")[0] == 403
     assert person.ask("/account", None, "GET", Host="localhost:1")[0] == 200
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    data = tmp_path_factory.mktemp("guarded") / "data"
+    app = start_app(data, QUIRE_HOST="0.0.0.0", QUIRE_PASSWORD=PASSWORD)
+    yield app
+    app.stop()
+
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.mark.slow
+def test_who_does_not_know_the_password_gets_nothing(guarded: Running) -> None:
+    stranger = Person(guarded.url)
+    status, page, headers = stranger.ask("/")
+    assert (status, b"sign-in.js" in page, b"gradio" in page) == (401, True, False)
+    assert "unsafe-eval" not in headers["content-security-policy"]
+    paths = [
+        "/config",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/status",
+        "/events",
+        "/metrics",
+    ]
+    for path in [*paths, "/gradio_api/mcp/", "/account", "/gradio_api/heartbeat/x", "/theme.css?x"]:
+        assert path.startswith("/theme") or stranger.ask(path)[0] == 401, path
+    for name in ("submit", "search", "status"):
+        assert stranger.post(f"/gradio_api/call/v2/{name}", {})[0] == 401
+    assert stranger.upload(b"%PDF-1.7")[0] == 401
+    assert stranger.ask("/healthz")[0] == 200
+    status, answer = stranger.post("/sign-in", {"password": "wrong"}, X_Quire="1")
+    assert (status, answer["error"]["code"]) == (401, "token_refused")
+    assert stranger.post("/sign-in", {"password": PASSWORD})[0] == 403  # another site's form
+    assert Person(guarded.url, cookies={"quire_session": ""}).ask("/account")[0] == 401
+    assert with_token(guarded.url, "quire_" + "A" * 43).ask("/account")[0] == 401
+
+
+@pytest.mark.slow
+def test_the_password_opens_page_and_scripts_until_signing_out(guarded: Running) -> None:
+    ada = Person(guarded.url)
+    assert ada.post("/sign-in", {"password": PASSWORD}, X_Quire="1")[0] == 200
+    stolen = Person(guarded.url, cookies=dict(ada.cookies))
+    assert ada.ask("/")[0] == stolen.ask("/config")[0] == 200
+    assert ada.call("status")["you"]["kind"] == "local"
+    script = with_token(guarded.url, PASSWORD)
+    assert script.call("status")["you"]["kind"] == "local"
+    assert script.ask("/metrics")[0] == 200
+    made = ada.post("/account/tokens", {"label": "x"}, X_Quire="1")[1]["token"]
+    assert with_token(guarded.url, made).call("status")["you"]["kind"] == "token"
+    assert ada.post("/sign-in", {"password": made}, X_Quire="1")[0] == 401
+    assert ada.post("/account/sign-out", {}, X_Quire="1")[0] == 200
+    for one in (ada, stolen):
+        assert one.ask("/account")[0] == 401
+    assert script.call("jobs") == []
+
+
+@pytest.mark.slow
+def test_a_password_is_not_found_by_trying(guarded: Running) -> None:
+    stranger = Person(guarded.url)
+    told = [stranger.post("/sign-in", {"password": str(n)}, X_Quire="1")[0] for n in range(40)]
+    assert set(told) == {401, 429}
+    assert told.count(401) < 30
+
+
+@pytest.mark.slow
+def test_the_numbers_of_a_space_are_for_its_operator(space: Space) -> None:
+    app, provider = space
+    for nobody in (
+        Person(app.url),
+        with_token(app.url, "hf_ada"),
+        signed_in(app.url, provider, "ada"),
+    ):
+        status, answer, _ = nobody.ask("/metrics")
+        assert (status, json.loads(answer)["error"]["code"]) == (403, "metrics_closed")
+    assert with_token(app.url, "the operator's").ask("/metrics")[0] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "1.2.3.4.evil.example", "[::1", ""]
+)
+def test_other_names_are_refused_at_every_address(guarded: Running, host: str) -> None:
+    assert with_token(guarded.url, PASSWORD).ask("/account", None, "GET", Host=host)[0] in {
+        400,
+        403,
+    }
+    for own in ("192.168.1.5:7860", "localhost", "[fd00::5]:1"):
+        assert with_token(guarded.url, PASSWORD).ask("/account", None, "GET", Host=own)[0] == 200

@@ -17,6 +17,17 @@ def url(name: str) -> str:
     return f"/page/{VERSION}/{name}"
 
 
+def sign_in_page() -> str:
+    """For whoever has to say the password first; Gradio's page is theirs only then."""
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Quire</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="stylesheet" href="{url("page.css")}">'
+        f'<script type="module" src="{url("sign-in.js")}"></script>'
+        '<body style="margin:0"><div id="quire"></div></body></html>'
+    )
+
+
 def routes() -> list[Route]:
     def asset(request: Request) -> Response:
         name = request.path_params["name"]

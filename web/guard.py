@@ -7,6 +7,7 @@ to the caller that began it. Knows nothing of jobs or pages.
 import base64
 import contextlib
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -17,18 +18,18 @@ from urllib.parse import urlencode, urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import NotFound, QuireError, Refused
-from settings import Settings
+from settings import LOOPBACK, Settings
 from web import body
+from web.assets import sign_in_page
 from web.http_status import refusal
 from web.identity import COOKIES, Caller, Identity, Remembered, address, modest
 from web.rate_limit import AtOnce, Buckets, Share, network, too_many
 
 _DAY = 86400.0
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _GRADIO = re.compile(
     r"/gradio_api/(info/?|openapi\.json|startup-events|theme\.css|app_id/?|queue/(join|data)|call/.+"
     r"|run/[^/]+/?|cancel|reset/?|heartbeat/[^/]+|upload|upload_progress|mcp/?|mcp/schema)"
@@ -37,7 +38,7 @@ _CLOSED = re.compile(
     r"/(monitoring.*|login/?|logout/?|token/?|openapi\.json|gradio_api|docs|redoc)"
 )
 _FREE = re.compile(
-    r"/(static|assets|svelte|page)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|healthz|readyz)"
+    r"/(static|assets|svelte|page)/.*|/(theme\.css|favicon\.ico|robots\.txt|manifest\.json|healthz|readyz|metrics|sign-in)"
 )
 _ARRIVALS = {"/", "/config", "/config/"}
 _PICTURES = re.compile(r"/(pages|figures)/.*")
@@ -113,11 +114,14 @@ class Guard:
                     await moved(scope, receive, guarded)
                     return
                 caller = await self._caller(request)
+                self._proved(request)
                 cookie += self._arrival(request)
                 self._within_limits(request, caller, held)
                 receive = await self._body(request, caller, receive)
             except QuireError as problem:
-                await refusal(problem)(scope, receive, guarded)
+                at_door = problem.code == "sign_in" and scope["path"] == "/"
+                answer = HTMLResponse(sign_in_page(), 401) if at_door else refusal(problem)
+                await answer(scope, receive, guarded)
                 return
             if scope["method"] == "POST" and _CALL.fullmatch(scope["path"]):
                 noting = self._noting(guarded, self._who(request, caller))
@@ -130,15 +134,17 @@ class Guard:
     def _from_where(self, headers: Headers, method: str) -> None:
         if foreign(headers, method):
             raise Refused("cross_site", "That request did not come from the page.", "Reload it.")
-        if self.settings.space_id or self.settings.host not in _LOOPBACK:
+        if self.settings.space_id:
             return
         named = urlsplit(f"//{headers.get('host', '')}").hostname
-        known = {*_LOOPBACK, urlsplit(self.settings.public_url or "").hostname}
-        if named not in known:  # another site's name that was pointed at this machine
+        public = urlsplit(self.settings.public_url or "").hostname
+        if named not in {*LOOPBACK, self.settings.host, public} and not _is_address(
+            named
+        ):  # another site's name that was pointed at this machine
             raise Refused(
                 "host_unknown",
                 "Quire is not known under that name.",
-                "Open it at 127.0.0.1, or set QUIRE_PUBLIC_URL.",
+                "Open it at its address, or set QUIRE_PUBLIC_URL.",
             )
 
     # Who
@@ -156,6 +162,13 @@ class Guard:
             return None
         request.scope["quire_caller"] = caller
         return caller
+
+    def _proved(self, request: Request) -> None:
+        """Where a password is asked for, Gradio's own routes are nobody else's either."""
+        refused: QuireError | None = request.scope.get("quire_refused")
+        asks = self.settings.password and not self.settings.space_id
+        if asks and refused and request.url.path != "/gradio_api/startup-events":
+            raise refused
 
     def _share(self, request: Request, caller: Caller | None) -> Share:
         """What this request is counted with; an address stands for all that nobody is known of."""
@@ -254,7 +267,15 @@ class Guard:
 def _inside(request: Request) -> bool:
     """A tool call's second way, from the app to itself: its first one was counted."""
     host = request.client.host if request.client else ""
-    return host in _LOOPBACK and request.headers.get("x-gradio-user") == "mcp"
+    return host in LOOPBACK and request.headers.get("x-gradio-user") == "mcp"
+
+
+def _is_address(named: str | None) -> bool:
+    """Names can be pointed at this machine by anybody; an address is what it is."""
+    try:
+        return bool(ipaddress.ip_address(named or ""))
+    except ValueError:
+        return False
 
 
 def policy(page: bytes = b"") -> str:

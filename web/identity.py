@@ -29,6 +29,8 @@ COOKIES = (
     "quire_visitor",
     "quire_visitor_part",
 )  # the second is partitioned: for a Hub page's frame
+SESSION = "quire_session"  # of whoever knows QUIRE_PASSWORD
+PASSWORD_FOR = 30 * 86400.0
 _KNOWN_FOR, _REFUSED_FOR, _VISIT_EVERY = 300.0, 60.0, 300.0
 _GOOD_FOR = 86_400.0  # a token that was good is no stranger's
 _SIGNED_IN_FOR = MEMBER_FOR  # at most; the Hub's access tokens end earlier
@@ -104,8 +106,8 @@ class Identity:
 
     def of(self, request: Any, oauth_token: str | None = None) -> Caller:
         """From a Gradio or Starlette request; `oauth_token` is what a script sent in the body."""
-        if not self.settings.space_id:
-            return Caller(key=self._key("local"), name="local", kind="local")
+        if not (self.settings.space_id or self.settings.password):
+            return self._local()
         inner = getattr(request, "request", None) or request
         seen: Caller | None = inner.scope.get("quire_caller")  # the guard has looked already
         if seen and (not oauth_token or seen.kind != "visitor"):
@@ -118,6 +120,10 @@ class Identity:
         scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and bearer.strip():
             return self._admitted(self._by_token(bearer.strip(), inner))
+        if self.settings.password and not self.settings.space_id:
+            if self.accounts.signed_in(inner.cookies.get(SESSION, "")):
+                return self._local()
+            raise Refused("sign_in", "Nobody is signed in.", "Sign in with QUIRE_PASSWORD.")
         if person:
             return self._admitted(self._person(person, _may_push(session)))
         if oauth_token:
@@ -153,8 +159,31 @@ class Identity:
         self.accounts.met(person.key, person.name, person.orgs)
         self.accounts.sign_in(token, person.key, min(ends, time.time() + _SIGNED_IN_FOR))
 
+    def by_password(self, given: str, request: Any) -> str:
+        """What a cookie has to hold from now on, for whoever knows QUIRE_PASSWORD."""
+        if given.startswith(PREFIX):
+            raise _token_refused()
+        caller, secret = self._by_token(given, request), secrets.token_urlsafe(32)
+        self.accounts.sign_in(secret, caller.key, time.time() + PASSWORD_FOR)
+        return secret
+
+    def may_measure(self, request: Any) -> None:
+        """Refused unless the caller has QUIRE_METRICS_TOKEN, or is the one user where there is one."""
+        asked = request.headers.get("authorization", "").removeprefix("Bearer ")
+        wanted = self.settings.metrics_token
+        if wanted and _equal(asked, wanted):
+            return
+        if self.settings.space_id:
+            raise Refused(
+                "metrics_closed",
+                "The numbers are for those who look after this Quire.",
+                "Send QUIRE_METRICS_TOKEN as Bearer.",
+            )
+        self.of(request)
+
     def sign_out(self, request: Any) -> None:
         """Every copy of that session's cookie, and of the Hub token in it, is nobody's from now on."""
+        self.accounts.sign_out(request.cookies.get(SESSION, ""))
         info = (request.scope.get("session") or {}).pop("oauth_info", None) or {}
         if info.get("access_token"):
             self.accounts.sign_out(info["access_token"])
@@ -165,6 +194,9 @@ class Identity:
         return f"{made}.{self._signed(made)}"
 
     # Inside
+
+    def _local(self) -> Caller:
+        return Caller(key=self._key("local"), name="local", kind="local")
 
     def _key(self, identity: str) -> UserKey:
         return user_key(self.settings.secret, identity)
@@ -208,7 +240,14 @@ class Identity:
             raise too_many(wait)
         try:
             own = token.startswith(PREFIX)
-            found = self._by_own_token(token) if own else self._by_hub_token(token, digest)
+            if own:
+                found = self._by_own_token(token)
+            elif self.settings.space_id:
+                found = self._by_hub_token(token, digest)
+            elif _equal(token, self.settings.password or ""):
+                found = self._local()
+            else:
+                raise _token_refused()
         except Unavailable:
             self._strangers.give(place)
             raise
@@ -311,6 +350,10 @@ def address(request: Any, settings: Settings) -> str:
     forwarded = request.headers.get("x-forwarded-for", "") if settings.space_id else ""
     client: str = request.client.host if request.client else ""
     return forwarded.split(",")[-1].strip() or client
+
+
+def _equal(given: str, secret: str) -> bool:
+    return bool(secret) and hmac.compare_digest(given.encode(errors="replace"), secret.encode())
 
 
 def modest(redirect: str) -> str:

@@ -67,7 +67,7 @@ def route(
 
     async def endpoint(request: Request) -> Response:
         try:
-            body = {} if request.method in {"GET", "HEAD"} else await _body(request)
+            body = {} if request.method in {"GET", "HEAD"} else await json_body(request)
             caller = await run_in_threadpool(app.caller, request)
             async with (turns or app.turns).turn(caller.share):
                 given = await run_in_threadpool(found, request, caller, body)
@@ -78,7 +78,8 @@ def route(
     return Route(path, endpoint, methods=list(methods))
 
 
-async def _body(request: Request) -> Mapping[str, Any]:
+async def json_body(request: Request) -> Mapping[str, Any]:
+    """What the page sent, and no other site."""
     if request.headers.get("x-quire") != "1":
         raise Refused("cross_site", "That request did not come from the page.", "Reload it.")
     if not await request.body():

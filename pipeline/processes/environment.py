@@ -23,7 +23,9 @@ _PLAIN = re.compile(
     r"|(TORCH|CUDA|NVIDIA|OMP|MKL|OPENBLAS|RUST)\w*|SSL_CERT_\w+|(REQUESTS|CURL)_CA_BUNDLE|DO_NOT_TRACK"
 )
 # A worker needs these besides: its settings, and what its libraries read for themselves.
-_WORKER = re.compile(r"QUIRE_\w+|SPACE_(ID|HOST)|(HF_TOKEN|AWS_\w+|PG\w+|\w+_PROXY)", re.I)
+_WORKER = re.compile(
+    r"QUIRE_(?!PASSWORD|METRICS_TOKEN)\w+|SPACE_(ID|HOST)|(HF_TOKEN|AWS_\w+|PG\w+|\w+_PROXY)", re.I
+)
 _DUMPABLE = 4
 
 

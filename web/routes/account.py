@@ -6,13 +6,17 @@ A token is made by a person at the page only, never by another token, and its te
 from dataclasses import asdict
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from errors import Refused
+from errors import NotFound, QuireError, Refused
 from storage.catalog.tokens import Token
 from web.api import App, about
-from web.identity import Caller
-from web.json_route import Asked, route
+from web.http_status import refusal
+from web.identity import PASSWORD_FOR, SESSION, Caller
+from web.json_route import NO_STORE, Asked, json_body, route
 
 
 def routes(app: App) -> list[Route]:
@@ -32,12 +36,29 @@ def routes(app: App) -> list[Route]:
         accounts.revoke(_in_person(asked.caller).key, str(asked.body.get("id", "")))
         return {"revoked": True}
 
+    async def sign_in(request: Request) -> Response:
+        """By the password, where one is set."""
+        try:
+            if app.settings.space_id or not app.settings.password:
+                raise NotFound("route_closed", "There is no such route.", "Reload the page.")
+            given = str((await json_body(request)).get("password", ""))
+            secret = await run_in_threadpool(app.identity.by_password, given, request)
+        except QuireError as problem:
+            return refusal(problem)
+        answer = JSONResponse({"signed_in": True}, headers=NO_STORE)
+        secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+        answer.set_cookie(
+            SESSION, secret, int(PASSWORD_FOR), httponly=True, samesite="lax", secure=secure
+        )
+        return answer
+
     def sign_out(asked: Asked) -> dict[str, Any]:
         asked.sign_out()
         return {"signed_out": True}
 
     return [
         route(app, "/account", account),
+        Route("/sign-in", sign_in, methods=["POST"]),
         route(app, "/account/sign-out", sign_out, ("POST",)),
         route(app, "/account/tokens", make, ("POST",)),
         route(app, "/account/tokens/revoke", revoke, ("POST",)),

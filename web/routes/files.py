@@ -81,7 +81,11 @@ def routes(app: App) -> list[Route]:
         state = app.health.now()
         return JSONResponse(state, status_code=200 if state["ready"] else 503)
 
-    def counts(_: Request) -> Response:
+    def counts(request: Request) -> Response:
+        try:
+            app.identity.may_measure(request)
+        except QuireError as problem:
+            return refusal(problem)
         return PlainTextResponse(metrics(app.jobs, app.health.now()), headers=NO_STORE)
 
     return [

@@ -4,7 +4,7 @@ import { post, told, url } from "./api.js";
 import { asked, button, h, icon, iconButton, megabytes, number, plural, put, say, until, when } from "./dom.js";
 import { tokens } from "./tokens.js";
 import { importer } from "./transfers.js";
-import { collection, go, link, loadCollections, on, state } from "./state.js";
+import { collection, go, link, loadCollections, on, settings, state } from "./state.js";
 
 const create = async () => {
   const title = await asked("New collection", "Name", "", "Create");
@@ -58,11 +58,12 @@ const account = status => {
   if (!you) return null;
   const { bytes, limit_bytes: limit } = you.storage || {};
   const room = limit ? h("p", {}, h("span", { class: "bar", "aria-hidden": "true" }, h("i", { style: { width: `${Math.min(100, Math.round(100 * bytes / limit))}%` } })), `${megabytes(bytes)} of ${megabytes(limit)} used`) : null;
-  if (you.kind === "local") return h("div", { class: "who" }, room);
+  const leave = h("button", { type: "button", class: "link", onclick: signOut }, "Sign out");
+  if (you.kind === "local") return h("div", { class: "who" }, settings.asks_password ? h("p", {}, leave) : null, room);
   if (you.kind === "visitor") return h("div", { class: "who" },
     h("p", {}, "You are a visitor. This workspace belongs to this browser", you.expires_at ? ` and is erased ${until(you.expires_at)} unless you come back` : "", "."),
     button("Sign in with Hugging Face", signIn), room);
-  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name), " · ", h("button", { type: "button", class: "link", onclick: signOut }, "Sign out")), room);
+  return h("div", { class: "who" }, h("p", {}, "Signed in as ", h("b", { dir: "auto" }, you.name), " · ", leave), room);
 };
 
 export const sidebar = () => {
