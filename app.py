@@ -132,7 +132,7 @@ def main() -> int:
     from starlette.middleware import Middleware
 
     from web import page
-    from web.api import App
+    from web.api import App, calls
     from web.guard import Guard
     from web.identity import Identity
     from web.job_feed import Hub
@@ -184,7 +184,9 @@ def main() -> int:
             _frontend=False,  # else it is asked for its page five times, and is to answer within seconds
             app_kwargs={
                 "routes": routes(app),
-                "middleware": [Middleware(Guard, settings=settings, identity=identity)],
+                "middleware": [
+                    Middleware(Guard, settings=settings, identity=identity, calls=calls(demo))
+                ],
                 "lifespan": lifespan,
             },
         )

@@ -1,10 +1,10 @@
 """An error is the same for everybody who meets it: in another process, over HTTP, at an endpoint, as a tool."""
 
 import asyncio
+import functools
 import json
 import re
 import threading
-from multiprocessing.connection import Listener
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +17,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from errors import Conflict, QuireError, Refused, kinds, unpacked
-from pipeline.processes.rpc import Link, accept, address, key
+from pipeline.processes import channel
+from pipeline.processes.rpc import Link, address, key
 from pipeline.worker.__main__ import _serve
 from storage.paths import Paths
 from tests.conftest import ROOT
@@ -70,14 +71,12 @@ def test_the_worker_s_errors_arrive_whole(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     raised: list[Exception] = []
 
-    def status(_user: str) -> None:
+    def answer(_: bytes) -> None:
         raise raised[-1]
 
-    library = cast("Any", SimpleNamespace(status=status))
-    with Listener(address(paths), "AF_UNIX", authkey=key(paths)) as listener:
-        threading.Thread(
-            target=accept, args=(listener, lambda c: _serve(library, c)), daemon=True
-        ).start()
+    with channel.listen(address(paths)) as listener:
+        serving = (listener, key(paths), functools.partial(_serve, answer))
+        threading.Thread(target=channel.accept, args=serving, daemon=True).start()
         link = Link(paths)
         for kind in kinds().values():
             raised.append(kind("a_code", "It is so.", "Do that.", limit=3))

@@ -17,7 +17,7 @@ from storage.catalog.tokens import Accounts
 from tests.conftest import SAMPLES, Running, start_app
 from tests.isolation import BEGUN, CLOSED, ENDPOINTS, OPEN, OWNER, ROUTES, every_route, space_app
 from tests.oidc import Provider
-from tests.people import Person, Refusal, signed_in, visitor, with_token
+from tests.people import Person, Refusal, signed_in, visitor
 from web.identity import Identity
 
 
@@ -56,6 +56,9 @@ def parameters(app: Any) -> set[str]:
     return declared | {"view", "__theme", "__sign", "ui", "write_token", "all_endpoints", "tools"}
 
 
+_ADDRESSES = itertools.count()
+
+
 @dataclass
 class Space:
     app: Running
@@ -77,7 +80,13 @@ class Space:
             self.bob,
             self.visitor,
             Person(url),
-            with_token(url, "quire_" + "A" * 43),
+            Person(
+                url,
+                {
+                    "Authorization": "Bearer quire_" + "A" * 43,
+                    "X-Forwarded-For": f"198.51.100.{next(_ADDRESSES) % 250}",  # each may err so often
+                },
+            ),
             Person(url, cookies={"quire_visitor": "0" * 32 + "." + "0" * 32}),
             Person(url, cookies={"session": self.ada.cookies["session"][:-4] + "AAAA"}),
         ]

@@ -27,6 +27,7 @@ from pipeline.processes.rpc import Link
 from pipeline.transfers.push_tokens import dataset_name
 from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED
+from web.arguments import Arguments, Calls
 from web.identity import Caller, Identity
 from web.job_feed import Hub
 from web.rate_limit import AtOnce, Turns
@@ -85,6 +86,7 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
             annotation=gr.OAuthToken | None,
         ),
     ]
+    takes = Arguments({p.name: p for p in given})
     needed = [p for p in given if p.default is p.empty]
     seen = own.replace(
         parameters=[*needed, special[0], *(p for p in given if p not in needed), special[1]]
@@ -93,9 +95,13 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
     def taken(args: Any, kwargs: Any) -> tuple[dict[str, Any], Any, Any, bool]:
         arguments = dict(seen.bind(*args, **kwargs).arguments)
         request, token = arguments.pop("request"), arguments.pop("oauth_token", None)
-        if lends:
-            arguments["hub_token"] = lambda: app.identity.hub_token(request, token and token.token)
         return arguments, request, token, request.headers.get("x-gradio-user") == "mcp"
+
+    def checked(arguments: dict[str, Any], request: Any, token: Any) -> dict[str, Any]:
+        given = takes.named(arguments)
+        if lends:
+            given["hub_token"] = lambda: app.identity.hub_token(request, token and token.token)
+        return given
 
     def found(request: Any, token: Any) -> Caller:
         return app.caller(request, token.token if token else None)
@@ -114,6 +120,7 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
         async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             arguments, request, token, by_tool = taken(args, kwargs)
             try:
+                arguments = checked(arguments, request, token)
                 caller = await run_in_threadpool(found, request, token)
                 with app.waiting.one(caller.share):
                     async for item in function(caller, **arguments):
@@ -128,6 +135,7 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
             arguments, request, token, by_tool = taken(args, kwargs)
             try:
+                arguments = checked(arguments, request, token)
                 caller = await run_in_threadpool(found, request, token)
                 if waits:
                     with app.waiting.one(caller.share):
@@ -433,6 +441,23 @@ def register(app: App) -> None:
     )  # fmt: skip
     for call in calls:  # whose turn it is is told by shares, not by the order of the calls
         gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=None)
+
+
+def calls(demo: gr.Blocks) -> Calls:
+    """What the endpoints of the page take."""
+    public = {
+        str(event.api_name): inspect.signature(event.fn).parameters
+        for event in demo.fns.values()
+        if event.fn and event.api_visibility != "private"
+    }
+    special = {"request", "oauth_token"}
+    return Calls(
+        {
+            name: Arguments({n: p for n, p in parameters.items() if n not in special})
+            for name, parameters in public.items()
+        },
+        {number: str(event.api_name) for number, event in demo.fns.items()},
+    )
 
 
 def hide_the_rest(demo: gr.Blocks) -> None:

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from errors import NotFound, QuireError, Refused
 from settings import LOOPBACK, Settings
 from web import body
+from web.arguments import Calls
 from web.assets import sign_in_page
 from web.http_status import refusal
 from web.identity import COOKIES, Caller, Identity, Remembered, address, modest
@@ -72,11 +73,18 @@ class Guard:
     """Pure ASGI, so that streams pass through untouched."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, identity: Identity, limits: Limits | None = None
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        identity: Identity,
+        calls: Calls | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.app = app
         self.settings = settings
         self.identity = identity
+        self.calls = calls
         self.limits = (limits or Limits()) if settings.space_id else None
         self.begun: Remembered[str] = Remembered(20_000)  # session or event → who began it
 
@@ -232,10 +240,11 @@ class Guard:
         event = _EVENT.fullmatch(path) if request.method == "GET" else None
         if event and self.begun.get(event[1]) != who:
             raise NotFound("event_not_found", "There is no such event.", "Call again.")
-        if path != _UPLOAD and body.announced(request.headers):
+        called = request.method == "POST" and _CALL.fullmatch(path)
+        if path != _UPLOAD and (called or body.announced(request.headers)):
             text = await body.read(request.headers, receive)
             receive = body.again(text, receive)
-            if text:
+            if text or called:
                 value = body.parsed(text)
                 by_token = isinstance(value, dict) and value.get("oauth_token")
                 body.check_files(value, caller.key if caller and not by_token else None)
@@ -243,6 +252,8 @@ class Guard:
                     names += _names(value)
         for name in filter(None, names):
             self._begin(name, who)
+        if called and self.calls:
+            self.calls.check(path, value)
         return receive
 
     def _begin(self, name: str, who: str) -> None:
