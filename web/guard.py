@@ -144,7 +144,10 @@ class Guard:
             raise Refused("cross_site", "That request did not come from the page.", "Reload it.")
         if self.settings.space_id:
             return
-        named = urlsplit(f"//{headers.get('host', '')}").hostname
+        try:
+            named = urlsplit(f"//{headers.get('host', '')}").hostname
+        except ValueError:  # half an address
+            named = None
         public = urlsplit(self.settings.public_url or "").hostname
         if named not in {*LOOPBACK, self.settings.host, public} and not _is_address(
             named
@@ -341,8 +344,8 @@ def foreign(headers: Mapping[str, str], method: str) -> bool:
     if site:
         followed = headers.get("sec-fetch-mode") == "navigate" and method in {"GET", "HEAD"}
         return site in {"cross-site", "same-site"} and not followed
-    origin = headers.get("origin")
-    return bool(origin) and urlsplit(origin or "").netloc != headers.get("host")
+    origin = headers.get("origin") or ""
+    return bool(origin) and origin.partition("://")[2] != headers.get("host")
 
 
 def _moved(request: Request) -> Response | None:
