@@ -19,7 +19,10 @@ def endpoints(person: Person) -> dict[str, list[dict[str, Any]]]:
 
 
 def least(parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    return {p["parameter_name"]: "x" for p in parameters if not p["parameter_has_default"]}
+    """What has to be given; nothing of it is a file."""
+    none: dict[str, Any] = {"files": [], "file": {}}
+    needed = [p["parameter_name"] for p in parameters if not p["parameter_has_default"]]
+    return {name: none.get(name, "x") for name in needed}
 
 
 def refused(person: Person, name: str, body: Any) -> str:

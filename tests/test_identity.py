@@ -38,6 +38,7 @@ def provider() -> Iterator[Provider]:
 
 
 def identity(tmp_path: Path, **environ: str) -> Identity:
+    tmp_path.mkdir(exist_ok=True)
     settings = Settings.from_env({
         "QUIRE_DATA_DIR": str(tmp_path),
         "SPACE_ID": "ada/quire",

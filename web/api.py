@@ -165,6 +165,8 @@ def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, 
     if isinstance(languages, str):
         languages = languages.replace(",", " ").split()
     address = notify_address(options.get("notify"), private=app.settings.webhook_private)
+    if address and "://" not in address:
+        app.identity.may_mail(caller, address)
     if not app.jobs.proved(caller.key):
         app.link.call("settle", caller.key)
     made = []
@@ -274,7 +276,7 @@ def register(app: App) -> None:
             collection: name or id; made when it is not there.
             strategy: auto, fast, ocr_only, hi_res or reference.
             languages: languages of scanned pages, as ISO codes.
-            notify: a mail address or https URL that is told when the job is done.
+            notify: a mail address that you confirmed at the page, or an https URL, told when the job is done.
             gpu: auto borrows one where that pays, never does not, wait waits up to an hour for it.
             password: opens encrypted files; kept only until the file is read.
         """

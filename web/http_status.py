@@ -23,7 +23,7 @@ OF_KIND: dict[type[QuireError], int] = {
 OF_CODE = {
     "sign_in": 401, "token_refused": 401, "membership_old": 401, "body_slow": 408,
     "model_mismatch": 409, "body_too_large": 413, "file_too_large": 413, "media_type": 415,
-    "too_many_requests": 429, "too_many_jobs": 429, "quota_exceeded": 507, "disk_full": 507,
+    "too_many_requests": 429, "too_many_jobs": 429, "too_many_codes": 429, "quota_exceeded": 507, "disk_full": 507,
 }  # fmt: skip
 
 

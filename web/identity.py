@@ -20,6 +20,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.utils._headers import build_hf_headers
 
 from errors import QuireError, Refused, Unavailable
+from pipeline.jobs.notify import sealed
 from settings import Settings
 from storage.catalog.tokens import MEMBER_FOR, PREFIX, Accounts
 from storage.paths import UserKey, user_key
@@ -131,6 +132,21 @@ class Identity:
             return replace(found, uploader=seen.key) if seen else found
         return self._visitor(inner)
 
+    def may_mail(self, caller: Caller, address: str) -> None:
+        """Refused unless that address is the caller's, or the caller looks after this Quire."""
+        if not self.settings.space_id:
+            return
+        if caller.kind == "visitor":
+            raise Refused(
+                "mail_sign_in", "Visitors get no mails.", "Sign in, or watch the job at the page."
+            )
+        if address_digest(self.settings, address) not in self.accounts.addresses(caller.key):
+            raise Refused(
+                "address_unconfirmed",
+                "That mail address is not confirmed as yours.",
+                "Confirm it once at the page, under Mail.",
+            )
+
     def hub_token(self, request: Any, oauth_token: str | None = None) -> str:
         """The caller's Hub token that came with this very request, to write a dataset of theirs."""
         inner = getattr(request, "request", None) or request
@@ -157,6 +173,10 @@ class Identity:
         person = self._person(told, may_push=False)
         ends = float(info.get("expires_at") or time.time() + _SIGNED_IN_FOR)
         self.accounts.met(person.key, person.name, person.orgs)
+        if told.get("email") and told.get("email_verified") is True:
+            address = str(told["email"])
+            digest = address_digest(self.settings, address)
+            self.accounts.own_address(person.key, digest, sealed(self.settings.secret, address))
         self.accounts.sign_in(token, person.key, min(ends, time.time() + _SIGNED_IN_FOR))
 
     def by_password(self, given: str, request: Any) -> str:
@@ -350,6 +370,12 @@ def address(request: Any, settings: Settings) -> str:
     forwarded = request.headers.get("x-forwarded-for", "") if settings.space_id else ""
     client: str = request.client.host if request.client else ""
     return forwarded.split(",")[-1].strip() or client
+
+
+def address_digest(settings: Settings, address: str) -> str:
+    """By which a mail address is looked up; not to be guessed without QUIRE_SECRET."""
+    said = b"mail " + address.strip().lower().encode(errors="replace")
+    return hmac.new(settings.secret, said, hashlib.sha256).hexdigest()
 
 
 def _equal(given: str, secret: str) -> bool:

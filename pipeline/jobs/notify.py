@@ -13,6 +13,7 @@ import http.client
 import ipaddress
 import json
 import re
+import secrets
 import smtplib
 import socket
 import ssl
@@ -133,18 +134,10 @@ class Notifier:
         return {"state": state, "reason": reason}
 
     def _mail(self, address: str, spec: dict[str, Any], result: dict[str, Any]) -> None:
-        url = urlsplit(self.settings.mail_url or "")
-        send = {"smtp": _smtp, "smtps": _smtp, "ses": _ses, "resend": _resend}.get(url.scheme)
-        if send is None:
-            raise InputError("mail_unset", "No mail server is set up.", "Set QUIRE_MAIL_URL.")
-        message = EmailMessage(policy=SMTP)
-        message["To"] = address
-        message["From"] = self.settings.mail_from or "quire@localhost"
         name = "".join(c for c in spec["filename"] if c.isprintable())[:120]
-        message["Subject"] = f"Quire: {name} {result['status']}"
-        message["Message-ID"] = f"<{spec['job']}.{spec['attempt']}@quire>"
-        message.set_content("\n".join(self._text(name, spec, result)))
-        send(url, message)
+        text = "\n".join(self._text(name, spec, result))
+        mail_id = f"{spec['job']}.{spec['attempt']}"
+        _send(self.settings, address, f"Quire: {name} {result['status']}", text, mail_id)
 
     def _text(self, name: str, spec: dict[str, Any], result: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: {result['status']}. {result['message']}"
@@ -171,6 +164,32 @@ class Notifier:
             raise Unavailable("webhook_away", f"The receiver answered {status}.", "")
         if not 200 <= status < 300:
             raise Refused("webhook_refused", f"The receiver answered {status}.", "Check the URL.")
+
+
+def send_code(settings: Settings, address: str, code: str) -> None:
+    """A mail with which its reader can confirm the address."""
+    where = f" ({settings.public_url})" if settings.public_url else ""
+    text = (
+        f"Somebody who signed in to Quire{where} wants to have mails sent here when a document is read.\n\n"
+        f"If that is you, the code is {code[:4]}-{code[4:]}; it is good for an hour.\n"
+        "If it is not, there is nothing to do: without the code no mail comes."
+    )
+    with contextlib.suppress(_Unanswered):  # whoever has no mail has another one sent
+        _send(settings, address, "Quire: confirm this address", text, secrets.token_hex(8))
+
+
+def _send(settings: Settings, address: str, subject: str, text: str, mail_id: str) -> None:
+    url = urlsplit(settings.mail_url or "")
+    send = {"smtp": _smtp, "smtps": _smtp, "ses": _ses, "resend": _resend}.get(url.scheme)
+    if send is None:
+        raise InputError("mail_unset", "No mail server is set up.", "Set QUIRE_MAIL_URL.")
+    message = EmailMessage(policy=SMTP)
+    message["To"] = address
+    message["From"] = settings.mail_from or "quire@localhost"
+    message["Subject"] = subject
+    message["Message-ID"] = f"<{mail_id}@quire>"
+    message.set_content(text)
+    send(url, message)
 
 
 def signature(secret: bytes, stamp: str, body: bytes) -> str:

@@ -20,6 +20,7 @@ from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
 from pipeline.ingest.partition import read_head
 from pipeline.ingest.remove import pictures, remove_files
+from pipeline.jobs import notify
 from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
 from pipeline.pdf import pdfium
@@ -189,6 +190,11 @@ class Library:
         """The owner's Hub token, for that push only."""
         if self.catalog.job(user, job).status not in FINISHED:
             self.lent.lend(job, token)
+
+    def send_code(self, user: str, address: str, code: str) -> None:
+        """By the operator's mail server; who may is asked by the app (`web/addresses.py`)."""
+        del user
+        notify.send_code(self.settings, address, code)
 
     def status(self, user: str) -> Json:
         found = self.loaded()

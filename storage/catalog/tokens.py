@@ -7,6 +7,7 @@ Knows nothing of requests, cookies or the Hub.
 
 import contextlib
 import hashlib
+import hmac
 import json
 import secrets
 import time
@@ -17,11 +18,13 @@ from sqlalchemy import (
     Boolean,
     Column,
     Float,
+    Integer,
     MetaData,
     String,
     Table,
     Text,
     delete,
+    func,
     insert,
     select,
     update,
@@ -37,6 +40,13 @@ PREFIX = "quire_"
 MAX_TOKENS = 20
 TOKEN_DAYS = 180
 _KEPT_FOR = 90 * 86400.0  # the row of a sign-in that is over; the Hub's tokens end earlier
+CODE_FOR = 3600.0  # seconds that a code for an address is good
+_TRIES = 5
+_MAILS = {
+    "user": 5,
+    "digest": 3,
+    "": 200,
+}  # with codes in a day: of one person, to one address, of all
 MEMBER_FOR = 7 * 86400.0  # seconds after which organisations have to be read again
 
 _meta = MetaData()
@@ -65,6 +75,23 @@ _people = Table(
     Column("user", String(32), primary_key=True),
     Column("holder", Text, nullable=False),
     Column("read_at", Float, nullable=False),
+)
+_mail_addresses = Table(  # that their owners have confirmed
+    "mail_addresses",
+    _meta,
+    Column("user", String(32), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("sealed", Text, nullable=False),
+)
+_codes = Table(  # a row for each mail with a code
+    "mail_codes",
+    _meta,
+    Column("id", String(16), primary_key=True),
+    Column("user", String(32), nullable=False, index=True),
+    Column("digest", String(64), nullable=False, index=True),
+    Column("code", String(64), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("sent_at", Float, nullable=False, index=True),
 )
 
 
@@ -180,6 +207,71 @@ class Accounts:
             row = db.execute(query).first()
         return None if row is None else not row.ended and row.ends_at > time.time()
 
+    def expect_code(self, user: str, digest: str, code: str) -> None:
+        """A mail with that code is about to go to that address, both by their hashes; Refused when too
+        many went."""
+        now = time.time()
+        with self._engine.begin() as db:
+            db.execute(delete(_codes).where(_codes.c.sent_at < now - 86400))
+            for column, most in _MAILS.items():
+                of = {"user": user, "digest": digest}.get(column)
+                count = select(func.count()).select_from(_codes)
+                these = count.where(_codes.c[column] == of) if column else count
+                if (db.execute(these).scalar() or 0) >= most:
+                    raise Refused(
+                        "too_many_codes",
+                        "Enough mails with a code went out for a day.",
+                        "Use one of those, or try again tomorrow.",
+                    )
+            db.execute(
+                insert(_codes).values(
+                    id=secrets.token_hex(8),
+                    user=user,
+                    digest=digest,
+                    code=code,
+                    tries=0,
+                    sent_at=now,
+                )
+            )
+
+    def confirm(self, user: str, digest: str, code: str, sealed: str) -> None:
+        """The address is that user's from now on, when the code is the one that went there last; it is
+        used up, as it is by five wrong ones."""
+        with self._engine.begin() as db:
+            mine = (_codes.c.user == user, _codes.c.digest == digest)
+            query = select(_codes).where(*mine, _codes.c.sent_at > time.time() - CODE_FOR)
+            row = db.execute(query.order_by(_codes.c.sent_at.desc())).first()
+            tried = row and db.execute(
+                update(_codes)
+                .where(_codes.c.id == row.id, _codes.c.tries < _TRIES)
+                .values(tries=_codes.c.tries + 1)
+            )
+            right = row and tried and tried.rowcount and hmac.compare_digest(row.code, code)
+            if right:
+                db.execute(update(_codes).where(*mine).values(tries=_TRIES))
+        if not right:
+            raise InputError(
+                "code_wrong", "That is not the code, or it is too old.", "Have another one sent."
+            )
+        self.own_address(user, digest, sealed)
+
+    def own_address(self, user: str, digest: str, sealed: str) -> None:
+        self._put(_mail_addresses, {"user": user, "digest": digest}, {"sealed": sealed})
+
+    def addresses(self, user: str) -> dict[str, str]:
+        """What is confirmed: sealed, by its hash."""
+        query = select(_mail_addresses).where(_mail_addresses.c.user == user)
+        with self._engine.connect() as db:
+            return {row.digest: row.sealed for row in db.execute(query)}
+
+    def drop_address(self, user: str, digest: str) -> None:
+        with self._engine.begin() as db:
+            db.execute(
+                delete(_mail_addresses).where(
+                    _mail_addresses.c.user == user, _mail_addresses.c.digest == digest
+                )
+            )
+
     def saw_visitor(self, user: str, address: str = "") -> None:
         """Puts off the end of that visitor's workspace; `address` stands for all visitors from there."""
         self._put(_visitors, {"user": user}, {"seen_at": time.time()})
@@ -194,7 +286,15 @@ class Accounts:
     def forget(self, user: str) -> None:
         """No row of that user is left."""
         with self._engine.begin() as db:
-            for table in (_tokens, _sessions, _people, _visitors, _addresses):
+            for table in (
+                _tokens,
+                _sessions,
+                _people,
+                _visitors,
+                _addresses,
+                _mail_addresses,
+                _codes,
+            ):
                 db.execute(delete(table).where(table.c.user == user))
 
     def _put(self, table: Table, key: dict[str, str], values: dict[str, Any]) -> None:

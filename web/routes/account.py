@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from errors import NotFound, QuireError, Refused
 from storage.catalog.tokens import Token
+from web import addresses
 from web.api import App, about
 from web.http_status import refusal
 from web.identity import PASSWORD_FOR, SESSION, Caller
@@ -24,7 +25,8 @@ def routes(app: App) -> list[Route]:
 
     def account(asked: Asked) -> dict[str, Any]:
         held = accounts.tokens(asked.user) if asked.caller.in_person else []
-        return {**about(app, asked.caller), "tokens": [_shown(t) for t in held]}
+        mine = addresses.listed(app, asked.user) if asked.caller.in_person else []
+        return {**about(app, asked.caller), "tokens": [_shown(t) for t in held], "addresses": mine}
 
     def make(asked: Asked) -> dict[str, Any]:
         who = _in_person(asked.caller)
@@ -35,6 +37,19 @@ def routes(app: App) -> list[Route]:
     def revoke(asked: Asked) -> dict[str, Any]:
         accounts.revoke(_in_person(asked.caller).key, str(asked.body.get("id", "")))
         return {"revoked": True}
+
+    def ask_address(asked: Asked) -> dict[str, Any]:
+        addresses.ask(app, _in_person(asked.caller), asked.body.get("address"))
+        return {"sent": True}
+
+    def confirm_address(asked: Asked) -> dict[str, Any]:
+        code = asked.body.get("code")
+        addresses.confirm(app, _in_person(asked.caller), asked.body.get("address"), code)
+        return {"confirmed": True}
+
+    def remove_address(asked: Asked) -> dict[str, Any]:
+        addresses.remove(app, _in_person(asked.caller), asked.body.get("address"))
+        return {"removed": True}
 
     async def sign_in(request: Request) -> Response:
         """By the password, where one is set."""
@@ -60,6 +75,9 @@ def routes(app: App) -> list[Route]:
         route(app, "/account", account),
         Route("/sign-in", sign_in, methods=["POST"]),
         route(app, "/account/sign-out", sign_out, ("POST",)),
+        route(app, "/account/addresses", ask_address, ("POST",)),
+        route(app, "/account/addresses/confirm", confirm_address, ("POST",)),
+        route(app, "/account/addresses/remove", remove_address, ("POST",)),
         route(app, "/account/tokens", make, ("POST",)),
         route(app, "/account/tokens/revoke", revoke, ("POST",)),
     ]
