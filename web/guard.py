@@ -149,9 +149,8 @@ class Guard:
         except ValueError:  # half an address
             named = None
         public = urlsplit(self.settings.public_url or "").hostname
-        if named not in {*LOOPBACK, self.settings.host, public} and not _is_address(
-            named
-        ):  # another site's name that was pointed at this machine
+        ours = named in {*LOOPBACK, self.settings.host, public} or _is_address(named)
+        if not named or not ours:  # another site's name that was pointed at this machine
             raise Refused(
                 "host_unknown",
                 "Quire is not known under that name.",
