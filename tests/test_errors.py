@@ -75,7 +75,7 @@ def test_the_worker_s_errors_arrive_whole(tmp_path: Path) -> None:
         raise raised[-1]
 
     with channel.listen(address(paths)) as listener:
-        serving = (listener, key(paths), functools.partial(_serve, answer))
+        serving = (listener, key(paths), functools.partial(_serve, answer, tmp_path))
         threading.Thread(target=channel.accept, args=serving, daemon=True).start()
         link = Link(paths)
         for kind in kinds().values():
