@@ -489,6 +489,24 @@ def test_a_container_that_comes_back_beside_its_successor_waits(house: House) ->
     assert not house.replication.lease.taken
 
 
+def test_a_container_that_takes_over_from_an_idle_one_is_not_overtaken(house: House) -> None:
+    """It writes no term of its own before it saves: the last one that stands there is over."""
+    store = house.replication.primary
+    house.replication.lease = Lease("one", 60.0, tuple, house.paths.root / "one.json")
+    assert house.replication.take() is None
+    house.catalog.create_collection(USER, "papers")
+    house.replication.save(USER)
+    house.replication.release()
+    idle = house.replication.lease
+    second = house.replication.lease = Lease("two", 60.0, tuple, house.paths.root / "two.json")
+    assert house.replication.take() is None
+    assert not second.overtaken(store)
+    house.catalog.create_collection(USER, "more")
+    house.replication.save(USER)
+    assert not second.overtaken(store)
+    assert idle.overtaken(store)
+
+
 # The drill
 
 

@@ -94,8 +94,8 @@ class Lease:
 
     def overtaken(self, remote: Remote) -> bool:
         """Whether another instance has written its own term since; raises when that cannot be asked."""
-        term = load(remote.read(NAME)) if self.term.number else self._read(remote)
-        return term.instance not in {"", self.instance} and term.number >= self.term.number
+        term = load(remote.read(NAME)) if self.term.number else Term()
+        return term.instance not in {"", self.instance} and term.number > self.term.number
 
     def fits(self, term: Term) -> bool:
         """Whether that term's user keys are made with the same secret."""
