@@ -1,6 +1,7 @@
 """People at a Space, as their browsers and scripts are seen from outside: cookies and headers."""
 
 import json
+import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -117,8 +118,9 @@ def signed_in(url: str, provider: Provider, name: str, *, push: bool = False) ->
     return person
 
 
-def visitor(url: str, at: str = "127.0.0.1") -> Person:
-    """Who comes from that address."""
+def visitor(url: str) -> Person:
+    """Each from another address: visitors at one share what there is for it."""
+    at = f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
     person = Person(url, {"X-Forwarded-For": at})
     assert person.ask("/")[0] == 200
     return person

@@ -188,9 +188,7 @@ def test_no_parameter_of_gradio_s_breaks_a_page(space: Space, made: dict[str, se
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json"):
         for name in sorted(made["?"]):
             for value in ("2", "", "..%2Fx", "%00", "%F0%9F%93%9A", "x&p=3"):
-                status, _, headers = visitor(space.app.url, space.place()).ask(
-                    f"{path}?{name}={value}"
-                )
+                status, _, headers = visitor(space.app.url).ask(f"{path}?{name}={value}")
                 assert status < 500, (path, name, value)
                 if status == 307:
                     assert headers["location"].startswith("/"), (name, value)

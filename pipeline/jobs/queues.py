@@ -11,7 +11,7 @@ from pipeline.jobs.queue import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES,
 ALL = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
 _BUSY = {QUEUE_JOBS: 0.3, QUEUE_PAGES: 0.1, QUEUE_INDEX: 0.05, QUEUE_OUT: 0.3}  # seconds
 _IDLE = 0.3
-_VISITORS = 0.5
+_VISITORS = 0.3
 
 
 def names(*, visitors: bool, reader: bool = False) -> list[str]:
