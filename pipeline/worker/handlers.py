@@ -29,6 +29,7 @@ from pipeline.processes.sandbox import Confined
 from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
+from storage.catalog import sqlite_file
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.live.workspace import Workspace
 from storage.names import UserKey, number, text
@@ -205,6 +206,7 @@ class Library:
                 **asdict(self.stores.replication.status(user)),
                 "restoring": self.stores.workspaces.restoring(user),
             },
+            "set_aside": sqlite_file.damaged(self.paths.root),
             "model": self.settings.embedding_model,
             "model_error": problem,
             "device": encoder.device if encoder else "none" if problem else "loading",
