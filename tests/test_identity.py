@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub import constants
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from errors import NotFound, Refused, Unavailable
 from settings import Settings
@@ -300,6 +301,44 @@ def test_a_token_that_is_known_is_known_however_often_it_is_shown(tmp_path: Path
 
     asyncio.run(ask())
     assert seen == ["ada"] * 100
+
+
+def test_a_tool_s_event_is_reached_only_by_who_names_its_session(tmp_path: Path) -> None:
+    """The header that tool calls carry can be sent by anybody."""
+    known = identity(tmp_path)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await JSONResponse({"event_id": "event"})(scope, receive, send)
+
+    guard = Guard(app, settings=known.settings, identity=known)
+
+    def ask(path: str, query: str = "", by: str = "mcp", **named: str) -> int:
+        body, told = json.dumps(named).encode() if named else b"", []
+        headers = [("x-gradio-user", by), ("content-length", str(len(body)))]
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: dict[str, Any]) -> None:
+            told.append(message)
+
+        scope = {
+            "type": "http", "method": "POST" if named else "GET", "path": f"/gradio_api/{path}",
+            "query_string": query.encode(), "client": ("203.0.113.7", 1), "session": {},
+            "headers": [(n.encode(), v.encode()) for n, v in headers],
+        }  # fmt: skip
+        asyncio.run(guard(scope, receive, send))
+        assert (b"cache-control", b"no-store") in told[0]["headers"]
+        return int(told[0]["status"])
+
+    assert ask("queue/join", session_hash="tools") == 200
+    assert ask("queue/data", "session_hash=tools") == 200
+    assert ask("cancel", session_hash="tools", event_id="event") == 200
+    assert ask("call/jobs/event") == 404
+    assert ask("call/jobs/event", "session_hash=mine") == 404
+    assert ask("cancel", session_hash="mine", event_id="event") == 403
+    assert ask("cancel", event_id="event") == 403
+    assert ask("queue/data", "session_hash=tools", by="api") == 403
 
 
 async def _nothing(*_: Any) -> dict[str, Any]:

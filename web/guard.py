@@ -105,6 +105,8 @@ class Guard:
                 out.setdefault("Content-Security-Policy", policy())
                 for name, value in _HEADERS.items():
                     out.setdefault(name, value)
+                if not _FREE.fullmatch(scope["path"]):  # it may be somebody's
+                    out.setdefault("Cache-Control", "no-store")
                 for value in cookie:
                     out.append("set-cookie", value)
                 if scope["path"] == _CALLBACK:
@@ -125,15 +127,14 @@ class Guard:
                 self._proved(request)
                 cookie += self._arrival(request)
                 self._within_limits(request, caller, held)
-                receive = await self._body(request, caller, receive)
+                receive, who = await self._body(request, caller, receive)
             except QuireError as problem:
                 at_door = problem.code == "sign_in" and scope["path"] == "/"
                 answer = HTMLResponse(sign_in_page(), 401) if at_door else refusal(problem)
                 await answer(scope, receive, guarded)
                 return
             if scope["method"] == "POST" and _CALL.fullmatch(scope["path"]):
-                noting = self._noting(guarded, self._who(request, caller))
-                await self.app(scope, receive, noting)
+                await self.app(scope, receive, self._noting(guarded, who))
             else:
                 await self.app(scope, receive, _with_policy(guarded))
 
@@ -186,11 +187,11 @@ class Guard:
             return caller.share
         return Share(f"at {network(address(request, self.settings))}", visitor=True)
 
-    def _who(self, request: Request, caller: Caller | None) -> str:
+    def _who(self, request: Request, caller: Caller | None, session: str) -> str:
         """Whose a session, an event or an upload is. Tool calls of everybody share one session, under
-        a random name that only the app knows."""
-        if request.headers.get("x-gradio-user") == "mcp":
-            return "tools"
+        a random name that only the app knows: that proves that the app asks, the header does not."""
+        if session and request.headers.get("x-gradio-user") == "mcp":
+            return f"tools {session}"
         return caller.key if caller else self._share(request, None).key
 
     def _arrival(self, request: Request) -> list[str]:
@@ -233,15 +234,15 @@ class Guard:
         if path == _UPLOAD:
             held.enter_context(self.limits.uploads.one(share))
 
-    async def _body(self, request: Request, caller: Caller | None, receive: Receive) -> Receive:
-        """What the app reads: a body that was read and looked at, and that names only the caller's."""
-        path, who = request.scope["path"], self._who(request, caller)
-        names = [request.query_params.get(n, "") for n in ("session_hash", "upload_id")]
+    async def _body(
+        self, request: Request, caller: Caller | None, receive: Receive
+    ) -> tuple[Receive, str]:
+        """What the app reads, a body that was read and looked at and that names only the caller's; and
+        whose what it begins is."""
+        path, query = request.scope["path"], request.query_params
+        names = [(name, query.get(name, "")) for name in ("session_hash", "upload_id")]
         if found := _SESSION.fullmatch(path):
-            names.append(found[1])
-        event = _EVENT.fullmatch(path) if request.method == "GET" else None
-        if event and self.begun.get(event[1]) != who:
-            raise NotFound("event_not_found", "There is no such event.", "Call again.")
+            names.append(("session_hash", found[1]))
         called = request.method == "POST" and _CALL.fullmatch(path)
         if path != _UPLOAD and (called or body.announced(request.headers)):
             text = await body.read(request.headers, receive)
@@ -252,11 +253,17 @@ class Guard:
                 body.check_files(value, caller.key if caller and not by_token else None)
                 if _CALL.fullmatch(path):
                     names += _names(value)
-        for name in filter(None, names):
-            self._begin(name, who)
+        session = next((v for name, v in names if name == "session_hash" and v), "")
+        who = self._who(request, caller, session)
+        event = _EVENT.fullmatch(path) if request.method == "GET" else None
+        if event and self.begun.get(event[1]) != who:
+            raise NotFound("event_not_found", "There is no such event.", "Call again.")
+        for _, named in names:
+            if named:
+                self._begin(named, who)
         if called and self.calls:
             self.calls.check(path, value)
-        return receive
+        return receive, who
 
     def _begin(self, name: str, who: str) -> None:
         """The first to name a session owns it."""
@@ -270,7 +277,7 @@ class Guard:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.body":
                 with contextlib.suppress(ValueError):
-                    for name in _names(json.loads(message.get("body", b""))):
+                    for _, name in _names(json.loads(message.get("body", b""))):
                         self.begun.put(name, who, _DAY)
             await send(message)
 
@@ -367,7 +374,7 @@ def _open(path: str) -> None:
         raise NotFound("route_closed", "There is no such route.", "See /gradio_api/openapi.json.")
 
 
-def _names(value: Any) -> list[str]:
-    """Sessions and events that a small JSON object names."""
+def _names(value: Any) -> list[tuple[str, str]]:
+    """Sessions and events that a small JSON object names, each with what it is."""
     found = value if isinstance(value, dict) else {}
-    return [str(v) for n in ("session_hash", "event_id") if (v := found.get(n))]
+    return [(n, str(v)) for n in ("session_hash", "event_id") if (v := found.get(n))]

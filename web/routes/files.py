@@ -28,7 +28,7 @@ from web.json_route import NO_STORE, Asked, route
 from web.routes import account, collections, documents, search
 from web.uploads import upload
 
-_PRIVATE = {"Cache-Control": "private, max-age=86400"}
+_PRIVATE = {"Cache-Control": "private, max-age=86400", "Vary": "Cookie, Authorization"}
 WIDTHS = (200, 400, 800, 1200, 1700)
 
 
