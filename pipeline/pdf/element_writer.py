@@ -14,6 +14,7 @@ from pipeline.pdf.page import Box, PageContent, Style
 from pipeline.pdf.tables import table
 from pipeline.pdf.text import blocks as text
 from pipeline.pdf.text.blocks import Block
+from pipeline.pdf.text.lines import around, joined
 from pipeline.pdf.text.reading_order import reading_order
 
 CROP_DPI = 110
@@ -60,9 +61,19 @@ class Writer:
         if kind == "Title":
             larger = [size for size in self.style.headings if size > block.size + 0.3]
             depth = min(len(larger), 5)
-        self._add(kind, block.text, block.box, category_depth=depth)
+        self._add(kind, block.text, block.box, category_depth=depth, annotation=block.note)
+
+    def unseen(self) -> None:
+        """What nobody sees, by itself and marked."""
+        words = self._content.hidden
+        if words:
+            self._add("UncategorizedText", joined(words), around(w.box for w in words), hidden=True)
 
     def _add(self, kind: str, words: str, box: Box, **metadata: Any) -> None:
+        width, height = self._content.width, self._content.height
+        x0, x1 = (min(max(x, 0.0), width) for x in (box.x0, box.x1))
+        y0, y1 = (min(max(y, 0.0), height) for y in (box.y0, box.y1))
+        box = Box(x0, y0, x1, y1)
         made = element(
             kind,
             words,

@@ -40,7 +40,7 @@ def element(
     """`kind` is one of KINDS, `size` the page's width and height in points, `sequence` counts the
     elements of the page; metadata that is None is left out."""
     x0, y0, x1, y1 = (round(side, 2) for side in box)
-    seen = f"None{words}{page}{sequence}"  # as Element.id_to_hash does without a file name
+    seen = f"{page}/{sequence}/{words}"  # parted: page 1, place 12 is not page 11, place 2
     return {
         "type": kind,
         "element_id": hashlib.sha256(seen.encode()).hexdigest()[:32],

@@ -71,7 +71,7 @@ class Frame(NamedTuple):
 
 class Word(NamedTuple):
     """A run of characters without a gap; `size` is the glyph height in points. `mono` and `math`
-    say what its font is made for."""
+    say what its font is made for; `doubtful` that it may not be seen: pale, or of a layer."""
 
     text: str
     box: Box
@@ -81,6 +81,7 @@ class Word(NamedTuple):
     invisible: bool = False
     mono: bool = False
     math: bool = False
+    doubtful: bool = False
 
 
 class Link(NamedTuple):
@@ -90,10 +91,20 @@ class Link(NamedTuple):
     box: Box
 
 
+class Note(NamedTuple):
+    """What an annotation says; `kind` is its PDF subtype, such as FreeText."""
+
+    kind: str
+    text: str
+    box: Box
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageContent:
     """One page as pdfium sees it; `paths` are drawn strokes and fills, `images` raster pictures;
-    `texts` counts the text objects, each of which draws a glyph or more."""
+    `texts` counts the text objects, each of which draws a glyph or more; `hidden` are words that
+    nobody sees: outside of the page, too small, of the background's colour, covered, or of a layer
+    that is off; `notes` what annotations and form fields without an appearance say."""
 
     number: int
     width: float
@@ -107,6 +118,8 @@ class PageContent:
     frame: Frame = Frame(0, 0, 0, 0, 0)
     links: tuple[Link, ...] = ()
     texts: int = 0
+    hidden: tuple[Word, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""pdfium: open, drawn paths, pictures, links, pixels. With `glyphs.py` the only importer of
-pypdfium2.
+"""pdfium: open, drawn paths, pictures, links, pixels. With `text_layer.py` and `annotations.py` the only
+importer of pypdfium2.
 
 Runs inside page processes only: pdfium is not thread safe and a hostile file may abort it. Knows
 nothing of elements. Coordinates come out as in `page.py`: points, origin top left, rotation done.
@@ -7,7 +7,7 @@ nothing of elements. Coordinates come out as in `page.py`: points, origin top le
 
 import ctypes
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +15,19 @@ from typing import Any, NamedTuple
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 import pypdfium2_raw
+from PIL import ImageDraw
 from pypdfium2 import PdfiumError
 
 from errors import InputError
-from pipeline.pdf.page import Box, Frame, Link, PageContent
-from pipeline.pdf.text_layer import BAD, written
+from pipeline.pdf.annotations import notes
+from pipeline.pdf.page import Box, Frame, Link, PageContent, Word
+from pipeline.pdf.text_layer import BAD, Written, written
 
 LIBRARY = Path(pypdfium2_raw.__file__).parent / "libpdfium.so"  # whoever else needs PDFium
 MAX_OBJECTS = 20_000
 MAX_LINKS = 2_000
+TINY = 1.0  # points: text below that height cannot be read by anybody
+SEEN = 24  # of 255: how much darker or lighter than what is around it a letter must be
 
 
 @contextmanager
@@ -89,27 +93,46 @@ def content(page: Any, number: int) -> PageContent:
     """Words in the order the page draws them, paths, pictures and links of a loaded page."""
     space = _Space(page)
     found = written(page, number, space.frame)
-    paths, images, texts, objects = _objects(page, space)
+    drawn = _objects(page, space)
+    hidden = _hidden(page, found, drawn, space)
+    shown = tuple(w for w in found.words if w not in hidden) if hidden else found.words
+    unseen = sum(len(w.text) for w in hidden)
     return PageContent(
         number=number,
         width=space.width,
         height=space.height,
-        words=found.words,
-        paths=tuple(paths),
-        images=tuple(images),
-        characters=found.characters,
+        words=shown,
+        paths=tuple(drawn.paths),
+        images=tuple(drawn.images),
+        characters=max(0, found.characters - unseen),
         garbled=found.garbled,
-        objects=objects,
+        objects=drawn.total,
         frame=space.frame,
         links=tuple(_links(page, space)),
-        texts=texts,
+        texts=drawn.texts,
+        hidden=tuple(w for w in found.words if w in hidden),
+        notes=notes(page, number, space.frame),
     )
 
 
-def _objects(page: Any, space: _Space) -> tuple[list[Box], list[Box], int, int]:
-    texts = 0
+class _Drawn(NamedTuple):
+    """The objects of a page: boxes of paths and pictures, how many are text, how many there are;
+    `covers` are opaque fills that are drawn after text, with their place in the drawing order, and
+    `order` has the place of each text object, where there are such."""
+
+    paths: list[Box]
+    images: list[Box]
+    texts: int
+    total: int
+    covers: list[tuple[int, Box]]
+    order: dict[int, int]
+
+
+def _objects(page: Any, space: _Space) -> _Drawn:
+    texts: dict[int, int] = {}
     paths: list[Box] = []
     images: list[Box] = []
+    covers: list[tuple[int, Box]] = []
     total = raw.FPDFPage_CountObjects(page.raw)
     a, b, c, d = (ctypes.c_float() for _ in range(4))
     at = (ctypes.byref(a), ctypes.byref(b), ctypes.byref(c), ctypes.byref(d))
@@ -117,16 +140,57 @@ def _objects(page: Any, space: _Space) -> tuple[list[Box], list[Box], int, int]:
         thing = raw.FPDFPage_GetObject(page.raw, i)
         kind = raw.FPDFPageObj_GetType(thing)
         if kind == raw.FPDF_PAGEOBJ_TEXT:
-            texts += 1
+            texts[ctypes.cast(thing, ctypes.c_void_p).value or 0] = i
             continue
         if not raw.FPDFPageObj_GetBounds(thing, *at):
             continue
         box = space.box(a.value, b.value, c.value, d.value)
         if kind == raw.FPDF_PAGEOBJ_PATH:
             paths.append(box)
+            if texts and min(box.width, box.height) > 4 and _is_filled(thing):
+                covers.append((i, box))
         elif kind in {raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM, raw.FPDF_PAGEOBJ_SHADING}:
             images.append(box)
-    return paths, images, texts, total
+    return _Drawn(paths, images, len(texts), total, covers, texts if covers else {})
+
+
+def _is_filled(path: Any) -> bool:
+    mode, stroke = ctypes.c_int(0), ctypes.c_int(0)
+    raw.FPDFPath_GetDrawMode(path, ctypes.byref(mode), ctypes.byref(stroke))
+    return mode.value != 0
+
+
+def _hidden(page: Any, found: Written, drawn: _Drawn, space: _Space) -> set[Word]:
+    """The words that nobody sees. Those that may be pale, covered or of a layer that is off are
+    looked for in a picture of the page."""
+    whole = Box(0, 0, space.width, space.height)
+    hidden: set[Word] = set()
+    doubtful: list[Word] = []
+    for word, thing in zip(found.words, found.objects, strict=True):
+        size = max(word.size, word.box.width / len(word.text))
+        if not whole.holds(word.box) or size < TINY:
+            hidden.add(word)
+        elif word.invisible:
+            if not any(image.holds(word.box) for image in drawn.images):
+                hidden.add(word)
+        elif word.doubtful or _is_covered(word.box, drawn, thing):
+            doubtful.append(word)
+    if doubtful:
+        picture = render(page, dpi=72, gray=True)
+        across, down = picture.width / space.width, picture.height / space.height
+        for word in doubtful:
+            x0, y0, x1, y1 = word.box
+            part = picture.crop((int(x0 * across), int(y0 * down), round(x1 * across) + 1, round(y1 * down) + 1))  # fmt: skip
+            low, high = part.getextrema()
+            if high - low < SEEN:
+                hidden.add(word)
+    return hidden
+
+
+def _is_covered(box: Box, drawn: _Drawn, thing: int | None) -> bool:
+    """Whether something opaque is drawn over it later."""
+    at = drawn.order.get(thing or 0)
+    return at is not None and any(i > at and cover.holds(box) for i, cover in drawn.covers)
 
 
 def _links(page: Any, space: _Space) -> Iterator[Link]:
@@ -172,6 +236,28 @@ def render(
         return bitmap.to_pil().copy()
     finally:
         bitmap.close()
+
+
+class Ink(NamedTuple):
+    """The share of a page that is inked, and the share of that ink that no word of its text covers."""
+
+    share: float
+    uncovered: float
+
+
+def ink(page: Any, words: Sequence[Word], *, dpi: float = 36) -> Ink:
+    """What a loaded page shows beside those words. Ink is what differs from the commonest shade."""
+    picture = render(page, dpi=dpi, gray=True)
+    shades = picture.histogram()
+    ground = shades.index(max(shades))
+    inked = picture.point([255 if abs(v - ground) > 64 else 0 for v in range(256)])
+    whole = inked.histogram()[255]
+    draw = ImageDraw.Draw(inked)
+    across, down = picture.width / page.get_width(), picture.height / page.get_height()
+    for x0, y0, x1, y1 in (w.box for w in words):
+        draw.rectangle((x0 * across, y0 * down, x1 * across, y1 * down), fill=0)
+    left = inked.histogram()[255]
+    return Ink(whole / (picture.width * picture.height), left / whole if whole else 0.0)
 
 
 def crop(page: Any, box: Box, *, dpi: float, long_side: int) -> bytes | None:
@@ -223,7 +309,7 @@ def glance(document: Any, number: int) -> Glance:
             if count >= 25:
                 return Glance(False, letters, len(BAD.findall(letters)) > 0.1 * len(letters))
             space = _Space(page)
-            _, images, _, _ = _objects(page, space)
+            images = _objects(page, space).images
             area = max(space.width * space.height, 1.0)
             return Glance(any(image.area > 0.4 * area for image in images), letters)
     except (InputError, PdfiumError):

@@ -20,13 +20,15 @@ from pipeline.pdf.hi_res import Region
 from pipeline.pdf.ocr import hidden_text
 from pipeline.pdf.page import Box, PageContent, PageRecord, Style
 from pipeline.pdf.relations import attach_captions
-from pipeline.pdf.router import Route, route
+from pipeline.pdf.router import Route, may_hide_more, route
 from pipeline.pdf.tables import find, ruled
 from pipeline.pdf.text import blocks as text
 from pipeline.pdf.text.blocks import Block
 
 LAYOUT_DPI = 100
 APART = "apart"  # the reader of a page that is left to a call of its own
+_SOME_INK = 0.003  # of the page: a line of text has as much
+_MOST_INK = 0.6
 _HIDDEN = "hidden"  # an invisible text layer, to be compared with the picture
 
 PageRead = tuple[PageRecord, list[dict[str, Any]]]
@@ -63,13 +65,14 @@ def read_pages(
             try:
                 with pdfium.loaded(document, number) as page:
                     content = pdfium.content(page, number)
-                    chosen = _choose(content, options.strategy)
+                    chosen = _choose(page, content, options.strategy)
                     if apart and chosen.reader in {"ocr", _HIDDEN}:
                         yield _apart(number, chosen.reason), []
                         continue
                     writer = Writer(page, content, crops, style)
                     regions = seen.get(number)
                     reader = _read_page(page, content, chosen, grids, options, writer, regions)
+                    writer.unseen()
                 made = writer.made
                 _name_languages(made, options)
                 attach_captions(made)
@@ -127,11 +130,18 @@ def _name_languages(made: list[dict[str, Any]], options: PartitionOptions) -> No
         one["metadata"]["languages"] = found
 
 
-def _choose(content: PageContent, strategy: str) -> Route:
-    """The router's choice; an invisible text layer is still to be compared with the picture."""
+def _choose(page: Any, content: PageContent, strategy: str) -> Route:
+    """The router's choice. Text over a picture is compared with what the page shows: an invisible
+    layer word by word, a few typed words by the ink that they leave out."""
     chosen = route(content, strategy)
-    if strategy != "fast" and chosen.reader == "text" and hidden_text.is_hidden(content):
+    if strategy == "fast" or chosen.reader != "text":
+        return chosen
+    if hidden_text.is_hidden(content):
         return Route(_HIDDEN, chosen.reason)
+    if may_hide_more(content):
+        seen = pdfium.ink(page, content.words)
+        if seen.share > _SOME_INK and seen.uncovered > _MOST_INK:
+            return Route("ocr", f"{seen.uncovered:.0%} of the ink is not in the text layer")
     return chosen
 
 
@@ -148,7 +158,8 @@ def _read_page(
     if chosen.reader == "blank":
         return chosen
     if options.strategy == "fast":
-        writer.drawn(text.read(content, list(enumerate(content.words)), writer.style))
+        blocks = text.read(content, list(enumerate(content.words)), writer.style)
+        writer.drawn([*blocks, *_noted(content, blocks)])
         return chosen
     if chosen.reader == _HIDDEN:
         chosen = _scans().checked(page, content, options.languages)
@@ -184,9 +195,13 @@ def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
     found = find.find_tables(content, lined)
     boxes = [t.box for t in found]
     pictures = figures.find_figures(content, boxes)
-    taken = [*boxes, *pictures]
-    free = [(i, w) for i, w in enumerate(content.words) if not any(b.holds(w.box) for b in taken)]
+    free = [
+        (i, w)
+        for i, w in enumerate(content.words)
+        if not any(t.has(w.box) for t in found) and not any(p.holds(w.box) for p in pictures)
+    ]
     blocks = text.read(content, free, writer.style)
+    blocks += _noted(content, blocks)
     placed: list[tuple[float, int, Any]] = [(b.index, 1, b) for b in blocks]
     for thing, box in [*((t, t.box) for t in found), *((p, p) for p in pictures)]:
         placed.append((_place(content, blocks, box), 0, thing))
@@ -194,8 +209,22 @@ def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
     writer.drawn([thing for _, _, thing in placed])
 
 
+def _noted(content: PageContent, blocks: list[Block]) -> list[Block]:
+    """What annotations and bare form fields say, where they stand, unless the page says it there."""
+    made = []
+    for note in content.notes:
+        there = " ".join(w.text for w in content.words if note.box.holds(w.box))
+        said = "\n".join(" ".join(line.split()) for line in note.text.splitlines())
+        if " ".join(said.split()) not in there:
+            index = _place(content, blocks, note.box)
+            made.append(
+                Block(kind="UncategorizedText", text=said, box=note.box, index=index, note=note.kind)
+            )
+    return made
+
+
 def _place(content: PageContent, blocks: list[Block], box: Box) -> float:
-    """Where a table or figure comes among the blocks: at its own first word, else before the
+    """Where a table, figure or note comes among the blocks: at its own first word, else before the
     nearest block below it."""
     inside = [i for i, w in enumerate(content.words) if box.holds(w.box)]
     if inside:

@@ -7,6 +7,10 @@ from pipeline.pdf.page import PageContent
 STRATEGIES = ("auto", "fast", "ocr_only", "hi_res", "reference")
 
 
+LINE = 3.0  # points: what is thinner is a rule
+LITTLE = 400  # letters: a page with more of them is text, whatever picture lies under it
+
+
 class Route(NamedTuple):
     """`reader` is `text`, `ocr` or `blank`."""
 
@@ -17,7 +21,7 @@ class Route(NamedTuple):
 def route(content: PageContent, strategy: str) -> Route:
     """The reader for a page under `auto`, `fast` or `ocr_only`."""
     lost = is_lost(content)
-    inked = bool(content.paths or content.images or content.words or lost)
+    inked = bool(content.paths or content.images or content.words or content.notes or lost)
     if strategy == "fast":
         if content.words:
             return Route("text", "text layer, as asked")
@@ -35,14 +39,26 @@ def route(content: PageContent, strategy: str) -> Route:
             return Route("ocr", "drawn, with hardly any text")
         if content.images:
             return Route("ocr", "pictures and hardly any text")
+        if content.notes:
+            return Route("text", "annotations only")
         if not content.words:
-            return Route("blank", "lines only, no text")
+            if all(min(p.width, p.height) < LINE for p in content.paths):
+                return Route("blank", "lines only, no text")
+            return Route("ocr", "drawn, without a text layer")
     if lost:
         drawn = f"{content.texts} pieces of text are drawn"
         return Route("ocr", f"text lost: {drawn}, {content.characters} letters can be read")
     if content.garbled > 0.1:
         return Route("ocr", f"{content.garbled:.0%} of the text layer is unreadable")
     return Route("text", "text layer")
+
+
+def may_hide_more(content: PageContent) -> bool:
+    """Whether a picture takes most of a page that has little text: a scan with a stamp typed on it, a
+    slide whose title is part of the picture. Its ink is then compared with the text's places."""
+    page = max(content.width * content.height, 1.0)
+    cover = sum(b.area for b in content.images) / page
+    return cover > 0.5 and content.characters < LITTLE
 
 
 def is_lost(content: PageContent) -> bool:

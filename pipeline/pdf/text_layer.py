@@ -9,7 +9,7 @@ import functools
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -30,6 +30,12 @@ _SIGNS = re.compile(r"cmsy|lmmathsymbols", re.I)
 # TeX's symbol font has signs where others have digits and small letters, often without saying so.
 _SIGN = dict(zip("0123456789abcdefghijklmnopqrstuvwxyz",
                  "′∞∈∋△▽\u0338↦∀∃⊣⌊⌋⌈⌉{}⟨⟩|‖↕⇕∖≀√⨿∇∫⊔⊓⊑⊒§†‡", strict=True))  # fmt: skip
+_ACCENT = dict(zip("`´^ˆ~˜¯˘˙¨˚˝ˇ¸˛",
+                   "\u0300\u0301\u0302\u0302\u0303\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327\u0328", strict=True))  # fmt: skip
+_ACCENTED = re.compile("[`´^ˆ~˜¯˘˙¨˚˝ˇ¸˛]")
+_DOTLESS = str.maketrans("ıȷ", "ij")
+_DIGIT = re.compile(r"\d")
+_PALE = 240  # of 255: text in that colour is looked for in the picture of its page
 _MATH = re.compile(r"cmmi|cmsy|cmex|msam|msbm|math|rsfs|euf[mb]", re.I)
 
 
@@ -49,16 +55,28 @@ _get_angle = _bound(raw.FPDFText_GetCharAngle, ctypes.c_float, _P, _I)
 _get_weight = _bound(raw.FPDFText_GetFontWeight, _I, _P, _I)
 _get_font = _bound(raw.FPDFTextObj_GetFont, _P, _P)
 _get_mode = _bound(raw.FPDFTextObj_GetTextRenderMode, _I, _P)
+_get_matrix = _bound(raw.FPDFText_GetMatrix, _I, _P, _I, _P)
+_get_origin = _bound(raw.FPDFText_GetCharOrigin, _I, _P, _I, _P, _P)
+_get_font_size = _bound(raw.FPDFText_GetFontSize, ctypes.c_double, _P, _I)
+_is_generated = _bound(raw.FPDFText_IsGenerated, _I, _P, _I)
+_get_fill = _bound(raw.FPDFPageObj_GetFillColor, _I, _P, _P, _P, _P, _P)
+_count_marks = _bound(raw.FPDFPageObj_CountMarks, _I, _P)
+_get_mark = _bound(raw.FPDFPageObj_GetMark, _P, _P, ctypes.c_ulong)
+_get_mark_name = _bound(raw.FPDFPageObjMark_GetName, _I, _P, _P, ctypes.c_ulong, _P)
+_get_font_ascent = _bound(raw.FPDFFont_GetAscent, _I, _P, ctypes.c_float, _P)
+_get_font_descent = _bound(raw.FPDFFont_GetDescent, _I, _P, ctypes.c_float, _P)
+_get_glyph_width = _bound(raw.FPDFFont_GetGlyphWidth, _I, _P, ctypes.c_uint, ctypes.c_float, _P)
 _get_font_name = _bound(raw.FPDFFont_GetBaseFontName, ctypes.c_size_t, _P, _P, ctypes.c_size_t)
 
 
 class Written(NamedTuple):
     """The words in the order the page draws them; how many letters that are, and the share of those
-    that mean nothing."""
+    that mean nothing; the text object of each word (None where it is not known)."""
 
     words: tuple[Word, ...]
     characters: int
     garbled: float
+    objects: tuple[int | None, ...]
 
 
 def written(page: Any, number: int, frame: Frame) -> Written:
@@ -77,7 +95,7 @@ def written(page: Any, number: int, frame: Frame) -> Written:
             raw.FPDFPage_Flatten(drawn.raw, raw.FLAT_NORMALDISPLAY)
         with closing(copy[0]) as drawn:
             full = _read(drawn, frame)
-    known = set(found.words)
+    known = dict(zip(found.words, found.objects, strict=True))
     words = list(found.words)
     late = [word for word in full.words if word not in known]
     for field in fields:
@@ -86,16 +104,31 @@ def written(page: Any, number: int, frame: Frame) -> Written:
             at = _place(words, inside[0].box)
             words[at:at] = inside
             late = [w for w in late if w not in inside]
-    return full._replace(words=(*words, *late))
+    words += late
+    return full._replace(words=tuple(words), objects=tuple(known.get(w) for w in words))
 
 
 def _read(page: Any, frame: Frame) -> Written:
     with closing(page.get_textpage()) as text:
         glyphs = _Glyphs(text, frame)
-        words = tuple(glyphs.words())
+        drawn = _once(glyphs.words())
         if glyphs.downward:
-            words = tuple(vertical_text.arranged(words))
-    return Written(words, glyphs.seen, glyphs.bad / glyphs.seen if glyphs.seen else 0.0)
+            drawn = dict.fromkeys(vertical_text.arranged(list(drawn)))
+    garbled = glyphs.bad / glyphs.seen if glyphs.seen else 0.0
+    return Written(tuple(drawn), glyphs.seen, garbled, tuple(drawn.values()))
+
+
+def _once(drawn: Iterable[tuple[Word, int | None]]) -> dict[Word, int | None]:
+    """Words and their text objects, each word once that is drawn several times in one place."""
+    kept: dict[Word, int | None] = {}
+    places: set[tuple[str, int, int]] = set()
+    for word, thing in drawn:
+        x, y = int(word.box.x0 + 0.25), int(word.box.y0 + 0.25)
+        place = (word.text, x, y)
+        if place not in places:
+            kept[word] = thing
+        places |= {place, (word.text, int(word.box.x0 + 0.75), y)}
+    return kept
 
 
 def _fields(page: Any, frame: Frame) -> list[Box]:
@@ -139,9 +172,11 @@ def _before(box: Box, other: Box) -> bool:
 
 class _Look(NamedTuple):
     """What all words of one text object share. `low` and `high` are the font's depth and height
-    around the line, in the page's own coordinates; None where the text is turned."""
+    around the line, in the page's own coordinates turned by `quarter` so that the text is upright;
+    None where it is not turned by a right angle."""
 
     angle: int
+    quarter: int
     low: float | None
     high: float
     bold: bool
@@ -149,6 +184,7 @@ class _Look(NamedTuple):
     math: bool
     signs: bool
     invisible: bool
+    doubtful: bool
 
 
 class _Face(NamedTuple):
@@ -177,10 +213,20 @@ class _Glyphs:
         self.seen = 0
         self.downward = False
 
-    def words(self) -> Iterator[Word]:
+    def words(self) -> Iterator[tuple[Word, int | None]]:
+        """Each with its text object."""
+        sideways: list[tuple[int, int]] = []
         for run in _RUN.finditer(self._letters):
             start, end = run.span()
             letters = run.group()
+            if self._look(start).quarter:
+                if sideways and self._look(start).quarter != self._look(sideways[-1][0]).quarter:
+                    yield from self._sideways(sideways)
+                    sideways = []
+                sideways.append((start, end))
+                continue
+            yield from self._sideways(sideways)
+            sideways = []
             whole = None if BY_LETTER.search(letters) else self._whole(start, end)
             if whole is None:
                 column = self._column(start, letters)
@@ -188,15 +234,116 @@ class _Glyphs:
                 continue
             box, pieces = whole
             self.seen += end - start
-            if pieces > 1 or self._look(start).signs:
-                letters = self._with_signs(start, letters)
-            yield self._word(start, letters, box)
+            raised = self._raised(start, end) if pieces > 1 and _DIGIT.search(letters) else end
+            for first, last in ((start, raised), (raised, end)):
+                if first == last:
+                    continue
+                part = whole if last - first == end - start else self._whole(first, last)
+                letters = self._letters[first:last]
+                if pieces > 1 or self._look(first).signs:
+                    letters = self._with_signs(first, letters)
+                if _ACCENTED.search(letters):
+                    letters = self._with_accents(first, letters)
+                yield self._word(first, letters, part[0] if part else box)
+        yield from self._sideways(sideways)
+
+    def _sideways(self, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[Word, int | None]]:
+        """Runs of text turned by one right angle. pdfium finds their spaces by the letters' boxes on
+        the page, which is wrong there: only those that the file has part words, and gaps."""
+        if not runs:
+            return
+        quarter = self._look(runs[0][0]).quarter
+        word: list[str] = []
+        first = runs[0][0]
+        box, end = Box(0, 0, 0, 0), 0.0
+        for i in range(runs[0][0], runs[-1][1]):
+            letter = self._letters[i]
+            if letter <= " " and letter != HYPHEN or letter == "\u00a0":
+                if word and not _is_generated(self._handle, i):
+                    yield self._word(first, "".join(word), _turned(box, -quarter))
+                    word = []
+                continue
+            if not _get_char_box(self._handle, i, *self._at):
+                continue
+            x0, x1, y0, y1 = self._four
+            if x1 <= x0 and y1 <= y0:
+                continue
+            self.seen += 1
+            here = _turned(Box(x0, y0, x1, y1), quarter)
+            start, after = self._advance(i, quarter)
+            if word and self._parted(first, box, here, start - end):
+                yield self._word(first, "".join(word), _turned(box, -quarter))
+                word = []
+            if not word:
+                first, box = i, here
+            else:
+                box = box.union(here)
+            word.append(letter)
+            end = after
+        if word:
+            yield self._word(first, "".join(word), _turned(box, -quarter))
+
+    def _advance(self, i: int, quarter: int) -> tuple[float, float]:
+        """Where a letter begins on its line and where the next one would, as if upright."""
+        _get_origin(self._handle, i, self._at[0], self._at[1])
+        x, y = self._four[0], self._four[1]
+        size = self._size(i)
+        start = _turned(Box(x, y, x, y), quarter).x0
+        thing = _get_text_object(self._handle, i)
+        font = _get_font(thing) if thing else None
+        width = ctypes.c_float(0)
+        if font:
+            _get_glyph_width(font, ord(self._letters[i]), 1.0, ctypes.addressof(width))
+        return start, start + (width.value or 0.6) * size
+
+    def _parted(self, first: int, word: Box, letter: Box, gap: float) -> bool:
+        """Whether another word begins with that letter, both as if upright: behind a gap, before the
+        word, or on another line."""
+        height = max(word.height, letter.height, 1.0)
+        apart = min(word.y1, letter.y1) - max(word.y0, letter.y0) < 0.05 * height - 1.5
+        return apart or gap > 0.13 * self._size(first) or letter.x1 < word.x0 - 0.3 * height
+
+    def _size(self, i: int) -> float:
+        """The height of the font's square, in points."""
+        matrix = (ctypes.c_float * 6)()
+        _get_matrix(self._handle, i, ctypes.addressof(matrix))
+        return float(_get_font_size(self._handle, i) * math.hypot(matrix[2], matrix[3]))
 
     def _with_signs(self, start: int, letters: str) -> str:
         return "".join(
             _SIGN[c] if c in _SIGN and self._look(start + i).signs else c
             for i, c in enumerate(letters)
         )
+
+    def _with_accents(self, start: int, letters: str) -> str:
+        """Accents that stand by themselves over a letter, as TeX draws them, put on it."""
+        made = list(letters)
+        for i in (m.start() for m in _ACCENTED.finditer(letters)):
+            if not _get_char_box(self._handle, start + i, *self._at):
+                continue
+            middle = (self._four[0] + self._four[1]) / 2
+            for beside in (i + 1, i - 1):
+                if not 0 <= beside < len(letters) or not letters[beside].isalpha():
+                    continue
+                _get_char_box(self._handle, start + beside, *self._at)
+                if self._four[0] - 0.3 <= middle <= self._four[1] + 0.3:
+                    made[beside] = letters[beside].translate(_DOTLESS) + _ACCENT[letters[i]]
+                    made[i] = ""
+                    break
+        return "".join(made)
+
+    def _raised(self, start: int, end: int) -> int:
+        """Where digits begin that are set smaller and higher than what stands before them: the mark
+        of a note, an exponent."""
+        first = self._look(start)
+        for i in range(start + 1, end):
+            look = self._look(i)
+            if look is first or look.low is None or first.low is None:
+                continue
+            smaller = look.high - look.low < 0.85 * (first.high - first.low)
+            if smaller and look.low > first.low + 0.1 * (first.high - first.low):
+                return i if self._letters[i:end].isdigit() else end
+        return end
 
     def _whole(self, start: int, end: int) -> tuple[Box, int] | None:
         """The box of a run of letters that is one word, drawn in so many pieces near each other."""
@@ -219,7 +366,7 @@ class _Glyphs:
             return None  # perhaps written downwards
         return Box(left, bottom, right, top), pieces
 
-    def _column(self, start: int, letters: str) -> Word | None:
+    def _column(self, start: int, letters: str) -> tuple[Word, int | None] | None:
         """That run as one word where it is Chinese or Japanese and written downwards."""
         if len(letters) < 2 or not SQUARE.search(letters):
             return None
@@ -234,9 +381,10 @@ class _Glyphs:
         self.downward = True
         self.seen += len(letters)
         look, around = self._look(start), functools.reduce(Box.union, boxes)
-        return Word(letters, around, around.width, look.bold, vertical_text.DOWN, look.invisible)
+        word = Word(letters, around, around.width, look.bold, vertical_text.DOWN, look.invisible)
+        return word, _get_text_object(self._handle, start)
 
-    def _by_letter(self, start: int, end: int) -> Iterator[Word]:
+    def _by_letter(self, start: int, end: int) -> Iterator[tuple[Word, int | None]]:
         word: list[str] = []
         first = start
         box = before = Box(0, 0, 0, 0)
@@ -267,17 +415,29 @@ class _Glyphs:
         if word:
             yield self._word(first, "".join(word), box)
 
-    def _word(self, start: int, letters: str, tight: Box) -> Word:
-        angle, low, high, bold, mono, maths, _, invisible = self._look(start)
-        x0, y0, x1, y1 = tight
+    def _word(self, start: int, letters: str, tight: Box) -> tuple[Word, int | None]:
+        look = self._look(start)
+        quarter, low, high = look.quarter, look.low, look.high
+        x0, y0, x1, y1 = _turned(tight, quarter)
         flat = y1 - y0 < 0.1  # a letter of a font that is neither in the file nor here
         if low is not None and (flat or high - low <= 3.5 * max(y1 - y0, 3.0)):
             y0, y1 = min(y0, low), max(y1, high)
-        box = self._frame.box(x0, y0, x1, y1)
-        if letters[-1] == HYPHEN:
-            letters = letters[:-1] + "\u00ad"
-        size = box.height if low is not None else box.width
-        return Word(letters, box, size, bold, angle, invisible, mono, maths)
+        box = self._frame.box(*_turned(Box(x0, y0, x1, y1), -quarter))
+        letters = letters.replace("\u00ad", "-").replace(HYPHEN, "\u00ad")  # a soft one is drawn, too
+        if not letters.isascii():
+            letters = unicodedata.normalize("NFC", letters)
+        word = Word(
+            text=letters,
+            box=box,
+            size=y1 - y0 if low is not None else box.width,
+            bold=look.bold,
+            angle=look.angle,
+            invisible=look.invisible,
+            mono=look.mono,
+            math=look.math,
+            doubtful=look.doubtful,
+        )
+        return word, _get_text_object(self._handle, start)
 
     def _look(self, start: int) -> _Look:
         thing = _get_text_object(self._handle, start)
@@ -288,18 +448,22 @@ class _Glyphs:
 
     def _looked(self, start: int, thing: int | None) -> _Look:
         angle = round(_get_angle(self._handle, start) * 57.29578) % 360
-        low, high = None, -math.inf
+        low, high, quarter = None, -math.inf, 0
         if angle < 15 or angle > 345:
             low = math.inf
             loose = (ctypes.c_float * 4)()  # left, top, right, bottom
             if _get_loose_box(self._handle, start, ctypes.addressof(loose)):
                 low, high = min(loose[1], loose[3]), max(loose[1], loose[3])
         font = _get_font(thing) if thing else None
+        if low is None and min(angle % 90, -angle % 90) <= 3:
+            quarter = round(angle / 90) * 90 % 360
+            low, high = self._line(start, font, quarter)
         face = self._faces.get(font)
         if face is None:
             face = self._faces[font] = _face(font, _get_weight(self._handle, start))
         return _Look(
-            angle=(angle - self._frame.rotation) % 360,
+            angle=(angle + self._frame.rotation) % 360,
+            quarter=quarter,
             low=low,
             high=high,
             bold=face.bold,
@@ -307,7 +471,58 @@ class _Glyphs:
             math=face.math,
             signs=face.signs,
             invisible=bool(thing) and _get_mode(thing) == 3,
+            doubtful=bool(thing) and (_is_pale(thing) or _is_optional(thing)),
         )
+
+
+    def _line(self, start: int, font: int | None, quarter: int) -> tuple[float, float]:
+        """Depth and height of the font around the line that a letter stands on, turned upright."""
+        size = self._size(start)
+        up, down = ctypes.c_float(0.75), ctypes.c_float(-0.25)
+        if font:
+            _get_font_ascent(font, 1.0, ctypes.addressof(up))
+            _get_font_descent(font, 1.0, ctypes.addressof(down))
+        if not 0.3 < up.value - down.value < 3:
+            up.value, down.value = 0.75, -0.25
+        _get_origin(self._handle, start, self._at[0], self._at[1])
+        x, y = self._four[0], self._four[1]
+        line = _turned(Box(x, y, x, y), quarter).y0
+        return line + down.value * size, line + up.value * size
+
+
+def _is_pale(thing: int) -> bool:
+    """Whether it is drawn in white or nearly so, or is transparent."""
+    colour = (ctypes.c_uint * 4)()
+    at = ctypes.addressof(colour)
+    if not _get_fill(thing, at, at + 4, at + 8, at + 12):
+        return False
+    return min(colour[0], colour[1], colour[2]) >= _PALE or colour[3] < 16
+
+
+def _is_optional(thing: int) -> bool:
+    """Whether it belongs to a layer that may be switched off."""
+    name = ctypes.create_string_buffer(8)
+    length = ctypes.c_ulong(0)
+    for i in range(_count_marks(thing)):
+        mark = _get_mark(thing, i)
+        if _get_mark_name(mark, ctypes.addressof(name), 8, ctypes.addressof(length)):
+            if bytes(name)[:4] == b"O\0C\0" and length.value == 6:
+                return True
+    return False
+
+
+def _turned(box: Box, quarter: int) -> Box:
+    """The place of a box after the page was turned by that many degrees, counterclockwise, about
+    its origin (bottom left)."""
+    x0, y0, x1, y1 = box
+    match quarter % 360:
+        case 90:
+            return Box(-y1, x0, -y0, x1)
+        case 180:
+            return Box(-x1, -y1, -x0, -y0)
+        case 270:
+            return Box(y0, -x1, y1, -x0)
+    return box
 
 
 def _letters(handle: Any) -> str:

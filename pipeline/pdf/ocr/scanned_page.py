@@ -20,6 +20,8 @@ DPI = 150
 LEAST = 900
 MOST_DPI = 600
 LONG_SIDE = 2200
+MORE = 1.5  # times the letters of a text layer: so much more OCR must find to be taken instead
+MISSED = 0.35  # of the ink of a scan may lie outside of its invisible text
 
 
 class Scan(NamedTuple):
@@ -34,7 +36,7 @@ def read(
 ) -> Scan:
     """A page sent to OCR for that reason; `layer_too` says that a text layer, however short, is
     better than an OCR that finds no more."""
-    short = layer_too and is_lost(content) and bool(content.words)
+    short = layer_too and bool(content.words) and content.garbled <= 0.1
     try:
         answer = _recognised(_drawn(page), content, languages)
     except InputError as problem:
@@ -44,7 +46,8 @@ def read(
     note = f"{reason}; {_how(answer)}"
     if short:
         letters = sum(len(thing.text) for thing in answer.things)
-        if is_lost(replace(content, characters=letters)):
+        lost = is_lost(content) and is_lost(replace(content, characters=letters))
+        if lost or (not is_lost(content) and letters < MORE * content.characters):
             return Scan((), f"{note}; read as it is: OCR finds {letters} letters only")
     if answer.things:
         return Scan(answer.things, note)
@@ -66,6 +69,9 @@ def checked(page: Any, content: PageContent, languages: tuple[str, ...]) -> Rout
         found = tesseract.words(strip, box.width, box.height, languages)
         return " ".join(w.text for w in found)
 
+    missed = pdfium.ink(page, content.words).uncovered
+    if missed > MISSED:
+        return Route("ocr", f"{missed:.0%} of the ink is not in the invisible text")
     alike = hidden_text.agreement(content, seen)
     if alike is None:
         return Route("text", "invisible text over a picture, in letters that could not be checked")

@@ -19,6 +19,10 @@ from pipeline.pdf.text.lines import Segment, around, rows, segment, split
 
 _VALUE = re.compile(r"[-+–−±<>≤≥~$€£¥(\[*]*\d[\d.,:–-]*(?<![.,:–-])[%)\]*†‡§°]*|[—†‡#]|[nN]/?[aA]")
 
+_LEADS = re.compile(r"[-+–−(]?\d{1,3}")  # the first group of a number's digits, and the later ones
+_THREE = re.compile(r"\d{3}([.,]\d+)?[%)]*")
+_SHARE = re.compile(r"\([-+–−]?[\d.,]+\s?%\)")
+
 
 def find(words: Sequence[Word]) -> Iterator[Table]:
     """Top down."""
@@ -27,7 +31,7 @@ def find(words: Sequence[Word]) -> Iterator[Table]:
     height = statistics.median(w.size for w in words)
     lines = [_parts(line, height) for line in rows(words)]
     edges = _prose_edges(lines)
-    cleaned = [kept for parts in lines if (kept := [s for s in parts if not _is_prose(s, edges)])]
+    cleaned = [kept for parts in lines if (kept := _without_prose(parts, edges))]
     for run in _runs(cleaned, height):
         table = _table(run, height)
         if table is not None:
@@ -79,10 +83,10 @@ def _parts(line: Sequence[Word], height: float) -> list[Segment]:
 
 
 def _grouped(a: Word, b: Word) -> bool:
-    """`12 345` with a narrow space, or one right behind the other."""
+    """`12 345` with a space for the thousands, `1269 (19.9%)`, or one right behind the other."""
     gap = b.box.x0 - a.box.x1
-    thousands = a.text.isdecimal() and b.text.isdecimal() and len(a.text) <= 3 == len(b.text)
-    return gap < 0.1 * a.size or (thousands and gap < 0.35 * a.size)
+    one = (_LEADS.fullmatch(a.text) and _THREE.fullmatch(b.text)) or _SHARE.fullmatch(b.text)
+    return gap < 0.1 * a.size or (bool(one) and gap < 0.5 * a.size)
 
 
 # Which lines
@@ -94,24 +98,53 @@ def _long(s: Segment) -> bool:
     return len(text) > 32 and len(s.words) >= 5 and digits < 0.2 * len(text)
 
 
-def _prose_edges(lines: Sequence[Sequence[Segment]]) -> list[float]:
+class _Edge(NamedTuple):
+    """Where a column of prose begins, and where most of its lines end."""
+
+    left: float
+    right: float
+
+
+def _prose_edges(lines: Sequence[Sequence[Segment]]) -> list[_Edge]:
     """Left edges that many long segments share: columns of prose, unless most of those segments are
     labels of numbers beside them."""
-    bins: dict[int, list[tuple[float, bool]]] = {}
+    bins: dict[int, list[tuple[Segment, bool]]] = {}
     for parts in lines:
         for s, after in itertools.zip_longest(parts, parts[1:]):
             if _long(s):
                 labels = after is not None and is_number(after.text)
-                bins.setdefault(round(s.box.x0 / 4), []).append((s.box.x0, labels))
+                bins.setdefault(round(s.box.x0 / 4), []).append((s, labels))
     return [
-        statistics.median(x for x, _ in found)
+        _Edge(
+            statistics.median(s.box.x0 for s, _ in found),
+            statistics.quantiles((s.box.x1 for s, _ in found), n=4)[2],
+        )
         for found in bins.values()
         if len(found) >= 6 and sum(labels for _, labels in found) < 0.6 * len(found)
     ]
 
 
-def _is_prose(s: Segment, edges: Sequence[float]) -> bool:
-    return _long(s) and any(abs(s.box.x0 - e) < 14 for e in edges)
+def _without_prose(parts: Sequence[Segment], edges: Sequence[_Edge]) -> list[Segment]:
+    """A line without its prose. A long segment before a number is its label when it ends where no
+    line of that column of prose would: well before the others do, or with only numbers behind it."""
+    kept = []
+    for i, s in enumerate(parts):
+        edge = next((e for e in edges if abs(s.box.x0 - e.left) < 14), None) if _long(s) else None
+        if edge is None or _is_label(s, parts[i + 1 :], edge):
+            kept.append(s)
+    return kept
+
+
+def _is_label(s: Segment, after: Sequence[Segment], edge: _Edge) -> bool:
+    if not after or not all(_is_value(a) for a in after):
+        return False
+    across = after[0].box.x0
+    inside_column = across < edge.right - 2 * s.size  # numbers where prose would run on
+    return inside_column or s.box.x1 < edge.right - 4 * s.size
+
+
+def _is_value(s: Segment) -> bool:
+    return is_number(s.text) or s.text in {"$", "€", "£", "¥"}
 
 
 def _tabular(parts: Sequence[Segment]) -> bool:
@@ -237,7 +270,13 @@ def _separators(decide: Sequence[Sequence[Segment]]) -> list[float]:
             if x - start >= 3:
                 found.append(left + (start + x) / 2)
             start = None
-    return [x for x in found if left < x < right]
+    inner = [x for x in found if left < x < right]
+    # A first or last column that almost no row has is the start or end of a longer line.
+    while inner and sum(p[0].box.x0 < inner[0] for p in decide) <= allowed:
+        inner.pop(0)
+    while inner and sum(p[-1].box.x1 > inner[-1] for p in decide) <= allowed:
+        inner.pop()
+    return inner
 
 
 def _reach(box: Box, separators: Sequence[float]) -> tuple[int, int]:
@@ -324,7 +363,8 @@ def _made(
     ]
     box = around(s.box for parts in run for s in parts)
     spots = filled(_without_overlap(made), len(columns.separators) + 1)
-    return Table(box=box, cells=with_header(spots, top_rows or None), ruled=False)
+    held = frozenset(w.box for parts in run for s in parts for w in s.words)
+    return Table(box=box, cells=with_header(spots, top_rows or None), ruled=False, words=held)
 
 
 def _head(run: Sequence[Sequence[Segment]]) -> int:

@@ -16,15 +16,31 @@ from pipeline.pdf.tables.table import Cell, Table
 from pipeline.pdf.text.lines import rows
 
 _PUNCTUATED = re.compile(r"\d([.,]|,\d{3}|\.\d+)*[.,]?")
+_SIDEWAYS = 8  # words: fewer are no table
 _VALUE = re.compile(r"\(?[-+–]?[\d.,]+%?\)?")
 
 
 def find_tables(content: PageContent, page: Any) -> list[Table]:
-    """Every table of the page, top down; `page` is tablers' page, None when there is none."""
+    """Every table of the page, top down; `page` is tablers' page, None when there is none. One that
+    lies sideways is read as if the page were turned."""
+    ruled_cells = ruled.cells(page, content.frame) if page else []
+    found = _upright(content, ruled_cells)
+    for quarter in (90, 270):
+        if sum(w.angle == quarter for w in content.words) >= _SIDEWAYS:
+            seen = _quarter(content, quarter)
+            turned = [[turn(b, quarter, content) for b in boxes] for boxes in ruled_cells]
+            for table in _upright(seen, turned):
+                back = _quarter_table(table, -quarter % 360, seen)
+                if not any(back.box.overlap(t.box) for t in found):
+                    found.append(back)
+    return sorted(found, key=lambda t: (t.box.y0, t.box.x0))
+
+
+def _upright(content: PageContent, ruled_cells: Sequence[Sequence[Box]]) -> list[Table]:
     upright = [w for w in content.words if w.angle < 15 or w.angle > 345]
     numbered = _line_numbers(upright, content.height)
     upright = _whole([w for w in upright if w not in numbered])
-    found = [_opened(t, upright) for t in ruled.find(content, upright, page)] if page else []
+    found = [_opened(t, upright) for t in ruled.find(content, upright, ruled_cells)]
     taken = [t.box for t in found]
     free = [w for w in upright if not any(box.holds(w.box, 1) for box in taken)]
     found += [
@@ -35,8 +51,36 @@ def find_tables(content: PageContent, page: Any) -> list[Table]:
     for table in _between_rules(content, free):
         if not any(table.box.overlap(t.box) for t in found):
             found.append(table)
-    return sorted(
-        (part for t in found for part in _side_by_side(t)), key=lambda t: (t.box.y0, t.box.x0)
+    return [part for t in found for part in _side_by_side(t)]
+
+
+def turn(box: Box, quarter: int, content: PageContent) -> Box:
+    """The place of a box on the page when that is turned counterclockwise by 90 or 270 degrees."""
+    x0, y0, x1, y1 = box
+    if quarter == 90:
+        return Box(y0, content.width - x1, y1, content.width - x0)
+    return Box(content.height - y1, x0, content.height - y0, x1)
+
+
+def _quarter(content: PageContent, quarter: int) -> PageContent:
+    """The same page turned so that text of that angle (clockwise) is upright."""
+    return replace(
+        content,
+        width=content.height,
+        height=content.width,
+        words=tuple(
+            w._replace(box=turn(w.box, quarter, content), angle=(w.angle - quarter) % 360)
+            for w in content.words
+        ),
+        paths=tuple(turn(p, quarter, content) for p in content.paths),
+        images=tuple(turn(p, quarter, content) for p in content.images),
+    )
+
+
+def _quarter_table(table: Table, quarter: int, content: PageContent) -> Table:
+    box = turn(table.box, quarter, content)
+    return replace(
+        table, box=box, words=frozenset(turn(w, quarter, content) for w in table.words)
     )
 
 
@@ -47,7 +91,8 @@ def one_column(words: Sequence[Word], box: Box) -> Table:
         Cell(row=i, row_span=1, column=0, column_span=1, text=line, header=False)
         for i, line in enumerate(lines)
     )
-    return Table(box=box, cells=tuple(cells), ruled=False)
+    held = frozenset(w.box for w in words)
+    return Table(box=box, cells=tuple(cells), ruled=False, words=held)
 
 
 # Numbers
@@ -193,11 +238,13 @@ def _side_by_side(table: Table) -> Iterator[Table]:
         return
     each = table.box.width / (count // width)
     for part in range(count // width):
-        mine = [
-            replace(c, column=c.column - part * width)
+        first, end = part * width, (part + 1) * width
+        mine = [  # a cell over several of them is in the first
+            replace(c, column=c.column - first, column_span=min(c.column_span, end - c.column))
             for c in table.cells
-            if part * width <= c.column and c.column + c.column_span <= (part + 1) * width
+            if first <= c.column < end
         ]
         box = table.box
         place = Box(box.x0 + part * each, box.y0, box.x0 + (part + 1) * each, box.y1)
-        yield Table(box=place, cells=tuple(mine), ruled=table.ruled)
+        held = frozenset(w for w in table.words if place.holds(w))
+        yield Table(box=place, cells=tuple(mine), ruled=table.ruled, words=held)

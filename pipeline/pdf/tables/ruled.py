@@ -21,7 +21,8 @@ from pipeline.pdf.tables.table import Spot, Table, is_number, with_header, witho
 from pipeline.pdf.text.lines import around, joined, rows
 
 MAX_PATHS = 8000
-_LONG = 60
+_LONG = 60  # letters
+_COLUMN = 12.0  # points: a ruled column as wide is one, whether it holds anything or not
 
 
 @contextmanager
@@ -73,12 +74,18 @@ def may_be_ruled(paths: Sequence[Box]) -> bool:
     )
 
 
-def find(content: PageContent, words: Sequence[Word], page: Any) -> Iterator[Table]:
-    """The tables that rules draw on tablers' `page`."""
-    pieces = [
-        [_seen(cell.bbox, content.frame) for cell in table.cells]
+def cells(page: Any, frame: Frame) -> list[list[Box]]:
+    """What rules enclose on tablers' `page`: the cells of each table."""
+    return [
+        [_seen(cell.bbox, frame) for cell in table.cells]
         for table in _tablers().find_tables(page, extract_text=False)
     ]
+
+
+def find(
+    content: PageContent, words: Sequence[Word], pieces: list[list[Box]]
+) -> Iterator[Table]:
+    """The tables that those cells make with those words."""
     for boxes in _together(pieces, words):
         tiled = _tiled(boxes)
         if tiled and _drawn_over(boxes, content.paths):
@@ -191,24 +198,33 @@ class Lined(NamedTuple):
 def table_of(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     """The table that those cells make with those words; None when they hold none."""
     boxes = _without_frame(boxes, words)
-    if len(boxes) < 6 or _crossed(boxes, words):
+    if len(boxes) < 4 or _crossed(boxes, words):
         return None
     across = _edges([b.x0 for b in boxes] + [max(b.x1 for b in boxes)])
     down = _edges([b.y0 for b in boxes] + [max(b.y1 for b in boxes)])
     lined: list[Lined] = []
-    for box in boxes:
-        inside = rows(w for w in words if box.holds(w.box, 1))
+    for box, held in zip(boxes, _dealt(boxes, words), strict=True):
+        inside = rows(held)
         c0, c1 = _nearest(across, box.x0), _nearest(across, box.x1)
         r0, r1 = _nearest(down, box.y0), _nearest(down, box.y1)
         lined.append(Lined(r0, max(1, r1 - r0), c0, max(1, c1 - c0), inside))
     stub = _stub(boxes, down, words) if len(across) > 2 else []
     if stub:
         lined = [*stub, *(c._replace(column=c.column + 1) for c in lined)]
-    cells = without_empty(_unfolded(lined))
+    shift = 1 if stub else 0
+    high = len(down) - 1
+    broad = [
+        i + shift
+        for i, (a, b) in enumerate(itertools.pairwise(across))
+        if b - a >= _COLUMN
+        and sum(c.rows for c in lined if (c.column, c.columns) == (i + shift, 1)) > 0.8 * high
+    ]
+    cells = without_empty(_unfolded(lined), broad)
     said = [c for c in cells if c.text]
     high = len({c.row for c in said})
     wide = len({c.column for c in said})
-    if high < 2 or wide < 2 or len(said) < 4 or len(said) < 0.15 * len(cells):
+    line = high == 1 and wide >= 4 and len(boxes) == wide and all(len(c.text) <= _LONG for c in said)
+    if not line and (high < 2 or wide < 2 or len(said) < 3 or len(said) < 0.15 * len(cells)):
         return None
     if sum(len(c.text) > 400 for c in said) > len(said) / 3:
         return None  # boxes around paragraphs, not a table
@@ -216,7 +232,23 @@ def table_of(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     for cell in stub:
         for word in itertools.chain(*cell.lines):
             whole = whole.union(word.box)
-    return Table(box=whole, cells=with_header(cells), ruled=True)
+    held = frozenset(w.box for cell in lined for line in cell.lines for w in line)
+    return Table(box=whole, cells=with_header(cells), ruled=True, words=held)
+
+
+def _dealt(boxes: Sequence[Box], words: Sequence[Word]) -> list[list[Word]]:
+    """The words of each cell: those inside, and those a point outside of it that no other holds. Of
+    cells that overlap the smallest has them."""
+    inside: list[list[Word]] = [[] for _ in boxes]
+    whole = around(boxes)
+    smallest_first = sorted(range(len(boxes)), key=lambda i: boxes[i].area)
+    for word in (w for w in words if whole.holds(w.box, 1)):
+        at = next((i for i in smallest_first if boxes[i].holds(word.box)), None)
+        if at is None:
+            at = next((i for i in smallest_first if boxes[i].holds(word.box, 1)), None)
+        if at is not None:
+            inside[at].append(word)
+    return inside
 
 
 def _without_frame(boxes: Sequence[Box], words: Sequence[Word]) -> list[Box]:

@@ -6,7 +6,7 @@ Knows nothing of words, rules or pages.
 import bisect
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,9 +32,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
+    """`words` are the places of the words that its cells hold: those of other words inside its box
+    are not part of it."""
+
     box: Box
     cells: tuple[Cell, ...]
     ruled: bool
+    words: frozenset[Box] = frozenset()
+
+    def has(self, word: Box) -> bool:
+        """Whether its cells hold the word in that place, perhaps joined with another."""
+        if not self.box.holds(word, 2):
+            return False
+        return word in self.words or any(held.holds(word) for held in self.words)
 
     @property
     def text(self) -> str:
@@ -64,17 +74,18 @@ def is_number(text: str) -> bool:
     return bool(NUMERIC.fullmatch(text))
 
 
-def without_empty(cells: Sequence[Spot]) -> list[Spot]:
-    """Rows and columns in which nothing begins or stands are closed up."""
+def without_empty(cells: Sequence[Spot], kept: Iterable[int] = ()) -> list[Spot]:
+    """Rows and columns in which nothing begins or stands are closed up, but for those columns that
+    are `kept`."""
     rows_used = sorted({c.row for c in cells if c.text})
-    columns_used = sorted({c.column for c in cells if c.text})
-    kept: dict[tuple[int, int], Spot] = {}
+    columns_used = sorted({*kept, *(c.column for c in cells if c.text)})
+    closed: dict[tuple[int, int], Spot] = {}
     for r, rs, c, cs, text in cells:
         r0, r1 = bisect.bisect_left(rows_used, r), bisect.bisect_left(rows_used, r + rs)
         c0, c1 = bisect.bisect_left(columns_used, c), bisect.bisect_left(columns_used, c + cs)
-        if r1 > r0 and c1 > c0 and (text or (r0, c0) not in kept):
-            kept[r0, c0] = Spot(r0, r1 - r0, c0, c1 - c0, text)
-    return [kept[k] for k in sorted(kept)]
+        if r1 > r0 and c1 > c0 and (text or (r0, c0) not in closed):
+            closed[r0, c0] = Spot(r0, r1 - r0, c0, c1 - c0, text)
+    return [closed[k] for k in sorted(closed)]
 
 
 def filled(cells: Sequence[Spot], columns: int) -> list[Spot]:

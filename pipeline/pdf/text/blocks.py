@@ -26,7 +26,15 @@ SHORT = 150  # letters
 _ITEM = re.compile(
     r"([•▪●○■◦‣⁃∙·]|[-–—*])\s+\S|(\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+\S"
 )
-_BULLET = re.compile(r"[•▪●○■◦‣⁃∙·・①-⑳\uf0b7\uf0a7]")
+_BULLET = re.compile(r"[•▪●○■◦‣⁃∙·・①-⑳➢✓❖]")
+# Marks of lists as Word writes them, in letters of Symbol and Wingdings that mean nothing elsewhere.
+_SYMBOLS = {
+    "\uf0b7": "•", "\uf0a7": "▪", "\uf06f": "○", "\uf0a8": "○", "\uf0d8": "➢", "\uf0fc": "✓",
+    "\uf076": "❖", "\uf02d": "–",
+}  # fmt: skip
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
+_KEPT_OPEN = re.compile(r"(und|oder|bzw\.?|sowie|and|or|to|et|ou|y|o|e|en|of)\b")
+_ADDRESS = re.compile(r"(://|^www\.|@|\w/\w)")
 _CAPTION = re.compile(
     r"(fig(ure|\.)?|abb(ildung|\.)?|table|tab\.|tableau|tabelle|[図图圖表])\s*\d", re.I
 )
@@ -47,6 +55,7 @@ class Block:
     index: float
     size: float = 0.0
     lines: int = 1
+    note: str | None = None  # the kind of annotation that says it
 
 
 def read(
@@ -56,7 +65,7 @@ def read(
     if not words:
         return []
     order = [i for i, _ in words]
-    segments = drawn([w for _, w in words])
+    segments = _marked(drawn([w for _, w in words]))
     page = _Page(
         width=content.width,
         height=content.height,
@@ -140,6 +149,39 @@ def _weighted_median(segments: Sequence[Segment]) -> float:
     return sizes[-1][0]
 
 
+def _marked(segments: Sequence[Segment]) -> list[Segment]:
+    """A list's mark that stands by itself put together with the text behind it."""
+    made: list[Segment] = []
+    for s in segments:
+        if made and _is_mark(made[-1]) and _same_line(made[-1].box, s.box):
+            if 0 <= s.box.x0 - made[-1].box.x1 < 4 * s.size:
+                mark = made.pop()
+                s = Segment((*mark.words, *s.words), around((mark.box, s.box)), mark.index)
+        first = s.words[0]
+        if len(s.words) > 1 and _is_sign(first) and not (first.mono and s.words[1].mono):
+            sign = first._replace(text=_sign(first.text), size=s.words[1].size)
+            s = Segment((sign, *s.words[1:]), s.box, s.index)
+        made.append(s)
+    return made
+
+
+def _is_mark(s: Segment) -> bool:
+    return len(s.words) == 1 and _is_sign(s.words[0])
+
+
+def _is_sign(word: Word) -> bool:
+    """One sign of a list; `o` in a typewriter's font is Word's second one."""
+    if len(word.text) != 1:
+        return False
+    return bool(_BULLET.match(word.text) or _PRIVATE.match(word.text)) or (
+        word.text == "o" and word.mono
+    )
+
+
+def _sign(letter: str) -> str:
+    return "◦" if letter == "o" else _SYMBOLS.get(letter, "•" if _PRIVATE.match(letter) else letter)
+
+
 def _groups(segments: Sequence[Segment]) -> list[list[Segment]]:
     groups: list[list[Segment]] = []
     for s in segments:
@@ -186,20 +228,28 @@ def _same_line(a: Box, b: Box) -> bool:
 
 
 def _join(group: Sequence[Segment]) -> str:
-    """Lines joined by a space; a hyphen at a line's end before a small letter is taken out."""
+    """Lines joined by a space; a hyphen at a line's end before a small letter is taken out, unless
+    it is one of several in its word, of an address, or left open as in "on- and offshore"."""
     text = ""
     for i, s in enumerate(group):
-        line = s.text.replace("\u00ad\u00ad", "\u00ad")
+        line = s.text[:-1].replace("\u00ad", "-") + s.text[-1]
+        last = text.rpartition(" ")[2]
         if not text:
             text = line
+        elif _same_line(group[i - 1].box, s.box):
+            text = f"{text} {line}"
+        elif _ADDRESS.search(last) and last[-1] in f"{HYPHENS}/_=&?":
+            text = f"{text[:-1]}-{line}" if last[-1] in HYPHENS else text + line
+        elif text[-1] in HYPHENS and _KEPT_OPEN.match(line):
+            text = f"{text[:-1]}- {line}"
         elif text[-1] in HYPHENS and text[-2:-1].isalpha() and line[0].islower():
-            text = text[:-1] + line
+            compound = any(c in HYPHENS for c in last[:-1])
+            text = f"{text[:-1]}-{line}" if compound else text[:-1] + line
         elif text[-1] == "\u00ad":
             text = f"{text[:-1]}-{line}"
         else:
-            space = " " if _same_line(group[i - 1].box, s.box) else between(text, line)
-            text = f"{text}{space}{line}"
-    return text[:-1].replace("\u00ad", "") + text[-1:]
+            text = f"{text}{between(text, line)}{line}"
+    return text
 
 
 def count(text: str) -> int:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pipeline.pdf.page import Box, Word
 from pipeline.pdf.scripts import RTL, UNSPACED
 
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEADER = re.compile(r"\.{4,}$")
 _NUMBER = re.compile(r"[-–(+$€£]?\d+([.,]\d+)*[%)]?")
 
@@ -37,11 +38,16 @@ class Segment:
 
 def joined(words: Sequence[Word]) -> str:
     """With a space between two words, but none before an index or exponent of the word before, nor
-    where a column of Chinese or Japanese goes on."""
+    where a column of Chinese or Japanese goes on. Raised digits are written as such: those behind a
+    number would be read as its own."""
     parts = [words[0].text] if words else []
     for last, word in itertools.pairwise(words):
-        turned = turns(word) and not between(last.text, word.text)
-        parts += [word.text] if turned or _script(last, word) else [" ", word.text]
+        if _script(last, word):
+            raised = word.text.isdecimal() and word.box.y1 < last.box.y1 - 0.1 * last.size
+            parts.append(word.text.translate(_RAISED) if raised else word.text)
+        else:
+            turned = turns(word) and not between(last.text, word.text)
+            parts += [word.text] if turned else [" ", word.text]
     return "".join(parts)
 
 
