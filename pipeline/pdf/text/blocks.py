@@ -17,7 +17,11 @@ from pipeline.pdf.text.lines import Segment, around, between, drawn
 HYPHENS = "-\u00ad\u2010"
 _PLAIN = Style()
 _RUNNING_TEXT = {"NarrativeText", "ListItem", "UncategorizedText"}
-_DIGITS = re.compile(r"\d+")
+# The number of a page before or behind a running head; others, as of an invoice, are part of the text.
+_NUMBERED = re.compile(
+    r"^(\d{1,4}|[ivxlc]{1,7})(?=[\s|·•–—])|(?<=[\s|·•–—])(\d{1,4}|[ivxlc]{1,7})$"
+    r"|(?<=page )\d{1,4}|(?<=seite )\d{1,4}|\d{1,4}(?= (of|von|/) \d)|(?<= of )\d{1,4}$|(?<= von )\d{1,4}$"
+)
 _PAGE_NUMBER = re.compile(r"[-–—.| ]*(page |seite |p\. ?)?(\d{1,4}|[ivxlc]{1,7})[-–—.| ]*")
 EDGE = 0.14
 NEAR = 4.0  # points, of one height
@@ -80,7 +84,7 @@ def read(
         if text.strip():
             box = around(s.box for s in group)
             size = statistics.median(s.size for s in group)
-            kind = _at_edge(text, box, len(group), page)
+            kind = _at_edge(text, box, size, page)
             kind = kind or ("CodeSnippet" if code else _classify(group, text, size, page))
             lines = 1 + sum(b.box.y0 > a.box.y1 - 0.5 * a.size for a, b in pairwise(group))
             index = order[group[0].index]
@@ -108,9 +112,9 @@ def mended(blocks: Sequence[Block]) -> list[Block]:
 
 
 def pattern(text: str) -> str:
-    """A running head without what changes from page to page: numbers become #."""
+    """A running head without what changes from page to page: the page's number becomes #."""
     said = " ".join(text.split()).casefold()
-    return "#" if _PAGE_NUMBER.fullmatch(said) else _DIGITS.sub("#", said)
+    return "#" if _PAGE_NUMBER.fullmatch(said) else _NUMBERED.sub("#", said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,18 +297,19 @@ def edges(box: Box, height: float) -> tuple[bool, bool]:
     return box.y1 < EDGE * height, box.y0 > (1 - EDGE) * height
 
 
-def _at_edge(text: str, box: Box, segments: int, page: _Page) -> str | None:
-    """Header, Footer or PageNumber: what the document repeats at that height, what stands alone on
-    a line at the height of such, and what is so near the edge that text does not reach there."""
+def _at_edge(text: str, box: Box, size: float, page: _Page) -> str | None:
+    """Header, Footer or PageNumber: what the document repeats at that height, and the numbers of its
+    pages. What stands once is content, however near the edge; so is a heading that only its number
+    tells from those of other pages."""
     upper, lower = edges(box, page.height)
     if not upper and not lower:
         return None
     said, middle = pattern(text), (box.y0 + box.y1) / 2
     near = [s for s, at in page.style.running if abs(at - middle) <= NEAR]
     outside = box.y1 < 0.06 * page.height or box.y0 > 0.945 * page.height
-    short = len(text) < SHORT
-    if said not in near and not (short and near and segments == 1) and not (short and outside):
-        return None
-    if said == "#":
+    if said == "#" and (near or outside):
         return "PageNumber"
+    large = size > 1.18 * page.size and "#" in said
+    if said not in near or large:
+        return None
     return "Header" if upper else "Footer"
