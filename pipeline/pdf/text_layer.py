@@ -24,7 +24,8 @@ MAX_FIELDS = 2_000
 HYPHEN = "\x02"  # pdfium's own sign for the hyphen at the end of a line
 _RUN = re.compile("[^\\0\t\n\r \u00a0\u2028\x02]+\x02?")
 BAD = re.compile("[\x01\x03-\x08\x0b\x0c\x0e-\x1f\ufffd\ue000-\uf8ff]")
-_BOLD = re.compile(r"bold|black|heavy|demi|cmbx", re.I)
+_BOLD = re.compile(r"bold|black|heavy|demi|(cm|sf|lm)\w*bx|sfsx|-medi(?!um)|[a-z]TB\b", re.I)
+_NAMED = re.compile(r"(?:[A-Z]{6}\+)?\w*[A-Za-z]{4}")
 _MONO = re.compile(r"mono(?!type)|courier|consol|typewriter|cmtt|sourcecode|menlo|firacode", re.I)
 _SIGNS = re.compile(r"cmsy|lmmathsymbols", re.I)
 # TeX's symbol font has signs where others have digits and small letters, often without saying so.
@@ -542,13 +543,15 @@ def _letters(handle: Any) -> str:
 
 
 def _face(font: int | None, weight: int) -> _Face:
-    if not font:
-        return _Face(bold=weight >= 600, mono=False, math=False, signs=False)
-    buffer = ctypes.create_string_buffer(200)
-    _get_font_name(font, ctypes.addressof(buffer), 200)
-    name = buffer.value.decode("utf-8", "replace")
+    """By the font's name: the weight that pdfium tells is guessed from the width of stems, and calls
+    whole documents bold. Only a font without a name is judged by it."""
+    name = ""
+    if font:
+        buffer = ctypes.create_string_buffer(200)
+        _get_font_name(font, ctypes.addressof(buffer), 200)
+        name = buffer.value.decode("utf-8", "replace")
     return _Face(
-        bold=weight >= 600 or bool(_BOLD.search(name)),
+        bold=bool(_BOLD.search(name)) or (weight >= 700 and not _NAMED.match(name)),
         mono=bool(_MONO.search(name)),
         math=bool(_MATH.search(name)),
         signs=bool(_SIGNS.search(name)),

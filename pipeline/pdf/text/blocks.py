@@ -30,6 +30,7 @@ SHORT = 150  # letters
 _ITEM = re.compile(
     r"([•▪●○■◦‣⁃∙·]|[-–—*])\s+\S|(\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+\S"
 )
+_NUMERAL = re.compile(r"([IVXivx]{1,5}|[A-Z]|\d{1,2})(\.\d{1,2})*[.)]?\s+(?=\S)")
 _BULLET = re.compile(r"[•▪●○■◦‣⁃∙·・①-⑳➢✓❖]")
 # Marks of lists as Word writes them, in letters of Symbol and Wingdings that mean nothing elsewhere.
 _SYMBOLS = {
@@ -211,7 +212,7 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
         return b.x0 >= a.x1 - 1 and b.x0 - a.x1 < 2.2 * height
     if _ITEM.match(s.text) or _BULLET.match(s.text):
         return False
-    if last.bold != s.bold and len(block) == 1:
+    if len(block) == 1 and (last.bold != s.bold or _is_shouted(last.text) > _is_shouted(s.text)):
         return False
     gap = b.y0 - a.y1
     unspaced = UNSPACED.match(last.text[-1]) and UNSPACED.match(s.text)
@@ -225,6 +226,11 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
     short = unspaced or a.x1 < left + 0.55 * (right - left)
     indented = b.x0 - left > (0.7 * height if unspaced else 6)
     return not (short and indented)
+
+
+def _is_shouted(text: str) -> bool:
+    """A few words in capitals only, as headings are set."""
+    return text.isupper() and sum(c.isalpha() for c in text) >= 4 and len(text.split()) <= 10
 
 
 def _same_line(a: Box, b: Box) -> bool:
@@ -267,12 +273,15 @@ def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> 
     solid = max(1, sum(not c.isspace() for c in text))
     if _CAPTION.match(text) and words < 60:
         return "FigureCaption"
+    numbered = _NUMERAL.match(text)
+    if numbered and len(group) <= 3 and _is_shouted(text[numbered.end() :]):
+        return "Title"
     if _ITEM.match(text) or _BULLET.match(text):
         return "ListItem"
     if _is_formula(group):
         return "Formula"
     mostly = letters > 0.5 * solid
-    if mostly and words <= 14 and len(group) <= 3:
+    if mostly and words <= 14 and len(group) <= 3 and _says_something(group):
         larger = size > 1.18 * page.size
         bold = all(s.bold for s in group) and text[-1] not in ".,;。、"
         if larger or (bold and words <= 12):
@@ -290,6 +299,16 @@ def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> 
     if len(_CODE.findall(text)) >= 2:
         return "CodeSnippet"
     return "UncategorizedText"
+
+
+def _says_something(group: Sequence[Segment]) -> bool:
+    """Whether it has a word of language: letters of formulas and diagrams are no headings."""
+    return any(
+        (len(w.text) >= 3 and sum(c.isalpha() for c in w.text) >= 3 and not w.math)
+        or UNSPACED.search(w.text)
+        for s in group
+        for w in s.words
+    )
 
 
 def edges(box: Box, height: float) -> tuple[bool, bool]:
