@@ -108,4 +108,6 @@ def _text(call: Callable[..., int]) -> str:
         return ""
     buffer = (ctypes.c_ushort * (size // 2))()
     call(ctypes.cast(buffer, ctypes.POINTER(ctypes.c_ushort)), size)
-    return bytes(buffer)[: size - 2].decode("utf-16-le", "replace").replace("\r", "\n").strip("\0 \n")
+    return (
+        bytes(buffer)[: size - 2].decode("utf-16-le", "replace").replace("\r", "\n").strip("\0 \n")
+    )

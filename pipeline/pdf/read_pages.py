@@ -212,15 +212,23 @@ def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
 def _noted(content: PageContent, blocks: list[Block]) -> list[Block]:
     """What annotations and bare form fields say, where they stand, unless the page says it there."""
     made = []
-    for note in content.notes:
+    for note in sorted(content.notes, key=lambda n: (n.box.y0, n.box.x0)):
         there = " ".join(w.text for w in content.words if note.box.holds(w.box))
         said = "\n".join(" ".join(line.split()) for line in note.text.splitlines())
         if " ".join(said.split()) not in there:
-            index = _place(content, blocks, note.box)
+            index = _behind(blocks, note.box) or _place(content, blocks, note.box)
             made.append(
-                Block(kind="UncategorizedText", text=said, box=note.box, index=index, note=note.kind)
+                Block(
+                    kind="UncategorizedText", text=said, box=note.box, index=index, note=note.kind
+                )
             )
     return made
+
+
+def _behind(blocks: list[Block], box: Box) -> float | None:
+    """Behind the label to its left, on the same line."""
+    left = [b for b in blocks if b.box.x1 <= box.x0 + 1 and b.box.y0 < box.y1 and b.box.y1 > box.y0]
+    return max(left, key=lambda b: b.box.x1).index + 0.4 if left else None
 
 
 def _place(content: PageContent, blocks: list[Block], box: Box) -> float:

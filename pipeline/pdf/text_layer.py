@@ -8,9 +8,11 @@ import ctypes
 import functools
 import math
 import re
+import statistics
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pypdfium2 as pdfium
@@ -112,7 +114,7 @@ def written(page: Any, number: int, frame: Frame) -> Written:
 def _read(page: Any, frame: Frame) -> Written:
     with closing(page.get_textpage()) as text:
         glyphs = _Glyphs(text, frame)
-        drawn = _once(glyphs.words())
+        drawn = _once(_unspread(glyphs.words()))
         if glyphs.downward:
             drawn = dict.fromkeys(vertical_text.arranged(list(drawn)))
     garbled = glyphs.bad / glyphs.seen if glyphs.seen else 0.0
@@ -130,6 +132,47 @@ def _once(drawn: Iterable[tuple[Word, int | None]]) -> dict[Word, int | None]:
             kept[word] = thing
         places |= {place, (word.text, int(word.box.x0 + 0.75), y)}
     return kept
+
+
+_Drawn = tuple[Word, int | None]
+
+
+def _unspread(drawn: Iterable[_Drawn]) -> Iterator[_Drawn]:
+    """Letters that stand one by one, spread over a line, as the words that they make."""
+    letters: list[_Drawn] = []
+    for word, thing in drawn:
+        if letters and not _goes_on(letters[-1][0], word):
+            yield from _spelled(letters)
+            letters = []
+        if len(word.text) == 1:
+            letters.append((word, thing))
+        else:
+            yield word, thing
+    yield from _spelled(letters)
+
+
+def _goes_on(last: Word, word: Word) -> bool:
+    one_line = min(last.box.y1, word.box.y1) - max(last.box.y0, word.box.y0) > 0
+    alike = last.angle == word.angle == 0 and len(word.text) == 1
+    return one_line and alike and -0.1 * last.size < word.box.x0 - last.box.x1 < 0.9 * last.size
+
+
+def _spelled(letters: Sequence[_Drawn]) -> Iterator[_Drawn]:
+    gaps = [b.box.x0 - a.box.x1 for (a, _), (b, _) in pairwise(letters)]
+    alphabetic = sum(w.text.isalpha() for w, _ in letters) >= 0.7 * len(letters)
+    if len(letters) < 5 or not alphabetic:
+        yield from letters
+        return
+    usual, size = statistics.median(gaps), statistics.median(w.size for w, _ in letters)
+    word, thing = letters[0]
+    for (letter, its), gap in zip(letters[1:], gaps, strict=True):
+        if gap > max(1.6 * usual, usual + 0.14 * size):
+            yield word, thing
+            word, thing = letter, its
+        else:
+            text, box = word.text + letter.text, word.box.union(letter.box)
+            word = word._replace(text=text, box=box, size=max(word.size, letter.size))
+    yield word, thing
 
 
 def _fields(page: Any, frame: Frame) -> list[Box]:
@@ -217,9 +260,8 @@ class _Glyphs:
     def words(self) -> Iterator[tuple[Word, int | None]]:
         """Each with its text object."""
         sideways: list[tuple[int, int]] = []
-        for run in _RUN.finditer(self._letters):
-            start, end = run.span()
-            letters = run.group()
+        for start, end in self._runs():
+            letters = self._letters[start:end]
             if self._look(start).quarter:
                 if sideways and self._look(start).quarter != self._look(sideways[-1][0]).quarter:
                     yield from self._sideways(sideways)
@@ -228,25 +270,53 @@ class _Glyphs:
                 continue
             yield from self._sideways(sideways)
             sideways = []
-            whole = None if BY_LETTER.search(letters) else self._whole(start, end)
-            if whole is None:
-                column = self._column(start, letters)
-                yield from self._by_letter(start, end) if column is None else (column,)
-                continue
-            box, pieces = whole
-            self.seen += end - start
-            raised = self._raised(start, end) if pieces > 1 and _DIGIT.search(letters) else end
+            raised = self._raised(start, end) if _DIGIT.match(letters[-1]) else end
             for first, last in ((start, raised), (raised, end)):
-                if first == last:
-                    continue
-                part = whole if last - first == end - start else self._whole(first, last)
-                letters = self._letters[first:last]
-                if pieces > 1 or self._look(first).signs:
-                    letters = self._with_signs(first, letters)
-                if _ACCENTED.search(letters):
-                    letters = self._with_accents(first, letters)
-                yield self._word(first, letters, part[0] if part else box)
+                if first < last:
+                    yield from self._upright(first, last)
         yield from self._sideways(sideways)
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Where letters begin and end that nothing parts. On a page of a few lines pdfium may take
+        letters that are drawn one by one for lines of their own."""
+        held: tuple[int, int] | None = None
+        for run in _RUN.finditer(self._letters):
+            start, end = run.span()
+            if held and start - held[1] == 2 and self._touches(held[1] - 1, start):
+                held = held[0], end
+                continue
+            if held:
+                yield held
+            held = start, end
+        if held:
+            yield held
+
+    def _touches(self, last: int, letter: int) -> bool:
+        """Whether a letter behind a line's end stands right behind the one before it."""
+        if not _is_generated(self._handle, letter - 1):
+            return False
+        _get_origin(self._handle, last, self._at[0], self._at[1])
+        line = self._four[1]
+        _get_origin(self._handle, letter, self._at[0], self._at[1])
+        if abs(self._four[1] - line) > 0.5 or self._look(letter).angle:
+            return False
+        return abs(self._advance(letter, 0)[0] - self._advance(last, 0)[1]) < 0.1 * self._size(last)
+
+    def _upright(self, start: int, end: int) -> Iterator[tuple[Word, int | None]]:
+        """The words of a run of letters; nearly always one."""
+        letters = self._letters[start:end]
+        whole = None if BY_LETTER.search(letters) else self._whole(start, end)
+        if whole is None:
+            column = self._column(start, letters)
+            yield from self._by_letter(start, end) if column is None else (column,)
+            return
+        box, pieces = whole
+        self.seen += end - start
+        if pieces > 1 or self._look(start).signs:
+            letters = self._with_signs(start, letters)
+        if _ACCENTED.search(letters):
+            letters = self._with_accents(start, letters)
+        yield self._word(start, letters.replace("\r\n", ""), box)
 
     def _sideways(self, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[Word, int | None]]:
         """Runs of text turned by one right angle. pdfium finds their spaces by the letters' boxes on
@@ -254,15 +324,13 @@ class _Glyphs:
         if not runs:
             return
         quarter = self._look(runs[0][0]).quarter
-        word: list[str] = []
-        first = runs[0][0]
-        box, end = Box(0, 0, 0, 0), 0.0
+        made: list[tuple[Box, str, int]] = []
+        backwards = parted = False
+        begin = end = 0.0  # of the word, along its line
         for i in range(runs[0][0], runs[-1][1]):
             letter = self._letters[i]
             if letter <= " " and letter != HYPHEN or letter == "\u00a0":
-                if word and not _is_generated(self._handle, i):
-                    yield self._word(first, "".join(word), _turned(box, -quarter))
-                    word = []
+                parted = parted or not _is_generated(self._handle, i)
                 continue
             if not _get_char_box(self._handle, i, *self._at):
                 continue
@@ -272,17 +340,22 @@ class _Glyphs:
             self.seen += 1
             here = _turned(Box(x0, y0, x1, y1), quarter)
             start, after = self._advance(i, quarter)
-            if word and self._parted(first, box, here, start - end):
-                yield self._word(first, "".join(word), _turned(box, -quarter))
-                word = []
-            if not word:
-                first, box = i, here
+            gap = 0.13 * self._size(i)
+            if parted or not made or not _on_one_line(made[-1][0], here):
+                made.append((here, letter, i))
+                begin, end = start, after
+            elif -3 * gap < start - end < gap:
+                made[-1] = made[-1][0].union(here), made[-1][1] + letter, made[-1][2]
+                end = after
+            elif -3 * gap < begin - after < gap:  # upside down, some are given from the right
+                made[-1] = made[-1][0].union(here), letter + made[-1][1], made[-1][2]
+                begin, backwards = start, True
             else:
-                box = box.union(here)
-            word.append(letter)
-            end = after
-        if word:
-            yield self._word(first, "".join(word), _turned(box, -quarter))
+                made.append((here, letter, i))
+                begin, end = start, after
+            parted = False
+        for box, letters, first in _from_the_left(made) if backwards else made:
+            yield self._word(first, letters, _turned(box, -quarter))
 
     def _advance(self, i: int, quarter: int) -> tuple[float, float]:
         """Where a letter begins on its line and where the next one would, as if upright."""
@@ -296,13 +369,6 @@ class _Glyphs:
         if font:
             _get_glyph_width(font, ord(self._letters[i]), 1.0, ctypes.addressof(width))
         return start, start + (width.value or 0.6) * size
-
-    def _parted(self, first: int, word: Box, letter: Box, gap: float) -> bool:
-        """Whether another word begins with that letter, both as if upright: behind a gap, before the
-        word, or on another line."""
-        height = max(word.height, letter.height, 1.0)
-        apart = min(word.y1, letter.y1) - max(word.y0, letter.y0) < 0.05 * height - 1.5
-        return apart or gap > 0.13 * self._size(first) or letter.x1 < word.x0 - 0.3 * height
 
     def _size(self, i: int) -> float:
         """The height of the font's square, in points."""
@@ -337,6 +403,8 @@ class _Glyphs:
         """Where digits begin that are set smaller and higher than what stands before them: the mark
         of a note, an exponent."""
         first = self._look(start)
+        if self._look(end - 1) is first:
+            return end
         for i in range(start + 1, end):
             look = self._look(i)
             if look is first or look.low is None or first.low is None:
@@ -424,7 +492,9 @@ class _Glyphs:
         if low is not None and (flat or high - low <= 3.5 * max(y1 - y0, 3.0)):
             y0, y1 = min(y0, low), max(y1, high)
         box = self._frame.box(*_turned(Box(x0, y0, x1, y1), -quarter))
-        letters = letters.replace("\u00ad", "-").replace(HYPHEN, "\u00ad")  # a soft one is drawn, too
+        letters = letters.replace("\u00ad", "-").replace(
+            HYPHEN, "\u00ad"
+        )  # a soft one is drawn, too
         if not letters.isascii():
             letters = unicodedata.normalize("NFC", letters)
         word = Word(
@@ -472,9 +542,8 @@ class _Glyphs:
             math=face.math,
             signs=face.signs,
             invisible=bool(thing) and _get_mode(thing) == 3,
-            doubtful=bool(thing) and (_is_pale(thing) or _is_optional(thing)),
+            doubtful=thing is not None and (_is_pale(thing) or _is_optional(thing)),
         )
-
 
     def _line(self, start: int, font: int | None, quarter: int) -> tuple[float, float]:
         """Depth and height of the font around the line that a letter stands on, turned upright."""
@@ -489,6 +558,22 @@ class _Glyphs:
         x, y = self._four[0], self._four[1]
         line = _turned(Box(x, y, x, y), quarter).y0
         return line + down.value * size, line + up.value * size
+
+
+def _on_one_line(a: Box, b: Box) -> bool:
+    height = max(a.height, b.height, 1.0)
+    return min(a.y1, b.y1) - max(a.y0, b.y0) >= 0.05 * height - 1.5
+
+
+def _from_the_left(words: Iterable[tuple[Box, str, int]]) -> list[tuple[Box, str, int]]:
+    """Words of each line by their place on it."""
+    lines: list[list[tuple[Box, str, int]]] = []
+    for word in words:
+        if lines and _on_one_line(lines[-1][-1][0], word[0]):
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return [word for line in lines for word in sorted(line)]
 
 
 def _is_pale(thing: int) -> bool:
@@ -506,9 +591,9 @@ def _is_optional(thing: int) -> bool:
     length = ctypes.c_ulong(0)
     for i in range(_count_marks(thing)):
         mark = _get_mark(thing, i)
-        if _get_mark_name(mark, ctypes.addressof(name), 8, ctypes.addressof(length)):
-            if bytes(name)[:4] == b"O\0C\0" and length.value == 6:
-                return True
+        named = _get_mark_name(mark, ctypes.addressof(name), 8, ctypes.addressof(length))
+        if named and bytes(name)[:4] == b"O\0C\0" and length.value == 6:
+            return True
     return False
 
 

@@ -16,14 +16,14 @@ from pipeline.pdf.tables.table import Cell, Table
 from pipeline.pdf.text.lines import rows
 
 _PUNCTUATED = re.compile(r"\d([.,]|,\d{3}|\.\d+)*[.,]?")
-_SIDEWAYS = 8  # words: fewer are no table
+_SIDEWAYS = 4  # words: fewer are no table
 _VALUE = re.compile(r"\(?[-+–]?[\d.,]+%?\)?")
 
 
 def find_tables(content: PageContent, page: Any) -> list[Table]:
     """Every table of the page, top down; `page` is tablers' page, None when there is none. One that
     lies sideways is read as if the page were turned."""
-    ruled_cells = ruled.cells(page, content.frame) if page else []
+    ruled_cells = ruled.cells(page, content) if page else []
     found = _upright(content, ruled_cells)
     for quarter in (90, 270):
         if sum(w.angle == quarter for w in content.words) >= _SIDEWAYS:
@@ -79,9 +79,7 @@ def _quarter(content: PageContent, quarter: int) -> PageContent:
 
 def _quarter_table(table: Table, quarter: int, content: PageContent) -> Table:
     box = turn(table.box, quarter, content)
-    return replace(
-        table, box=box, words=frozenset(turn(w, quarter, content) for w in table.words)
-    )
+    return replace(table, box=box, words=frozenset(turn(w, quarter, content) for w in table.words))
 
 
 def one_column(words: Sequence[Word], box: Box) -> Table:

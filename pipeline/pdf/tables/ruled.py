@@ -22,6 +22,7 @@ from pipeline.pdf.text.lines import around, joined, rows
 
 MAX_PATHS = 8000
 _LONG = 60  # letters
+_MAX_BOXES = 400
 _COLUMN = 12.0  # points: a ruled column as wide is one, whether it holds anything or not
 
 
@@ -74,16 +75,46 @@ def may_be_ruled(paths: Sequence[Box]) -> bool:
     )
 
 
-def cells(page: Any, frame: Frame) -> list[list[Box]]:
-    """What rules enclose on tablers' `page`: the cells of each table."""
-    return [
-        [_seen(cell.bbox, frame) for cell in table.cells]
+def cells(page: Any, content: PageContent) -> list[list[Box]]:
+    """What rules enclose on tablers' `page`: the cells of each table. Cells that are drawn as boxes of
+    their own, beside each other, are not always found there."""
+    found = [
+        [_seen(cell.bbox, content.frame) for cell in table.cells]
         for table in _tablers().find_tables(page, extract_text=False)
+    ]
+    places = [around(boxes) for boxes in found]
+    return found + [
+        b for b in _drawn_cells(content) if not any(around(b).overlap(p) for p in places)
     ]
 
 
+def _drawn_cells(content: PageContent) -> list[list[Box]]:
+    """Groups of four boxes or more that touch each other, in rows and columns."""
+    most = 0.25 * content.width * content.height
+    boxes = [p for p in content.paths if p.width >= 12 and p.height >= 8 and p.area < most]
+    groups: list[list[Box]] = []
+    for box in boxes if 4 <= len(boxes) <= _MAX_BOXES else ():
+        touching = [g for g in groups if any(_touch(box, other) for other in g)]
+        groups = [g for g in groups if g not in touching]
+        groups.append([box, *(b for g in touching for b in g)])
+    return [
+        list(dict.fromkeys(g))
+        for g in groups
+        if len(set(g)) >= 4
+        and _tiled(g)
+        and min(len(_edges([b[i] for b in g])) for i in (0, 1)) > 1
+    ]
+
+
+def _touch(a: Box, b: Box) -> bool:
+    """Side by side: they share an edge, and hardly any room."""
+    across = min(a.x1, b.x1) - max(a.x0, b.x0)
+    down = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return min(across, down) > -2 and min(across, down) < 3 and max(across, down) > 6
+
+
 def find(
-    content: PageContent, words: Sequence[Word], pieces: list[list[Box]]
+    content: PageContent, words: Sequence[Word], pieces: Sequence[Sequence[Box]]
 ) -> Iterator[Table]:
     """The tables that those cells make with those words."""
     for boxes in _together(pieces, words):
@@ -152,7 +183,7 @@ def _nearest(edges: Sequence[float], value: float) -> int:
 # Pieces of one table
 
 
-def _together(pieces: list[list[Box]], words: Sequence[Word]) -> list[list[Box]]:
+def _together(pieces: Sequence[Sequence[Box]], words: Sequence[Word]) -> list[list[Box]]:
     """Pieces below each other with the same columns are one table when there is at most a line of
     text between them, which becomes a row over all columns."""
     merged: list[list[Box]] = []
@@ -167,7 +198,7 @@ def _together(pieces: list[list[Box]], words: Sequence[Word]) -> list[list[Box]]
     return merged
 
 
-def _between(above: list[Box], below: list[Box], words: Sequence[Word]) -> list[Box] | None:
+def _between(above: list[Box], below: Sequence[Box], words: Sequence[Word]) -> list[Box] | None:
     a, b = around(above), around(below)
     columns = [_edges([*(x.x0 for x in p), around(p).x1]) for p in (above, below)]
     same = len(columns[0]) == len(columns[1]) > 2 and all(
@@ -223,7 +254,9 @@ def table_of(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     said = [c for c in cells if c.text]
     high = len({c.row for c in said})
     wide = len({c.column for c in said})
-    line = high == 1 and wide >= 4 and len(boxes) == wide and all(len(c.text) <= _LONG for c in said)
+    line = (
+        high == 1 and wide >= 4 and len(boxes) == wide and all(len(c.text) <= _LONG for c in said)
+    )
     if not line and (high < 2 or wide < 2 or len(said) < 3 or len(said) < 0.15 * len(cells)):
         return None
     if sum(len(c.text) > 400 for c in said) > len(said) / 3:
@@ -232,8 +265,8 @@ def table_of(boxes: Sequence[Box], words: Sequence[Word]) -> Table | None:
     for cell in stub:
         for word in itertools.chain(*cell.lines):
             whole = whole.union(word.box)
-    held = frozenset(w.box for cell in lined for line in cell.lines for w in line)
-    return Table(box=whole, cells=with_header(cells), ruled=True, words=held)
+    places = frozenset(w.box for cell in lined for line in cell.lines for w in line)
+    return Table(box=whole, cells=with_header(cells), ruled=True, words=places)
 
 
 def _dealt(boxes: Sequence[Box], words: Sequence[Word]) -> list[list[Word]]:

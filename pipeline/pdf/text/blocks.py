@@ -158,10 +158,10 @@ def _marked(segments: Sequence[Segment]) -> list[Segment]:
     """A list's mark that stands by itself put together with the text behind it."""
     made: list[Segment] = []
     for s in segments:
-        if made and _is_mark(made[-1]) and _same_line(made[-1].box, s.box):
-            if 0 <= s.box.x0 - made[-1].box.x1 < 4 * s.size:
-                mark = made.pop()
-                s = Segment((*mark.words, *s.words), around((mark.box, s.box)), mark.index)
+        mark = made[-1] if made and _is_mark(made[-1]) else None
+        if mark and _same_line(mark.box, s.box) and 0 <= s.box.x0 - mark.box.x1 < 4 * s.size:
+            made.pop()
+            s = Segment((*mark.words, *s.words), around((mark.box, s.box)), mark.index)
         first = s.words[0]
         if len(s.words) > 1 and _is_sign(first) and not (first.mono and s.words[1].mono):
             sign = first._replace(text=_sign(first.text), size=s.words[1].size)

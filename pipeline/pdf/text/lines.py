@@ -47,7 +47,8 @@ def joined(words: Sequence[Word]) -> str:
             parts.append(word.text.translate(_RAISED) if raised else word.text)
         else:
             turned = turns(word) and not between(last.text, word.text)
-            parts += [word.text] if turned else [" ", word.text]
+            stop = word.text in {",", "."} and word.box.x0 - last.box.x1 < 0.5 * last.size
+            parts += [word.text] if turned or stop else [" ", word.text]
     return "".join(parts)
 
 
@@ -66,7 +67,8 @@ def _script(last: Word, word: Word) -> bool:
     size = max(last.size, word.size)
     if not last.text[-1].isalnum() or not word.text[0].isalnum():
         return False
-    if not -0.2 * size < word.box.x0 - last.box.x1 < 0.15 * size:
+    mark = word.text.isdecimal() and len(word.text) <= 2 and word.size < 0.7 * last.size
+    if not -0.2 * size < word.box.x0 - last.box.x1 < (0.3 if mark else 0.15) * size:
         return False
     away = abs(word.box.y0 + word.box.y1 - last.box.y0 - last.box.y1) / 2
     return word.size < 0.85 * last.size or (away > 0.2 * size and len(word.text) <= 3)
