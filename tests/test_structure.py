@@ -61,7 +61,11 @@ HOMES = {
         "storage/catalog/tokens.py",
     },
     "cryptography": {"pipeline/jobs/notify.py"},
-    "pypdfium2": {"pipeline/pdf/pdfium.py", "pipeline/pdf/text_layer.py"},
+    "pypdfium2": {
+        "pipeline/pdf/annotations.py",
+        "pipeline/pdf/pdfium.py",
+        "pipeline/pdf/text_layer.py",
+    },
     "pypdfium2_raw": {"pipeline/pdf/pdfium.py"},
     "pikepdf": {"pipeline/pdf/probe.py", "pipeline/ingest/reference.py"},
     "fasttext": {"pipeline/pdf/language.py"},

@@ -127,8 +127,8 @@ def test_an_exponent_belongs_to_its_letter() -> None:
     def at(text: str, x: float, y: float, size: float) -> Word:
         return Word(text=text, box=Box(x, y, x + 0.6 * size * len(text), y + size), size=size)
 
-    assert joined([at("R", 0, 10, 10), at("2", 6.5, 8, 7)]) == "R2"
-    assert joined([at("R", 0, 10, 10), at("2", 6.5, 7, 9)]) == "R2"
+    assert joined([at("R", 0, 10, 10), at("2", 6.5, 8, 7)]) == "R²"
+    assert joined([at("R", 0, 10, 10), at("2", 6.5, 7, 9)]) == "R²"
     assert joined([at("R", 0, 10, 10), at("2", 9.5, 8, 7)]) == "R 2"
     assert joined([at("see", 0, 10, 10), at("page", 19, 10, 10)]) == "see page"
 

@@ -108,6 +108,8 @@ def chunks(batches: Iterable[Sequence[Json]], options: ChunkOptions) -> Iterator
 
 
 def _is_text(e: Json) -> bool:
+    if e["metadata"].get("hidden"):
+        return False  # nobody sees it on the page
     return e["type"] not in FURNITURE | {"Table", "Image"} and bool(e["text"].strip())
 
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 import pypdfium2_raw
-from PIL import ImageDraw
 from pypdfium2 import PdfiumError
 
 from errors import InputError
@@ -247,6 +246,8 @@ class Ink(NamedTuple):
 
 def ink(page: Any, words: Sequence[Word], *, dpi: float = 36) -> Ink:
     """What a loaded page shows beside those words. Ink is what differs from the commonest shade."""
+    from PIL import ImageDraw  # for pages that have a picture: page processes stay small
+
     picture = render(page, dpi=dpi, gray=True)
     shades = picture.histogram()
     ground = shades.index(max(shades))

@@ -159,7 +159,9 @@ def _markdown(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
             image = e["metadata"].get("image_path")
             if e["type"] == "Image" and is_one(CropName, image):
                 pictures.add(CropName(image))
-            if e["type"] not in {"Header", "Footer", "PageBreak"}:
+            if e["type"] not in {"Header", "Footer", "PageBreak"} and not e["metadata"].get(
+                "hidden"
+            ):
                 parts.append(markdown.element(e))
         archive.writestr(f"{i:04d}-{_plain(source.filename)}.md", "\n\n".join(parts) + "\n")
         report(i + 1, len(shelf.sources))

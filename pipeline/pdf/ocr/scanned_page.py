@@ -36,6 +36,7 @@ def read(
 ) -> Scan:
     """A page sent to OCR for that reason; `layer_too` says that a text layer, however short, is
     better than an OCR that finds no more."""
+    seen = sum(len(w.text) for w in content.words if not w.invisible)
     short = layer_too and bool(content.words) and content.garbled <= 0.1
     try:
         answer = _recognised(_drawn(page), content, languages)
@@ -47,7 +48,7 @@ def read(
     if short:
         letters = sum(len(thing.text) for thing in answer.things)
         lost = is_lost(content) and is_lost(replace(content, characters=letters))
-        if lost or (not is_lost(content) and letters < MORE * content.characters):
+        if lost or (not is_lost(content) and letters < MORE * seen):
             return Scan((), f"{note}; read as it is: OCR finds {letters} letters only")
     if answer.things:
         return Scan(answer.things, note)
