@@ -467,10 +467,16 @@ def test_a_torn_index_is_never_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", ["opening", "restoring"])
 def test_other_users_are_served_while_one_is_being_restored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
+    """A new store, in which nothing is, is not said to be restored."""
     house = House(tmp_path / "data")
+    if code == "restoring":
+        house.put(1)
+        house.replication.save(USER)
+        house.workspaces.forget(USER)
     slow = threading.Event()
     whole = Restore.live
 
@@ -484,8 +490,8 @@ def test_other_users_are_served_while_one_is_being_restored(
     try:
         with pytest.raises(Unavailable) as caught, house.workspaces.open(USER):
             pass
-        assert caught.value.code == "restoring"
-        assert house.workspaces.restoring(USER)
+        assert caught.value.code == code
+        assert house.workspaces.restoring(USER) == (code == "restoring")
         house.workspaces.patience = 60
         with house.workspaces.open(OTHER):
             pass

@@ -190,9 +190,7 @@ def probe_source(place: Place) -> Json:
                 cancelled=place.cancelled(),
             )
         except InputError:
-            # The job's own look is what tells why it cannot be opened: it needs the password, too.
-            if not spec.get("beside"):
-                secret.unlink(missing_ok=True)
+            secret.unlink(missing_ok=True)
             raise
         if found.copy:
             _kept(place, place.copy.unlink)
@@ -376,7 +374,13 @@ def finish_index(place: Place, pages: int) -> Json:
     with tools.stores.workspaces.open(spec["user"]) as workspace:
         held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
         workspace.delete(spec["collection"], [r.id for r in held if r.id not in current])
-    tools.catalog.put_source(
+    _list_source(place, pages)
+    return {"records": len(current)}
+
+
+def _list_source(place: Place, pages: int) -> None:
+    spec = place.spec
+    place.tools.catalog.put_source(
         spec["user"],
         SourceRow(
             collection=spec["collection"],
@@ -388,7 +392,6 @@ def finish_index(place: Place, pages: int) -> Json:
             created_at=time.time(),
         ),
     )
-    return {"records": len(current)}
 
 
 def save(place: Place, outcome: Json) -> Json:
@@ -397,6 +400,18 @@ def save(place: Place, outcome: Json) -> Json:
         place.spec["job"], summary={"outcome": {**outcome, "at": time.time()}}
     )
     return {"generation": place.tools.stores.committer.save(place.spec["user"])}
+
+
+def keep(place: Place) -> Json:
+    """What a cancelled job had indexed is listed: its source, of which some pages are searchable."""
+    spec, tools = place.spec, place.tools
+    row = tools.catalog.job(spec["user"], spec["job"])
+    with tools.stores.workspaces.open(spec["user"]) as workspace:
+        held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
+    if held and row.status == "cancelled":
+        _list_source(place, int(row.summary.get("pages", 0)))
+        tools.stores.committer.touch(spec["user"])
+    return {"records": len(held)}
 
 
 def undo(place: Place) -> Json:
@@ -457,6 +472,7 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
     "index": lambda place, batch, value: index_batch(place, batch, last=value["last"]),
     "finish": lambda place, _, value: finish_index(place, int(value["pages"])),
     "save": lambda place, _, value: save(place, value),
+    "keep": lambda place, _, __: keep(place),
     "undo": lambda place, _, __: undo(place),
     "discard": lambda place, _, __: discard(place),
     "notify": lambda place, _, value: notify(place, value),
@@ -464,7 +480,7 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
 }
 
 
-_AFTER_ALL = {"undo", "discard", "clean"}  # of a job that was cancelled, too
+_AFTER_ALL = {"keep", "undo", "discard", "clean"}  # of a job that was cancelled, too
 
 
 def answer(name: str, place: Place, batch: Json, value: Json) -> Json:

@@ -18,15 +18,19 @@ from pipeline.jobs.queue import (
     BACKOFF,
     NO_BATCH,
     NOTIFY_WORKFLOW,
+    QUEUE_AGAIN,
     QUEUE_INDEX,
     QUEUE_JOBS,
     QUEUE_OUT,
     QUEUE_PAGES,
+    QUEUE_SMALL,
+    SMALL,
     STAGE_WORKFLOW,
     WORKFLOW,
     place,
     run_id,
     telling,
+    turn,
 )
 from pipeline.pdf.probe import Probe
 
@@ -40,6 +44,14 @@ class _Failed(Exception):
     def __init__(self, error: Json) -> None:
         super().__init__(error["code"])
         self.error = error
+
+
+class _Looked(Exception):
+    """A new job was looked at, and takes its place among the others; never leaves this module."""
+
+    def __init__(self, found: Json) -> None:
+        super().__init__()
+        self.found = found
 
 
 class _Later(Exception):
@@ -109,6 +121,9 @@ def register(here: set[str], tools: Tools) -> None:
             status, error = ("partial" if run.failed else "succeeded"), None
         except _Failed as problem:
             status, error = "failed", problem.error
+        except _Looked as looked:
+            await _line_up(run, ingest, looked.found)
+            return "queued"
         except _Later as later:
             await _put_off(run, ingest, later)
             return "waiting"
@@ -137,7 +152,9 @@ class _Run:
         self.gpu_seconds = float(resume.get("gpu_seconds") or spec.get("gpu_seconds") or 0)
         self.waited_for = str(resume.get("waited_for", ""))
         self.tries = int(resume.get("tries", 0))
-        self.priority = 1
+        self.found: Json = resume.get("found", {})
+        self.came = float(spec.get("came", 0))
+        self.priority = turn(self.came)
 
     def event(self, stage: str, message: str, *, extra: Json | None = None, **changes: Any) -> None:
         """Number, write, and fold into the job's row."""
@@ -164,7 +181,7 @@ class _Run:
 
     async def enqueue(self, name: str, workflow: Any, *arguments: Any, **options: Any) -> Any:
         """Under an id that a replay finds again."""
-        queue, part = place(options.pop("queue", QUEUE_JOBS), self.spec)
+        queue, part = place(options.pop("queue", QUEUE_AGAIN), self.spec)
         with (
             SetWorkflowID(f"{self.id}/{name}"),
             SetEnqueueOptions(queue_partition_key=part, **options),
@@ -181,7 +198,7 @@ class _Run:
         value: Json | None = None,
     ) -> Any:
         arguments = (name, self.spec, batch or NO_BATCH, value or {})
-        priority = self.priority if batch else None
+        priority = self.priority if batch or queue == QUEUE_PAGES else None
         return await self.enqueue(key, self.child, *arguments, queue=queue, priority=priority)
 
     async def ask(self, queue: str, key: str, name: str, *, value: Json | None = None) -> Json:
@@ -216,40 +233,50 @@ def _key(name: str, batch: Json) -> str:
 
 
 async def _put_off(run: _Run, ingest: Any, later: _Later) -> None:
-    """This run ends; its continuation is in the queue after a pause, with what was reached."""
+    """It goes on after a pause, whatever else is in the queue by then."""
     pause = run.jitter(BACKOFF[later.tries])
-    turn = int(run.spec.get("turn", 0)) + 1
     run.event(
         later.key.split("/")[0],
         f"{later.error['message']} Trying again in {pause:.0f} s.",
         extra={"code": later.error["code"]},
         status="waiting",
-        summary={"retry_at": run.clock() + pause},
+        summary={"retry_at": run.clock() + pause, "waits_for": later.error["message"]},
     )
-    spec = {
-        **run.spec,
-        "turn": turn,
-        "first_seq": run.seq,
-        "resume": {
-            "stages": run.stages,
-            "failed": run.failed,
-            "done": run.done,
-            "told": run.told,
-            "records": run.records,
-            "gpu_seconds": run.gpu_seconds,
-            "waited_for": later.key,
-            "tries": later.tries + 1,
-        },
+    resume = {
+        "stages": run.stages,
+        "failed": run.failed,
+        "done": run.done,
+        "told": run.told,
+        "records": run.records,
+        "gpu_seconds": run.gpu_seconds,
+        "waited_for": later.key,
+        "tries": later.tries + 1,
     }
-    queue, part = place(QUEUE_JOBS, spec)
+    await _continue(run, ingest, QUEUE_AGAIN, resume, delay_seconds=pause)
+
+
+async def _line_up(run: _Run, ingest: Any, found: Json) -> None:
+    """Its place is known by how much work it is."""
+    seconds = float(found["seconds"])
+    queue = QUEUE_SMALL if seconds <= SMALL else QUEUE_JOBS
+    await _continue(run, ingest, queue, {"found": found}, priority=turn(run.came, seconds))
+
+
+async def _continue(run: _Run, ingest: Any, queue: str, resume: Json, **options: Any) -> None:
+    """This run ends; its continuation is in a queue, with what was reached."""
+    number = int(run.spec.get("turn", 0)) + 1
+    spec = {**run.spec, "turn": number, "first_seq": run.seq, "resume": resume}
+    queue, part = place(queue, spec)
     with (
-        SetWorkflowID(run_id(spec["job"], spec["attempt"], turn)),
-        SetEnqueueOptions(queue_partition_key=part, delay_seconds=pause),
+        SetWorkflowID(run_id(spec["job"], spec["attempt"], number)),
+        SetEnqueueOptions(queue_partition_key=part, **options),
     ):
         await DBOS.enqueue_workflow_async(queue, ingest, spec)
 
 
 async def _compose(run: _Run) -> None:
+    if run.spec.get("new") and "resume" not in run.spec:
+        raise _Looked(await run.settle(QUEUE_PAGES, "probe"))
     if run.waited_for:
         run.event(
             run.waited_for.split("/")[0],
@@ -259,9 +286,9 @@ async def _compose(run: _Run) -> None:
         )
     else:
         run.event("probe", "Looking at the file.", status="running", started_at=run.clock())
-    found = await run.settle(QUEUE_PAGES, "probe")
+    found = run.found or await run.settle(QUEUE_PAGES, "probe")
     pages, scans = int(found["pages"]), int(found["scanned_pages"])
-    run.priority = _priority(pages, int(run.spec.get("order", 0)))
+    run.priority = turn(run.came, float(found["seconds"]))
     if "index" not in run.stages:
         run.count("probe", 1, 1)
         for name in ("partition", "chunk", "embed", "index"):
@@ -282,12 +309,6 @@ async def _compose(run: _Run) -> None:
         f"Saved as generation {saved['generation']}.",
         summary={"saved_generation": saved["generation"]},
     )
-
-
-def _priority(pages: int, order: int) -> int:
-    """Among one user's jobs the smaller class (powers of two of pages) goes first, then the older;
-    compare LOOK_AHEAD."""
-    return (min(pages.bit_length(), 30) << 26) + 1 + order % (1 << 26)
 
 
 async def _read_and_index(run: _Run, batches: list[Json], pages: int) -> None:

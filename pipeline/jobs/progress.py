@@ -4,15 +4,17 @@ Computed from rows; what is asked over and over is remembered for a moment. Of t
 whether it takes jobs.
 """
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.jobs.queue import Engine, starting
+from pipeline.jobs.queue import Engine, starting, turn
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 
 _TAKEN_TOGETHER = 4
+_PUNCTUAL = 5.0  # seconds
 _LINE_SECONDS = 0.5
 _PACE_SECONDS = 10.0
 _FIRST_PACE = 3.0  # chunks, vectors and the save cost about twice what reading does
@@ -34,7 +36,7 @@ class _Ahead:
 
 @dataclass(slots=True)
 class _Line:
-    """A user's unfinished jobs, the oldest first, as of `looked`; `end` is what a new one meets."""
+    """A user's unfinished jobs in their order, as of `looked`; `end` is what a new one meets."""
 
     looked: float = -1e9
     places: dict[str, _Ahead] = field(default_factory=dict)
@@ -77,10 +79,10 @@ class Standing:
             "stages": stages,
             "position": before.queued + 1 if queued else None,
             "waits_for": self._waits_for(row, before),
-            "retry_at": summary.get("retry_at"),
+            "retry_at": None if _late(row) else summary.get("retry_at"),
             "eta_seconds": self._eta(row, before),
             "epoch": summary.get("epoch", 0),
-            "message": summary.get("message"),
+            "message": _told(row) if row.status == "waiting" else summary.get("message"),
             "created_at": row.created_at,
             "started_at": row.started_at,
             "finished_at": row.finished_at,
@@ -104,12 +106,12 @@ class Standing:
         if line is None or now - line.looked > _LINE_SECONDS:
             line = self._lines[row.user] = _Line(now)
             unfinished = self.catalog.jobs(row.user, ACTIVE, self.most)
-            line.join(sorted(unfinished, key=lambda r: r.created_at))
+            line.join(sorted(unfinished, key=_turn))
         return line.places.get(row.id, line.end)
 
     def _waits_for(self, row: JobRow, before: _Ahead) -> str | None:
         if row.status == "waiting":
-            return str(row.summary.get("message"))
+            return _told(row)
         if row.status != "queued":
             return None
         if not self.engine.ready():
@@ -147,6 +149,33 @@ class Standing:
         """A new job is the last one in its user's line."""
         if row.user in self._lines:
             self._lines[row.user].join([row])
+
+
+def came(row: JobRow) -> float:
+    """When it came, or came again."""
+    return float(row.summary.get("came") or row.created_at)
+
+
+def _turn(row: JobRow) -> tuple[bool, int, float]:
+    """What is at work, then the others as the queues have them."""
+    work = float(row.summary.get("estimate") or 0.0)
+    return row.status == "queued", turn(came(row), work), row.created_at
+
+
+def _late(row: JobRow) -> bool:
+    """The time that was told is over."""
+    return time.time() > float(row.summary.get("retry_at") or math.inf) + _PUNCTUAL
+
+
+def _told(row: JobRow) -> str:
+    """Why it waits, and until when; true also for whoever reads it later."""
+    summary = row.summary
+    reason, at = summary.get("waits_for"), summary.get("retry_at")
+    if not reason or not at:
+        return str(summary.get("message"))
+    if _late(row):
+        return f"{reason} It is tried again as soon as there is room."
+    return f"{reason} Trying again at {time.strftime('%H:%M:%S', time.gmtime(at))} UTC."
 
 
 def _left(row: JobRow) -> float:

@@ -24,11 +24,14 @@ APPLICATION_VERSION = f"ingest-3-v{VERSION}"
 WORKFLOW, STAGE_WORKFLOW, NOTIFY_WORKFLOW = "ingest_v1", "child_v1", "notify_v1"
 TRANSFER_WORKFLOW = "transfer_v2"
 QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT = "jobs", "pages", "index", "outward"
+# Where a job is looked at, where a small one runs, and where one goes on after a wait.
+QUEUE_NEW, QUEUE_SMALL, QUEUE_AGAIN = "new", "small", "again"
 VISITORS = "-visitors"  # ends the names of queues for visitors' jobs
 UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
 BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))  # seconds until what is away is asked again
-LOOK_AHEAD = 6 << 26  # a priority: before its user's pages of documents that have 32 or more
+SMALL = 15.0  # seconds of work, by the probe: such a job finds a slot beside large ones
+_ORIGIN = 1_767_225_600.0  # when priorities begin: they have 31 bits
 
 
 def catalog_url(settings: Settings, paths: Paths) -> str:
@@ -48,6 +51,12 @@ def starting(paths: Paths) -> str:
 def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
     """The workflow of that attempt; a later turn is its continuation after a wait."""
     return f"{job_id}~{attempt}.{turn}" if turn else f"{job_id}~{attempt}"
+
+
+def turn(came: float, work: float = 0.0) -> int:
+    """The priority of what came then (epoch) and has so many seconds of work: as if each were to be done
+    by four times its work. So the small go first, and nobody is overtaken for longer than that."""
+    return min(max(1, int(4 * (came - _ORIGIN + 4 * work))), (1 << 31) - 1)
 
 
 def place(queue: str, spec: Mapping[str, Any]) -> tuple[str, str]:

@@ -6,10 +6,22 @@ that is done only while there are jobs, and most often where all of a job's batc
 
 from dbos import DBOS
 
-from pipeline.jobs.queue import QUEUE_INDEX, QUEUE_JOBS, QUEUE_OUT, QUEUE_PAGES, VISITORS
+from pipeline.jobs.queue import (
+    QUEUE_AGAIN,
+    QUEUE_INDEX,
+    QUEUE_JOBS,
+    QUEUE_NEW,
+    QUEUE_OUT,
+    QUEUE_PAGES,
+    QUEUE_SMALL,
+    VISITORS,
+)
 
-ALL = (QUEUE_JOBS, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
-_BUSY = {QUEUE_JOBS: 0.3, QUEUE_PAGES: 0.1, QUEUE_INDEX: 0.05, QUEUE_OUT: 0.3}  # seconds
+ALL = (QUEUE_NEW, QUEUE_SMALL, QUEUE_JOBS, QUEUE_AGAIN, QUEUE_PAGES, QUEUE_INDEX, QUEUE_OUT)
+_BUSY = {  # seconds
+    QUEUE_NEW: 0.2, QUEUE_SMALL: 0.2, QUEUE_JOBS: 0.3, QUEUE_AGAIN: 0.5, QUEUE_PAGES: 0.1,
+    QUEUE_INDEX: 0.05, QUEUE_OUT: 0.3,
+}  # fmt: skip
 _IDLE = 0.3
 _VISITORS = 0.3
 
@@ -24,7 +36,10 @@ def register(pages: int, *, busy: bool, visitors: bool) -> None:
     """After DBOS is launched; `pages` is how many are read at once. Visitors' jobs have queues beside
     the others, which leave most of the worker to those who are signed in."""
     every = _every(busy)
+    _register(QUEUE_NEW, every[QUEUE_NEW], 16, jobs=8)
+    _register(QUEUE_SMALL, every[QUEUE_SMALL], 32, jobs=4)
     _register(QUEUE_JOBS, every[QUEUE_JOBS], 32, jobs=4)
+    _register(QUEUE_AGAIN, every[QUEUE_AGAIN], 64, jobs=32)  # at the time that was told
     _register(QUEUE_PAGES, every[QUEUE_PAGES], pages, each=pages)
     # A save waits in there for its turn, with all others, for up to a minute.
     _register(QUEUE_OUT, every[QUEUE_OUT], 32, each=4)
@@ -32,7 +47,10 @@ def register(pages: int, *, busy: bool, visitors: bool) -> None:
     _register(QUEUE_INDEX, every[QUEUE_INDEX], 2, each=1)
     if visitors:
         share = visitor_pages(pages)
+        _register(QUEUE_NEW + VISITORS, _VISITORS, 4, jobs=2)
+        _register(QUEUE_SMALL + VISITORS, _VISITORS, 8, jobs=4)
         _register(QUEUE_JOBS + VISITORS, _VISITORS, 8, jobs=4)
+        _register(QUEUE_AGAIN + VISITORS, _VISITORS, 16, jobs=8)
         _register(QUEUE_PAGES + VISITORS, _VISITORS, share, each=share)
         _register(QUEUE_OUT + VISITORS, _VISITORS, 8, each=4)
         _register(QUEUE_INDEX + VISITORS, _VISITORS, 1, each=1)

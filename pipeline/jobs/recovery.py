@@ -26,7 +26,7 @@ from pipeline.jobs import queues
 from pipeline.jobs.queue import (
     APPLICATION_VERSION,
     NOTIFY_WORKFLOW,
-    QUEUE_JOBS,
+    QUEUE_AGAIN,
     STAGE_WORKFLOW,
     TRANSFER_WORKFLOW,
     UNFINISHED,
@@ -156,7 +156,7 @@ class Upkeep:
         if kind == "run":
             found = DBOS.get_workflow_status(name)
             if found is not None and found.status == "PENDING":
-                DBOS.resume_workflow(name, queue_name=found.queue_name or QUEUE_JOBS)
+                DBOS.resume_workflow(name, queue_name=found.queue_name or QUEUE_AGAIN)
             return
         user, job = name.split(" ")
         row = self.catalog.job(user, job)
@@ -183,7 +183,7 @@ class Upkeep:
             self.jobs.engine.stop(spec["job"])
             told = {**spec, "turn": int(spec.get("turn", 0)) + _ANEW}
             name = f"{run_id(spec['job'], spec['attempt'], told['turn'])}/notify.{tries}"
-            self.jobs.engine.start(spec, NOTIFY_WORKFLOW, QUEUE_JOBS, name, told, result, tries)
+            self.jobs.engine.start(spec, NOTIFY_WORKFLOW, QUEUE_AGAIN, name, told, result, tries)
 
     def _clean(self) -> None:
         """Workflows that nothing can need any more, and jobs that ended long ago. An unfinished job

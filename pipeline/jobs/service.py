@@ -5,7 +5,6 @@ execution a workflow in the worker process. Knows nothing of PDFs beyond the che
 """
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
@@ -22,18 +21,19 @@ from errors import InputError, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs import uploads
 from pipeline.jobs.notify import sealed
-from pipeline.jobs.progress import Standing
+from pipeline.jobs.progress import Standing, came
 from pipeline.jobs.queue import (
-    LOOK_AHEAD,
     NO_BATCH,
+    QUEUE_AGAIN,
     QUEUE_INDEX,
-    QUEUE_JOBS,
-    QUEUE_PAGES,
+    QUEUE_NEW,
+    QUEUE_SMALL,
     STAGE_WORKFLOW,
     TRANSFER_WORKFLOW,
     WORKFLOW,
     Engine,
     run_id,
+    turn,
 )
 from pipeline.jobs.uploads import Admission, Promise, display_name, write_private
 from pipeline.models import gpu as borrow
@@ -117,7 +117,6 @@ class Jobs:
             "gpu": request.gpu,
             "locked": request.password is not None,
             "notify": sealed(self.settings.secret, request.notify) if request.notify else None,
-            "order": self.catalog.count_jobs(user),
             **_at(address),
         }
         stem = _job_id(user, spec)
@@ -149,9 +148,7 @@ class Jobs:
         )
         if self.catalog.put_job(row):
             self._standing.joined(row)
-            if self._enqueue(row, 1, {}):
-                with contextlib.suppress(Unavailable):  # the job's own look comes all the same
-                    self._look_ahead(row)
+            self._enqueue(row, 1, {})
         return self._standing.shown(self.catalog.job(user, job_id))
 
     def transfer(
@@ -259,9 +256,10 @@ class Jobs:
         """Nothing new starts. What is indexed stays, or is removed when `keep` is false. A finished
         job is returned as it is."""
         row = self.catalog.job(user, job_id)
+        kind, kept = row.summary.get("kind", "ingest"), row.summary.get("kept", keep)
         if row.status not in FINISHED:
             self.engine.connected()
-            kind, attempt = row.summary.get("kind", "ingest"), int(row.summary.get("attempt", 1))
+            kept = keep
             left = f"; what was indexed {'stays' if keep else 'is removed'}"
             self._note(
                 job_id,
@@ -270,13 +268,26 @@ class Jobs:
                 finished_at=time.time(),
                 summary={"error": None, "retry_at": None, "outcome": None, "kept": keep},
             )
-            self.engine.stop(row.id)
-            if not keep and kind == "ingest":
-                self._start_stage(row, "undo", QUEUE_INDEX, attempt)
-            elif not keep and kind == "import":
-                beside, body = f"undo-{run_id(row.id, attempt)}", self._body(row, attempt, {})
-                self.engine.start(row.spec, TRANSFER_WORKFLOW, QUEUE_JOBS, beside, body)
+        elif row.status != "cancelled":
+            return self._standing.shown(row)
+        self.engine.stop(row.id)
+        self._after_cancel(row, kind, kept=kept)
         return self.job(user, job_id)
+
+    def _after_cancel(self, row: JobRow, kind: str, *, kept: bool) -> None:
+        """Once, however often it is asked for: what is indexed is listed, or goes."""
+        if kind == "ingest":
+            self._start_stage(row, "keep" if kept else "undo")
+        elif kind == "import" and not kept:
+            attempt = int(row.summary.get("attempt", 1))
+            name, body = f"undo-{run_id(row.id, attempt)}", self._body(row, attempt, {})
+            self.engine.start(row.spec, TRANSFER_WORKFLOW, QUEUE_AGAIN, name, body)
+
+    def _start_stage(self, row: JobRow, name: str) -> None:
+        """One stage by itself, after the job's own workflow."""
+        attempt = int(row.summary.get("attempt", 1))
+        beside, body = f"{name}-{run_id(row.id, attempt)}", self._body(row, attempt, {})
+        self.engine.start(row.spec, STAGE_WORKFLOW, QUEUE_INDEX, beside, name, body, NO_BATCH, {})
 
     def dismiss(self, user: str, job_id: str) -> dict[str, Any]:
         """Take a job that failed or was cancelled out of the list, with all that it left; a retry that
@@ -288,7 +299,7 @@ class Jobs:
             raise Refused("job_not_over", "Only what failed can be taken off.", "Cancel it first.")
         self.catalog.update_job(job_id, summary={"dismissed": True})
         if documents and "sha256" in row.spec:
-            self._start_stage(row, "discard", QUEUE_INDEX, int(row.summary.get("attempt", 1)))
+            self._start_stage(row, "discard")
         elif row.summary.get("kind") == "export" and "name" in row.summary.get("result", {}):
             self.paths.export(user, row.summary["result"]["name"]).unlink(missing_ok=True)
         return self.job(user, job_id)
@@ -369,6 +380,7 @@ class Jobs:
                 "error": None,
                 "retry_at": None,
                 "again": again,
+                "came": time.time(),
                 "outcome": None,
                 "dismissed": False,
             },
@@ -423,16 +435,16 @@ class Jobs:
         held = (s.sha256 for s in self.catalog.sources(user, row.collection))
         return made and row.sha256 in held
 
-    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> bool:
-        """False when the engine cannot be told now: its row stands, and upkeep takes it up."""
-        body = self._body(row, attempt, again)
-        workflow = WORKFLOW if row.summary.get("kind", "ingest") == "ingest" else TRANSFER_WORKFLOW
+    def _enqueue(self, row: JobRow, attempt: int, again: dict[str, Any]) -> None:
+        """A document is looked at first. When the engine cannot be told now, the row stands, and upkeep
+        takes it up."""
+        body, name = self._body(row, attempt, again), run_id(row.id, attempt)
+        document = row.summary.get("kind", "ingest") == "ingest"
+        workflow, queue = (WORKFLOW, QUEUE_NEW) if document else (TRANSFER_WORKFLOW, QUEUE_SMALL)
         try:
-            self.engine.start(row.spec, workflow, QUEUE_JOBS, run_id(row.id, attempt), body)
+            self.engine.start(row.spec, workflow, queue, name, body, priority=turn(body["came"]))
         except Unavailable as problem:
             log.warning("not enqueued yet", extra={"job": row.id, "code": problem.code})
-            return False
-        return True
 
     def _body(self, row: JobRow, attempt: int, again: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -443,21 +455,9 @@ class Jobs:
             "gpu_seconds": row.summary.get("gpu_seconds", 0.0),
             "first_seq": self.catalog.last_event(row.id),
             "again": again,
+            "came": came(row),
+            "new": True,
         }
-
-    def _look_ahead(self, row: JobRow) -> None:
-        """The probe, beside jobs that are at work: pages and time are known before the start."""
-        self._start_stage(row, "probe", QUEUE_PAGES, 1, priority=LOOK_AHEAD)
-
-    def _start_stage(
-        self, row: JobRow, name: str, queue: str, attempt: int, **options: Any
-    ) -> None:
-        """One stage by itself, beside the job's own workflow."""
-        beside = f"{name}-{run_id(row.id, attempt)}"
-        body = {**self._body(row, attempt, {}), "beside": True}
-        self.engine.start(
-            row.spec, STAGE_WORKFLOW, queue, beside, name, body, NO_BATCH, {}, **options
-        )
 
     def _refused(
         self, user: str, collection: str, request: Request, problem: QuireError

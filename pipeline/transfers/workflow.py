@@ -23,7 +23,7 @@ from errors import Cancelled, NotFound, PageProcessDied, QuireError, Refused
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
 from pipeline.ingest.remove import pictures, remove_files
-from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, TRANSFER_WORKFLOW, place, run_id, telling
+from pipeline.jobs.queue import BACKOFF, QUEUE_AGAIN, TRANSFER_WORKFLOW, place, run_id, telling
 from pipeline.jobs.uploads import Admission, Promise, write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.processes.pool import Pools
@@ -137,7 +137,7 @@ def register(here: set[str], tools: Tools) -> None:
         Job(tools, spec).note(
             f"{error['message']} Trying again in {seconds:.0f} s.",
             status="waiting",
-            summary={"retry_at": time.time() + seconds},
+            summary={"retry_at": time.time() + seconds, "waits_for": error["message"]},
         )
         return seconds
 
@@ -150,7 +150,7 @@ def register(here: set[str], tools: Tools) -> None:
                 return str(found["status"])
             turn = int(spec.get("turn", 0)) + 1
             after = pause(spec, found["error"])
-            queue, part = place(QUEUE_JOBS, spec)
+            queue, part = place(QUEUE_AGAIN, spec)
             with (
                 SetWorkflowID(run_id(spec["job"], spec["attempt"], turn)),
                 SetEnqueueOptions(queue_partition_key=part, delay_seconds=after),

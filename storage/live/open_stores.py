@@ -61,13 +61,14 @@ class Truth(Protocol):
 @dataclass(slots=True)
 class _Slot:
     """One user's place; `opening` is there while nobody may use the store, `lock` while no other
-    process may. `went` are saves of this instance since: from which manifest to which. `mended` is
+    process may; `built` while it is restored. `went` are saves of this instance since: from which manifest to which. `mended` is
     when damage was last put right."""
 
     workspace: Workspace | None = None
     lock: IO[str] | None = None
     opening: "Future[None] | None" = None
     busy: int = 0
+    built: bool = False
     went: dict[str, str] = field(default_factory=dict)
     mended: float = float("-inf")
 
@@ -103,6 +104,14 @@ def locked(path: Path) -> IO[str]:
             "Stop the other one, or give each its own QUIRE_DATA_DIR; it is tried again.",
         ) from problem
     return file
+
+
+def opening() -> Unavailable:
+    return Unavailable(
+        "opening",
+        "Your collections are being opened.",
+        "Try again in a few seconds; jobs wait by themselves.",
+    )
 
 
 def restoring() -> Unavailable:
@@ -148,7 +157,11 @@ class Workspaces:
     def restoring(self, user: str) -> bool:
         with self._lock:
             slot = self._slots.get(user)
-            return slot is not None and slot.opening is not None
+            return slot is not None and self._restores_something(user, slot)
+
+    def _restores_something(self, user: str, slot: _Slot) -> bool:
+        """What is empty and new is only opened."""
+        return slot.built and bool(seal.base(self.paths, user))
 
     def close(self) -> None:
         with self._lock:
@@ -303,10 +316,10 @@ class Workspaces:
                     threading.Thread(
                         target=self._ready, args=(user, slot, slot.opening), daemon=True
                     ).start()
-                opening = slot.opening
-            if not wait([opening], timeout=max(0.0, limit - time.monotonic())).done:
-                raise restoring()
-            opening.result()
+                coming = slot.opening
+            if not wait([coming], timeout=max(0.0, limit - time.monotonic())).done:
+                raise restoring() if self._restores_something(user, slot) else opening()
+            coming.result()
 
     def _ready(self, user: str, slot: _Slot, opening: "Future[None]") -> None:
         """Open the user's store, built first when it is not proved; errors go to who waits."""
@@ -358,6 +371,7 @@ class Workspaces:
                 return workspace
         if spoilt and time.monotonic() - slot.mended < MENDED_AGAIN:
             raise index_damaged()
+        slot.built = True
         with self._restores:
             workspace = self._made(user, self.truth.live(user))
         if held or spoilt:
@@ -395,7 +409,7 @@ class Workspaces:
 
     def _opened_or_not(self, user: str, slot: _Slot) -> None:
         with self._lock:
-            slot.opening = None
+            slot.opening, slot.built = None, False
             self._settle(user, slot)
 
     def _settle(self, user: str, slot: _Slot) -> None:
