@@ -101,8 +101,6 @@ def test_what_is_left_after_a_cancel_is_listed_and_nothing_else(
 ) -> None:
     pdf = running.pdf(60, f"cut {keep}")
     job = running.submit(pdf, strategy="ocr_only", collection=f"cut {keep}")
-    running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0))
-    running.jobs.cancel(USER, job, keep=keep)
 
     def listed() -> list[dict[str, object]]:
         return list(running.link.call("sources", USER, collection=f"cut {keep}"))
@@ -111,6 +109,8 @@ def test_what_is_left_after_a_cancel_is_listed_and_nothing_else(
         asked = {"query": "weather", "collection": f"cut {keep}", "mode": "keyword", "top_k": 100}
         return list(running.link.call("search", USER, **asked))
 
+    running.eventually(found)
+    running.jobs.cancel(USER, job, keep=keep)
     if keep:
         running.eventually(listed)
         (source,) = listed()

@@ -111,7 +111,12 @@ class Library:
 
     def sources(self, user: str, collection: str = "default") -> list[Json]:
         found = self.catalog.held_collection(user, collection)
-        return [s.shown() for s in self.catalog.sources(user, found.id)] if found else []
+        if found is None:
+            return []
+        cut = self.catalog.cancelled(user, found.id)
+        return [
+            {**s.shown(), "partial": s.sha256 in cut} for s in self.catalog.sources(user, found.id)
+        ]
 
     def delete_source(self, user: str, collection: str, source_id: str) -> Json:
         found = self.catalog.find_collection(user, collection)

@@ -437,6 +437,16 @@ class Catalog:
                 for r in db.execute(query.order_by(schema.jobs.c.created_at.desc()).limit(limit))
             ]
 
+    def cancelled(self, user: str, collection: str) -> set[str]:
+        """The files whose newest job there was cancelled: not all of their pages are indexed."""
+        jobs = schema.jobs.c
+        query = select(jobs.sha256, jobs.status).where(
+            jobs.user == user, jobs.collection == collection
+        )
+        with self._engine.connect() as db:
+            newest = {r.sha256: r.status for r in db.execute(query.order_by(jobs.created_at))}
+        return {sha256 for sha256, status in newest.items() if status == "cancelled"}
+
     def recent_jobs(self, users: Iterable[str], since: float) -> list[JobRow]:
         """These users' jobs that are not finished, or were finished after that time."""
         query = select(schema.jobs).where(
