@@ -71,6 +71,10 @@ class Paths:
     def work(self, key: str, job_id: str) -> Path:
         return self.user(key) / "work" / JobId(job_id)
 
+    def deleted(self, key: str) -> Path:
+        """Names of the crops of deleted documents, until those that nobody else names are gone."""
+        return self.user(key) / "deleted"
+
     def chroma(self, key: str) -> Path:
         return self.user(key) / "chroma"
 

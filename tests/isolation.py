@@ -137,6 +137,7 @@ ENDPOINTS: dict[str, tuple[str, ...]] = {
     "delete_collection": ("collection",),
     "sources": ("collection",),
     "delete_source": ("source_id", "collection"),
+    "receipt": ("receipt",),
     "search": ("query", "collection"),
     "reembed": ("collection",),
     "export": ("collection",),

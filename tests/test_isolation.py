@@ -231,6 +231,7 @@ def test_every_endpoint_gives_nothing_of_somebody_else(space: Space) -> None:
         "job_id": space.ids["job"],
         "source_id": space.ids["source"],
         "query": "rain",
+        "receipt": "1-1000",
         "title": "mine",
     }
     named = json.loads(space.ada.ask("/gradio_api/info")[1])["named_endpoints"]

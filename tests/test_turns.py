@@ -26,7 +26,7 @@ def test_the_smaller_goes_first_and_nobody_waits_for_ever(
 ) -> None:
     mine = turn(NOW + came, work)
     assert turn(NOW + came, work + other) >= mine
-    if later > 4 * work + 1:  # whoever comes after that does not go before
+    if later > 8 * work + 1:  # whoever comes after that does not go before
         assert turn(NOW + came + later, other) >= mine
     assert 1 <= mine < 1 << 31
 

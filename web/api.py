@@ -334,7 +334,7 @@ def register(app: App) -> None:
         return dict(app.link.call("create_collection", caller.key, title=title))
 
     def delete_collection(caller: Caller, collection: str) -> dict:  # type: ignore[type-arg]
-        """Delete a collection, its sources and records. Returns a receipt of what is gone."""
+        """Delete a collection, its sources and records. Returns a receipt at once; see /receipt."""
         return dict(app.link.call("delete_collection", caller.key, collection=collection))
 
     def sources(caller: Caller, collection: str = "default") -> list[dict]:  # type: ignore[type-arg]
@@ -342,10 +342,19 @@ def register(app: App) -> None:
         return list(app.link.call("sources", caller.key, collection=collection))
 
     def delete_source(caller: Caller, source_id: str, collection: str = "default") -> dict:  # type: ignore[type-arg]
-        """Delete one PDF and its records from a collection. Returns a receipt."""
+        """Delete one PDF and its records from a collection. Returns a receipt at once; see /receipt."""
         return dict(
             app.link.call("delete_source", caller.key, collection=collection, source_id=source_id)
         )
+
+    def receipt(caller: Caller, receipt: str) -> dict:  # type: ignore[type-arg]
+        """What became of a deletion since: whether it is saved and erased, and by when it is gone from
+        each place, histories included.
+
+        Args:
+            receipt: from /delete_source or /delete_collection.
+        """
+        return dict(app.link.call("receipt", caller.key, receipt=receipt))
 
     def search(
         caller: Caller,
@@ -439,7 +448,7 @@ def register(app: App) -> None:
 
     calls: tuple[Callable[..., Any], ...] = (
         submit, job, jobs, cancel, retry, collections, create_collection, delete_collection, sources,
-        delete_source, search, reembed, status, export, push, import_collection, watch,
+        delete_source, receipt, search, reembed, status, export, push, import_collection, watch,
     )  # fmt: skip
     for call in calls:  # whose turn it is is told by shares, not by the order of the calls
         gradio_api(endpoint(app, call), api_name=call.__name__, concurrency_limit=None)

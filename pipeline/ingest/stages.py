@@ -27,7 +27,6 @@ from pipeline.ingest.partition import (
     write_batch,
     write_once,
 )
-from pipeline.ingest.remove import pictures, remove_batch, remove_files
 from pipeline.jobs.notify import Notifier, unsealed
 from pipeline.jobs.uploads import Admission
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
@@ -41,11 +40,14 @@ from storage.catalog.catalog import FINISHED, Catalog, SourceRow
 from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
+from storage.removal import crops_in, put_aside, remove_batch, remove_files
 from storage.scarce import scarce
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+# Seconds of work for each page of these, whatever is on it.
+_EACH = {"ocr_only": 1.0, "hi_res": 2.0, "reference": 2.0}
 _CANCEL_LOOKS = 0.5
 
 
@@ -199,6 +201,7 @@ def probe_source(place: Place) -> Json:
         write_once(target, json.dumps(asdict(found)))
         told = json.loads(target.read_text(encoding="utf-8"))
     secret.unlink(missing_ok=True)
+    told["seconds"] = max(told["seconds"], told["pages"] * _EACH.get(place.options.strategy, 0.0))
     kept = ("lock", "text_share", "scan_share", "languages", "scripts")
     tools.catalog.update_job(
         spec["job"],
@@ -379,18 +382,19 @@ def finish_index(place: Place, pages: int) -> Json:
 
 
 def _list_source(place: Place, pages: int) -> None:
+    place.tools.catalog.put_source(place.spec["user"], _source(place, pages))
+
+
+def _source(place: Place, pages: int) -> SourceRow:
     spec = place.spec
-    place.tools.catalog.put_source(
-        spec["user"],
-        SourceRow(
-            collection=spec["collection"],
-            sha256=spec["sha256"],
-            filename=spec["filename"],
-            bytes=spec["bytes"],
-            pages=pages,
-            version=place.options.version(),
-            created_at=time.time(),
-        ),
+    return SourceRow(
+        collection=spec["collection"],
+        sha256=spec["sha256"],
+        filename=spec["filename"],
+        bytes=spec["bytes"],
+        pages=pages,
+        version=place.options.version(),
+        created_at=time.time(),
     )
 
 
@@ -415,19 +419,16 @@ def keep(place: Place) -> Json:
 
 
 def undo(place: Place) -> Json:
-    """What a cancelled job had indexed is removed again, with its files, and saved so."""
+    """What a cancelled job had read and indexed is removed again, with its files."""
     spec, tools = place.spec, place.tools
     user, sha256 = spec["user"], spec["sha256"]
     with tools.stores.workspaces.open(user) as workspace:
-        crops = pictures(workspace, spec["collection"], sha256)
+        put_aside(tools.paths, user, crops_in(workspace, spec["collection"], sha256))
         gone = workspace.delete_where(spec["collection"], {"source_id": sha256})
-        tools.catalog.drop_source(user, spec["collection"], sha256)
-        remove_files(tools.paths, tools.catalog, workspace, user, sha256, crops)
+    tools.catalog.drop_source(user, spec["collection"], sha256)
+    remove_files(tools.paths, tools.catalog, user, sha256)
     shutil.rmtree(place.work, ignore_errors=True)
-    if gone:
-        tools.stores.committer.save(user, erase=True)
-    else:
-        tools.stores.committer.touch(user)
+    tools.stores.committer.touch(user)
     return {"records": gone}
 
 

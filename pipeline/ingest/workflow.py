@@ -154,7 +154,7 @@ class _Run:
         self.tries = int(resume.get("tries", 0))
         self.found: Json = resume.get("found", {})
         self.came = float(spec.get("came", 0))
-        self.priority = turn(self.came)
+        self.priority = 1
 
     def event(self, stage: str, message: str, *, extra: Json | None = None, **changes: Any) -> None:
         """Number, write, and fold into the job's row."""
@@ -198,7 +198,7 @@ class _Run:
         value: Json | None = None,
     ) -> Any:
         arguments = (name, self.spec, batch or NO_BATCH, value or {})
-        priority = self.priority if batch or queue == QUEUE_PAGES else None
+        priority = self.priority if batch else None  # none is before all others
         return await self.enqueue(key, self.child, *arguments, queue=queue, priority=priority)
 
     async def ask(self, queue: str, key: str, name: str, *, value: Json | None = None) -> Json:

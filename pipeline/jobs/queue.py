@@ -55,8 +55,8 @@ def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
 
 def turn(came: float, work: float = 0.0) -> int:
     """The priority of what came then (epoch) and has so many seconds of work: as if each were to be done
-    by four times its work. So the small go first, and nobody is overtaken for longer than that."""
-    return min(max(1, int(4 * (came - _ORIGIN + 4 * work))), (1 << 31) - 1)
+    by eight times its work. So the small go first, and nobody is overtaken for longer than that."""
+    return min(max(1, int(4 * (came - _ORIGIN + 8 * work))), (1 << 31) - 1)
 
 
 def place(queue: str, spec: Mapping[str, Any]) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def register(pages: int, *, busy: bool, visitors: bool) -> None:
     """After DBOS is launched; `pages` is how many are read at once. Visitors' jobs have queues beside
     the others, which leave most of the worker to those who are signed in."""
     every = _every(busy)
-    _register(QUEUE_NEW, every[QUEUE_NEW], 16, jobs=8)
+    _register(QUEUE_NEW, every[QUEUE_NEW], 16, jobs=1)
     _register(QUEUE_SMALL, every[QUEUE_SMALL], 32, jobs=4)
     _register(QUEUE_JOBS, every[QUEUE_JOBS], 32, jobs=4)
     _register(QUEUE_AGAIN, every[QUEUE_AGAIN], 64, jobs=32)  # at the time that was told
@@ -47,7 +47,7 @@ def register(pages: int, *, busy: bool, visitors: bool) -> None:
     _register(QUEUE_INDEX, every[QUEUE_INDEX], 2, each=1)
     if visitors:
         share = visitor_pages(pages)
-        _register(QUEUE_NEW + VISITORS, _VISITORS, 4, jobs=2)
+        _register(QUEUE_NEW + VISITORS, _VISITORS, 4, jobs=1)
         _register(QUEUE_SMALL + VISITORS, _VISITORS, 8, jobs=4)
         _register(QUEUE_JOBS + VISITORS, _VISITORS, 8, jobs=4)
         _register(QUEUE_AGAIN + VISITORS, _VISITORS, 16, jobs=8)

@@ -22,7 +22,6 @@ from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from errors import Cancelled, NotFound, PageProcessDied, QuireError, Refused
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
-from pipeline.ingest.remove import pictures, remove_files
 from pipeline.jobs.queue import BACKOFF, QUEUE_AGAIN, TRANSFER_WORKFLOW, place, run_id, telling
 from pipeline.jobs.uploads import Admission, Promise, write_private
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
@@ -37,6 +36,7 @@ from storage.live import parquet_shards
 from storage.live.chroma import BATCH, Record
 from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
+from storage.removal import crops_in, put_aside, remove_files
 from storage.scarce import scarce
 from storage.stores import Stores
 
@@ -209,11 +209,11 @@ def _leave_nothing(job: Job) -> None:
         collection = noted.read_text(encoding="ascii")
         sources = tools.catalog.sources(job.user, collection)
         with tools.stores.workspaces.open(job.user) as workspace:
-            crops = pictures(workspace, collection)
+            put_aside(tools.paths, job.user, crops_in(workspace, collection))
             workspace.drop(collection)
-            tools.catalog.drop_collection(job.user, collection)
-            for source in sources:
-                remove_files(tools.paths, tools.catalog, workspace, job.user, source.sha256, crops)
+        tools.catalog.drop_collection(job.user, collection)
+        for source in sources:
+            remove_files(tools.paths, tools.catalog, job.user, source.sha256)
         tools.stores.committer.touch(job.user)
     shutil.rmtree(job.work, ignore_errors=True)
 

@@ -19,7 +19,6 @@ from pipeline import search
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
 from pipeline.ingest.partition import read_head
-from pipeline.ingest.remove import pictures, remove_files
 from pipeline.jobs import notify
 from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
@@ -34,6 +33,7 @@ from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.live.workspace import Workspace
 from storage.names import UserKey, number, text
 from storage.paths import Paths
+from storage.removal import crops_in, put_aside, remove_files
 from storage.stores import Stores
 
 Json = dict[str, Any]
@@ -91,23 +91,40 @@ class Library:
         found = self.catalog.find_collection(user, collection)
         sources = self.catalog.sources(user, found.id)
         with self.stores.workspaces.open(user) as workspace:
-            crops = pictures(workspace, found.id)
+            put_aside(self.paths, user, crops_in(workspace, found.id))
             records = workspace.drop(found.id)
-            self.catalog.drop_collection(user, found.id)
-            freed = sum(
-                remove_files(self.paths, self.catalog, workspace, user, s.sha256, crops)
-                for s in sources
-            )
-        generation = self.stores.committer.save(user, erase=True)
+        self.catalog.drop_collection(user, found.id)
+        freed = sum(remove_files(self.paths, self.catalog, user, s.sha256) for s in sources)
         return {
             "collection": found.id,
             "title": found.title,
             "sources": len(sources),
             "records": records,
             "bytes": freed,
-            "saved_generation": generation,
-            "gone": [asdict(g) for g in self.stores.committer.gone_by(time.time())],
+            **self._receipt(user),
         }
+
+    def receipt(self, user: str, receipt: str) -> Json:
+        """What became of a deletion since."""
+        change, at = _read_receipt(receipt)
+        mark, base = self.catalog.mark(user), self.stores.replication.base(user)
+        known = mark.changes >= change  # else the rows were restored from what was saved
+        saved = mark.saved >= change if known else bool(base and base.created_at > at)
+        erased = saved and not self.stores.committer.erases(user)
+        return {
+            "receipt": receipt,
+            "deleted_at": at,
+            "saved": saved,
+            "saved_generation": mark.generation if saved else None,
+            "erased": erased,
+            "gone": [asdict(g) for g in self.stores.committer.gone_by(at)],
+        }
+
+    def _receipt(self, user: str) -> Json:
+        """Of what was deleted just now: it lies in the journal, and is in the next save."""
+        self.stores.committer.touch(user)
+        change = self.catalog.mark(user).changes
+        return self.receipt(user, f"{change}-{int(1000 * time.time())}")
 
     def sources(self, user: str, collection: str = "default") -> list[Json]:
         found = self.catalog.held_collection(user, collection)
@@ -122,20 +139,15 @@ class Library:
         found = self.catalog.find_collection(user, collection)
         source = self._source(user, source_id, found.id)
         with self.stores.workspaces.open(user) as workspace:
-            crops = pictures(workspace, found.id, source_id)
+            put_aside(self.paths, user, crops_in(workspace, found.id, source_id))
             records = workspace.delete_where(found.id, {"source_id": source_id})
-            left = workspace.get(found.id, where={"source_id": source_id})
-            self.catalog.drop_source(user, found.id, source_id)
-            freed = remove_files(self.paths, self.catalog, workspace, user, source_id, crops)
-        generation = self.stores.committer.save(user, erase=True)
+        self.catalog.drop_source(user, found.id, source_id)
         return {
             "source_id": source_id,
             "filename": source.filename,
             "records": records,
-            "bytes": freed,
-            "left": len(left),
-            "saved_generation": generation,
-            "gone": [asdict(g) for g in self.stores.committer.gone_by(time.time())],
+            "bytes": remove_files(self.paths, self.catalog, user, source_id),
+            **self._receipt(user),
         }
 
     def page_image(
@@ -235,9 +247,8 @@ class Library:
 
     def _source(self, user: str, source_id: str, collection: str | None = None) -> SourceRow:
         """A source; also one whose pages are still being read, unless a collection is named."""
-        for source in self.catalog.sources(user, collection):
-            if source.sha256 == source_id:
-                return source
+        for source in self.catalog.sources(user, collection, sha256=source_id):
+            return source
         jobs = self.catalog.jobs(user, None, 1, sha256=source_id) if source_id else []
         if collection is None and jobs and jobs[0].summary.get("pages"):
             return _being_read(jobs[0], self.settings)
@@ -255,6 +266,14 @@ class Library:
     def _readable(self, user: str, source: SourceRow) -> Any:
         copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
         return copy if copy.exists() else self.stores.restore.original(user, source.sha256)
+
+
+def _read_receipt(text: str) -> tuple[int, float]:
+    """The number of the change, and when it was made."""
+    change, _, at = text.partition("-")
+    if not (change.isascii() and change.isdigit() and at.isascii() and at.isdigit()):
+        raise NotFound("receipt_not_found", "There is no such receipt.", "Use one from a deletion.")
+    return int(change[:18]), int(at[:18]) / 1000
 
 
 def _being_read(job: JobRow, settings: Settings) -> SourceRow:

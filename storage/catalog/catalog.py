@@ -342,10 +342,14 @@ class Catalog:
             if db.execute(update(schema.sources).where(key).values(**values)).rowcount == 0:
                 db.execute(insert(schema.sources).values(user=user, **values))
 
-    def sources(self, user: str, collection: str | None = None) -> list[SourceRow]:
+    def sources(
+        self, user: str, collection: str | None = None, *, sha256: str | None = None
+    ) -> list[SourceRow]:
         query = select(schema.sources).where(schema.sources.c.user == user)
         if collection is not None:
             query = query.where(schema.sources.c.collection == collection)
+        if sha256 is not None:
+            query = query.where(schema.sources.c.sha256 == sha256)
         with self._engine.connect() as db:
             rows = db.execute(query.order_by(schema.sources.c.created_at)).mappings()
             return [SourceRow(**{k: r[k] for k in SourceRow.__slots__}) for r in rows]

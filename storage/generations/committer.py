@@ -20,6 +20,7 @@ from storage.live.closed_copy import Copy
 from storage.live.open_stores import Workspaces
 from storage.names import UserKey, is_one
 from storage.paths import Paths
+from storage.removal import sweep
 
 log = logging.getLogger(__name__)
 HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history within this time
@@ -148,6 +149,8 @@ class Committer:
     _wishes: dict[str, Wish] = field(default_factory=dict)
     _to_forget: set[str] = field(default_factory=set)
     _forgot: float = float("-inf")
+    _deleted: dict[str, float] = field(default_factory=dict)
+    _erased: float = float("-inf")
     _running: threading.Lock = field(default_factory=threading.Lock)
     _stopping: bool = False
 
@@ -165,6 +168,7 @@ class Committer:
         lease = self.replication.lease
         while not (self._stopping or (lease and lease.lost)):
             if not self.step():
+                self._erase()
                 self._forget()
                 self._wake.wait(1.0)
                 self._wake.clear()
@@ -174,7 +178,7 @@ class Committer:
             self.replication.adopt(user)
         base = self.replication.base(user)
         if base and base.forgetting:
-            self._to_forget.add(user)
+            self.replication.erasable.add(user)
         if journal.pending(self.replication.paths, user) or user in self._unfinished():
             self.touch(user)
         elif self.replication.paths.clean(user).exists():
@@ -304,13 +308,35 @@ class Committer:
                 self._wish(user, wished[user])
                 self._waiting[user] = [*waiting.pop(user), *self._waiting.get(user, ())]
 
-    def gone_by(self, now: float) -> list[Gone]:
-        """When what was erased just now is gone, at the latest, from each remote."""
-        places = [Gone(where="live", by=now)]
-        for remote in self.replication.remotes:
-            after = self.pace.forget + HISTORY if self.pace.forget else 0.0
-            places.append(Gone(where=remote.name, by=now + after))
-        return places
+    def gone_by(self, at: float) -> list[Gone]:
+        """When what was deleted then is gone, at the latest, from each remote: it is saved, erased with
+        all that was deleted until then, and leaves the history."""
+        pace = self.pace
+        erased = at + 2 * pace.interval + pace.quiet + max(pace.forget, pace.quiet)
+        history = pace.forget + HISTORY if pace.forget else 0.0
+        places = [Gone(where="live", by=erased)]
+        return places + [Gone(where=r.name, by=erased + history) for r in self.replication.remotes]
+
+    def erases(self, user: str) -> bool:
+        """Something that was deleted is still to be erased, or to leave the histories."""
+        base, known = self.replication.base(user), self.replication
+        left = bool(base and base.forgetting) and user not in known.forgotten
+        return left or user in known.erasable
+
+    def _erase(self) -> None:
+        """What was deleted leaves the segments, too: a save that writes them anew, once for all that was
+        deleted meanwhile, for all users."""
+        now = self.clock()
+        for user in tuple(self.replication.erasable):
+            self._deleted.setdefault(user, now)
+        due = any(now - at >= self.pace.quiet for at in self._deleted.values())
+        if not due or now - self._erased < max(self.pace.forget, self.pace.quiet):
+            return
+        self._erased = now
+        for user in tuple(self._deleted):
+            del self._deleted[user]
+            self.replication.erasable.discard(user)
+            self.ask(user, Wish(erase=True))
 
     def _forget(self) -> None:
         """What was erased leaves the histories, and a history that is too long goes; what cannot
@@ -318,7 +344,7 @@ class Committer:
         now = self.clock()
         if now - self._forgot < max(self.pace.forget, 1.0):
             return
-        users = frozenset(self._to_forget)
+        users = frozenset(self._to_forget - self.replication.erasable)
         if not users and not self.pace.history:
             return
         self._forgot = now
@@ -360,10 +386,14 @@ class Committer:
         return base is not None and any(f.generation > at for f in base.segments)
 
     def _mend(self, users: Sequence[str]) -> None:
-        """Whose journal cannot be put right is not saved now; the save says so."""
+        """Whose journal cannot be put right is not saved now; the save says so. Crops that nobody shows
+        any more go, once for all that was deleted since the last save."""
         for user in users:
             try:
                 self.workspaces.mend(user)
+                if self.replication.paths.deleted(user).is_dir():
+                    with self.workspaces.open(user) as workspace:
+                        sweep(self.replication.paths, workspace, user)
             except QuireError as problem:
                 self.replication.note(user, problem)
 

@@ -49,7 +49,8 @@ class Wish:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """Ready to be committed; `journal` are the files that it ships. It holds the first `changes` of the
-    catalogue's rows; None when originals are left for the next one."""
+    catalogue's rows; None when originals are left for the next one. With `deletions` its segments
+    hold what was deleted, until a save with `erase`."""
 
     user: str
     manifest: Manifest
@@ -59,6 +60,7 @@ class Draft:
     journal: tuple[Path, ...]
     changes: int | None = None
     erased: bool = False
+    deletions: bool = False
 
 
 def compose(
@@ -130,8 +132,11 @@ def compose(
         return None
     if old is None and _same(Manifest(user=user, generation=0, parent=None, created_at=0), new):
         return None
-    keep = 1 if wish.erase or wish.erase_user else keep
-    new, deletes = _retire(head, new, keep, wish)
+    erases = wish.erase or wish.erase_user
+    deletions = not erases and any(row.op != "put" for row in rows)
+    if deletions:  # a later instance knows by it that something is to be erased
+        new = replace(new, forgetting=(new.segments[-1].path,))
+    new, deletes = _retire(head, new, 1 if erases else keep, wish)
     raw = manifests.dump(new)
     files[kept_path(new.generation, raw)] = raw
     return Draft(
@@ -143,6 +148,7 @@ def compose(
         journal=ships,
         changes=None if left else changes,
         erased=wish.erase_user,
+        deletions=deletions,
     )
 
 
@@ -359,7 +365,7 @@ def _retire(
         | {r.path for r in retired if r.generation <= oldest}
         | {f.path for f in readable[: len(readable) - len(kept)]}
     )
-    forgetting: Sequence[str] = () if wish.forgotten else old.forgetting
+    forgetting = [*new.forgetting, *(() if wish.forgotten else old.forgetting)]
     if wish.erase or wish.erase_user:
         forgetting = sorted({*forgetting, *deletes} - needed)
     made = replace(

@@ -69,6 +69,7 @@ class Replication:
     mirror: Remote | None = None
     keep: int = KEEP
     forgotten: set[str] = field(default_factory=set)
+    erasable: set[str] = field(default_factory=set)
     lease: Lease | None = None
     went_on: Callable[[str, str, str], None] = lambda _user, _before, _after: None
     commits: int = 0
@@ -223,8 +224,10 @@ class Replication:
         for path in draft.journal:
             path.unlink(missing_ok=True)
         outcomes[draft.user] = draft.manifest.generation
-        if not draft.manifest.forgetting:
+        if draft.deletions or not draft.manifest.forgetting:
             self.forgotten.discard(draft.user)
+        if draft.deletions:
+            self.erasable.add(draft.user)
         if self.mirror is not None:
             self._at_hand[draft.user] = draft.files
 

@@ -30,7 +30,7 @@ const drop = async () => {
   if (!sure) return;
   try {
     const receipt = await remove(at("collections", c.id));
-    say(`Deleted “${c.title}”: ${plural(receipt.sources, "document")}, ${plural(receipt.records, "record")}, ${megabytes(receipt.bytes)} freed. Saved as generation ${receipt.saved_generation}.`, "good");
+    say(`Deleted “${c.title}”: ${plural(receipt.sources, "document")}, ${plural(receipt.records, "record")}, ${megabytes(receipt.bytes)} freed. It is in the next save.`, "good");
     go({ collection: "", view: "documents", job: "", document: "" });
     await loadCollections();
   } catch (problem) { say(told(problem), "bad"); }

@@ -62,13 +62,13 @@ export const removeDocument = async rows => {
     "This cannot be undone.",
   ], "Delete");
   if (!sure) return false;
-  let records = 0, bytes = 0, saved = null, left = 0;
+  let records = 0, bytes = 0;
   try {
     for (const row of held) {
       const receipt = await remove(at("collections", collectionId(), "documents", row.source.id));
-      records += receipt.records; bytes += receipt.bytes; left += receipt.left; saved = receipt.saved_generation;
+      records += receipt.records; bytes += receipt.bytes;
     }
-    say(`Deleted ${named}: ${plural(records, "record")}, ${megabytes(bytes)} freed, ${left} left behind. Saved as generation ${saved}.`, "good");
+    say(`Deleted ${named}: ${plural(records, "record")}, ${megabytes(bytes)} freed. It is in the next save.`, "good");
   } catch (problem) { say(told(problem), "bad"); }
   await refresh();
   return true;

@@ -1,10 +1,12 @@
 """The files of a document that no collection lists any more: what they took is given back.
 
-Crops are named by their content, so that several documents and imported collections share them; those
-that another one names stay. Knows nothing of jobs.
+All goes at once but the crops. These are named by their content, so that several documents and imported
+collections share them: what a deleted one named is put aside, and one pass over all documents and records
+finds those that nobody names, however many were deleted. Knows nothing of jobs but whether they run.
 """
 
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from storage.paths import Paths
 _AT_ONCE = 500
 
 
-def pictures(workspace: Workspace, collection: str, source_id: str | None = None) -> set[str]:
+def crops_in(workspace: Workspace, collection: str, source_id: str | None = None) -> set[str]:
     """Names of the crops that records of a collection, or of one of its sources, point to."""
     kinds = {"element_type": {"$in": ["Table", "Image"]}}
     where = {"$and": [kinds, {"source_id": source_id}]} if source_id else kinds
@@ -24,32 +26,29 @@ def pictures(workspace: Workspace, collection: str, source_id: str | None = None
     return {str(r.metadata["image"]) for r in held if r.metadata.get("image")}
 
 
-def remove_files(
-    paths: Paths,
-    catalog: Catalog,
-    workspace: Workspace,
-    user: str,
-    sha256: str,
-    crops: Iterable[str] = (),
-) -> int:
-    """Bytes given back; nothing while a collection lists that document or a job reads it. `crops` are
-    those that its records pointed to."""
-    if any(s.sha256 == sha256 for s in catalog.sources(user)):
-        return 0
-    if catalog.jobs(user, ACTIVE, 1, sha256=sha256):
+def put_aside(paths: Paths, user: str, crops: Iterable[str]) -> None:
+    """These crops go with the next `sweep`, unless somebody else names them."""
+    told = "\n".join(sorted(crops))
+    if told:
+        target = paths.deleted(user) / f"{time.time_ns()}.crops"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_suffix(".tmp")
+        aside.write_text(told, encoding="ascii")
+        aside.replace(target)
+
+
+def remove_files(paths: Paths, catalog: Catalog, user: str, sha256: str) -> int:
+    """Bytes given back, without its crops, which are put aside; nothing while a collection lists that
+    document or a job reads it."""
+    if catalog.sources(user, sha256=sha256) or catalog.jobs(user, ACTIVE, 1, sha256=sha256):
         return 0
     elements = paths.user(user) / "elements"
     folders = [p for p in elements.glob(f"{sha256}-*") if p.is_dir()]
-    names = {*crops, *_listed(folders)}
-    names -= _listed(p for p in elements.glob("*") if p.is_dir() and p not in folders)
-    names -= _pointed_to(workspace, names)
-    crops_here = paths.crops(user)
-    names &= {p.name for p in crops_here.iterdir()} if crops_here.is_dir() else set()
+    put_aside(paths, user, _listed(folders))
     gone = [
         paths.source(user, sha256),
-        *(p for p in elements.glob(f"{sha256}-*.zip")),
+        *elements.glob(f"{sha256}-*.zip"),
         *(p for folder in folders for p in folder.glob("*")),
-        *(crops_here / name for name in names),
     ]
     freed = 0
     for path in gone:
@@ -70,6 +69,19 @@ def remove_batch(paths: Paths, user: str, checkpoint: Path, since: float) -> Non
             crop.unlink()
     for path in (checkpoint, listed):
         path.unlink()
+
+
+def sweep(paths: Paths, workspace: Workspace, user: str) -> None:
+    """What was put aside goes, but for what a document or a record still names."""
+    asides = list(paths.deleted(user).glob("*.crops"))
+    names: set[str] = {name for aside in asides for name in crops_of(aside)}
+    if names:
+        names -= _listed(p for p in (paths.user(user) / "elements").glob("*") if p.is_dir())
+        names -= _pointed_to(workspace, names)
+    for name in names:
+        paths.crop(user, name).unlink(missing_ok=True)
+    for aside in asides:
+        aside.unlink()
 
 
 def _listed(folders: Iterable[Path]) -> set[str]:

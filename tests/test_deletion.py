@@ -1,0 +1,208 @@
+"""Many deletions cost no more than a save, lose nothing to a kill, and are erased once, for all of them."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from errors import NotFound, QuireError
+from pipeline.worker.handlers import Library
+from storage.catalog.catalog import SourceRow
+from storage.generations.committer import Pace
+from storage.generations.reader import named
+from storage.live import segments
+from storage.live.chroma import Record
+from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Change
+from tests.house import USER, House
+
+MANY, GONE = 60, 20
+PACE = Pace(interval=5.0, per_hour=3600.0, burst=1000.0, forget=0.0, history=0)
+
+
+@dataclass
+class Counting:
+    """A directory that counts what it is asked."""
+
+    inner: LocalRemote
+    reads: list[str] = field(default_factory=list)
+    commits: list[Change] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            if name in {"read", "fetch"}:
+                self.reads.append(str(arguments[0]))
+            if name == "commit":
+                self.commits.append(arguments[0])
+            return getattr(self.inner, name)(*arguments, **options)
+
+        return counted if callable(getattr(self.inner, name)) else getattr(self.inner, name)
+
+
+class Store:
+    """A house under the worker's calls, with a clock that is set by hand."""
+
+    def __init__(self, root: Path) -> None:
+        self.remote = Counting(LocalRemote(root / "remote"))
+        self.root, self.now = root / "data", 0.0
+        self.open()
+        self.collection = self.house.space().collection
+
+    def open(self) -> None:
+        """A process of its own, as after one that was killed."""
+        self.house = House(self.root, primary=cast(Any, self.remote), pace=PACE)
+        self.committer.clock = lambda: self.now
+        self.committer.schedule.now = self.now
+        given = {name: None for name in Library.__slots__}
+        self.library = cast(Any, Library)(
+            **given | {
+                "paths": self.house.paths, "catalog": self.house.catalog, "stores": self.house.stores,
+            }
+        )  # fmt: skip
+
+    @property
+    def committer(self) -> Any:
+        return self.house.committer
+
+    def goes_by(self, seconds: int) -> None:
+        """As the committer's thread does, once a second."""
+        for _ in range(seconds):
+            self.now += 1.0
+            if not self.committer.step():
+                self.committer._erase()
+                self.committer._forget()
+
+    def fill(self, count: int) -> None:
+        with self.house.workspaces.open(USER) as workspace:
+            workspace.upsert(self.house.space(), [rec(n) for n in range(count)])
+        for n in range(count):
+            source = row(self.collection, n)
+            self.house.catalog.put_source(USER, source)
+            folder = self.house.paths.elements(USER, source.sha256, source.version)
+            folder.mkdir(parents=True)
+            (folder / "batch-00000.jsonl").write_text("{}\n")
+            own, shared = digest(n, "c"), digest(n // 2, "d")  # one of a pair of documents
+            (folder / "batch-00000.crops").write_text(f"{own}.jpg\n{shared}.jpg\n")
+            for name in (own, shared):
+                path = self.house.paths.crop(USER, f"{name}.jpg")
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(name.encode())
+            original = self.house.paths.source(USER, source.sha256)
+            original.parent.mkdir(exist_ok=True)
+            original.write_bytes(b"%PDF")
+
+    def delete(self, n: int) -> dict[str, Any]:
+        return self.library.delete_source(USER, "papers", digest(n))
+
+    def rows(self) -> list[segments.Row]:
+        base = self.house.replication.base(USER)
+        assert base
+        held = [self.remote.inner.read(named(USER, file.path)) for file in base.segments]
+        return [row for content in held for row in segments.decode(content)]
+
+
+def digest(n: int, letter: str = "a") -> str:
+    return f"{n:08x}".rjust(64, letter)
+
+
+def row(collection: str, n: int) -> SourceRow:
+    return SourceRow(
+        collection=collection, sha256=digest(n), filename=f"{n}.pdf", bytes=4, pages=1,
+        version="v1", created_at=float(n + 1),
+    )  # fmt: skip
+
+
+def rec(n: int) -> Record:
+    return Record(
+        id=f"id{n}", document=f"document {n}", embedding=[1.0, n / 10, 0.0],
+        metadata={"source_id": digest(n), "page": 1, "element_type": "Text", "model": "m"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(tmp_path)
+    made.fill(MANY)
+    made.goes_by(10)
+    made.remote.reads.clear()
+    made.remote.commits.clear()
+    yield made
+    made.house.close()
+
+
+def test_many_deletions_cost_one_save_and_one_that_erases(store: Store) -> None:
+    receipts = [store.delete(n) for n in range(GONE)]
+    assert store.remote.commits == []  # nobody waited for any
+    assert not any(r["saved"] or r["erased"] for r in receipts)
+    assert {r["records"] for r in receipts} == {1}
+    store.goes_by(10)
+    assert len(store.remote.commits) == 1
+    assert [n for n in store.remote.reads if "segments" in n] == []  # nothing is written anew
+    told = store.library.receipt(USER, receipts[0]["receipt"])
+    assert (told["saved"], told["erased"]) == (True, False)
+    assert told["saved_generation"] == store.house.replication.base(USER).generation  # type: ignore[union-attr]
+    store.goes_by(150)
+    saves = [c for c in store.remote.commits if not any("/chroma/" in f for f in c.files)]
+    assert len(saves) == 2  # the others publish
+    published = len(store.remote.commits) - len(saves)  # each of which compares
+    assert len([n for n in store.remote.reads if "segments" in n]) <= 2 * (1 + published)
+    assert all(store.library.receipt(USER, r["receipt"])["erased"] for r in receipts)
+    left = {f"id{n}" for n in range(GONE, MANY)}
+    assert {(r.op, r.id) for r in store.rows()} == {("put", i) for i in left}
+    assert set(store.house.ids()) == left
+    assert len(store.library.sources(USER, "papers")) == MANY - GONE
+
+
+def test_a_picture_goes_with_the_last_document_that_shows_it(store: Store) -> None:
+    pictures = store.house.paths.crops(USER)
+    for n in (0, 1, 2):  # both of the first pair, one of the second
+        store.delete(n)
+    store.goes_by(150)
+    there = {p.stem for p in pictures.iterdir()}
+    assert there == {digest(n, "c") for n in range(3, MANY)} | {
+        digest(n, "d") for n in range(1, MANY // 2)
+    }
+    assert not list(store.house.paths.deleted(USER).glob("*"))
+
+
+def test_what_a_dead_process_had_deleted_is_gone_saved_and_erased(store: Store) -> None:
+    receipt = store.delete(7)
+    for _ in range(2):  # the second one finds it saved, and not erased: the manifest tells
+        killed = store.house
+        store.open()
+        killed.close()
+        store.committer._take_up(USER)
+        assert "id7" not in store.house.ids()
+        store.goes_by(10)
+        assert store.library.receipt(USER, receipt["receipt"])["saved"]
+        assert "id7" in {r.id for r in store.rows()}
+    store.goes_by(100)
+    assert {r.op for r in store.rows()} == {"put"}
+    assert "id7" not in {r.id for r in store.rows()}
+
+
+def test_deletions_from_many_threads_all_count(store: Store) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        receipts = list(threads.map(store.delete, range(GONE)))
+    store.goes_by(10)
+    assert all(store.library.receipt(USER, r["receipt"])["saved"] for r in receipts)
+    with pytest.raises(NotFound):
+        store.delete(0)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1-", "-1", "1-2-3", "٣-1", "1-1.5", "9" * 400])
+def test_what_is_no_receipt_is_refused(store: Store, text: str) -> None:
+    with pytest.raises(QuireError) as caught:
+        store.library.receipt(USER, text)
+    assert caught.value.code == "receipt_not_found"
+
+
+def test_a_receipt_of_a_database_that_was_lost_goes_by_the_time(store: Store) -> None:
+    later = f"{10**9}-{int(1000 * (time.time() + 60))}"
+    earlier = f"{10**9}-1000"
+    assert store.library.receipt(USER, later)["saved"] is False
+    assert store.library.receipt(USER, earlier)["saved"] is True
