@@ -280,8 +280,11 @@ def supervised(folder: Path, how: str) -> Iterator[tuple[psutil.Process, Callabl
     try:
         yield psutil.Process(process.pid), started
     finally:
+        children = psutil.Process(process.pid).children()
         process.kill()
         process.wait()
+        for child in children:
+            child.kill()
 
 
 def until(fits: Callable[[], object]) -> None:
