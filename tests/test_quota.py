@@ -1,6 +1,7 @@
 """What an owner has is what `du` says, and never more than the quota, whatever happens in which order."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from starlette.requests import Request as HttpRequest
 
-from errors import Refused
+from errors import NotFound, Refused
 from pipeline.ingest import stages
 from pipeline.ingest.partition import Batch, BatchResult, write_batch
 from pipeline.jobs.service import Jobs, Request
@@ -371,7 +372,7 @@ class Owners(RuleBasedStateMachine):
             self.moved(user, self.home.jobs.transfer(user, "import", spec, archive=archive)["id"])
             for source in self.home.catalog.sources(user):
                 kept = self.home.paths.source(user, source.sha256)
-                assert source.bytes == (kept.stat().st_size if kept.exists() else 0)
+                assert not kept.exists() or source.bytes == kept.stat().st_size
 
     def moved(self, user: str, job: str) -> None:
         row = self.home.catalog.job(user, job)
@@ -417,6 +418,13 @@ class Owners(RuleBasedStateMachine):
             self.home.library.collections(user)
 
     @rule(user=who)
+    def come_back(self, user: str) -> None:
+        """After a wipe: what the store has is asked for again."""
+        for source in self.home.catalog.sources(user):
+            with contextlib.suppress(NotFound):  # imported without it
+                self.home.stores.restore.original(user, source.sha256)
+
+    @rule(user=who)
     def erase(self, user: str) -> None:
         told = self.home.stores.committer.erase([user])[user]
         if told is None:
@@ -445,3 +453,17 @@ TestOwners.settings = given_settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_what_comes_back_after_a_wipe_has_its_room_kept() -> None:
+    model, user = Owners(), OWNERS[0]
+    try:
+        for _ in range(2):
+            model.whole_document(user=user, title="one", size=12_000_000, pages=1)
+        model.wipe()
+        for _ in range(3):
+            model.whole_document(user=user, title="two", size=12_000_000, pages=1)
+        model.come_back(user=user)
+        model.the_account_is_what_du_says_and_within_the_quota()
+    finally:
+        model.teardown()

@@ -113,6 +113,7 @@ class Admission:
         """Bytes that may come until there are `most`, `size` of them at least; Refused when there is
         no room for these, also without the pictures of pages, which can be drawn again."""
         own, shared = most - self.measured.of(user).all, self._shared(user, most)
+        own -= self._away(user)
         if size > min(own, shared):
             freed = self._evict(user, size - min(own, shared))
             own, shared = own + freed, shared + freed
@@ -140,6 +141,11 @@ class Admission:
         here = most - self.measured.total(self.catalog.visitors(beside=user), age=0)
         visitors = self.settings.visitors_quota_mb << 20
         return min(here, visitors - self.measured.total(self.catalog.visitors()))
+
+    def _away(self, user: str) -> int:
+        """Bytes of originals that a store has and this disk lacks, after a wipe: they come back."""
+        held = {s.sha256: s.bytes for s in self.catalog.sources(user)}
+        return sum(size for sha, size in held.items() if not self.paths.source(user, sha).exists())
 
     def _evict(self, user: str, size: int) -> int:
         """Pictures of pages go, the oldest first, until that many bytes are given back."""
