@@ -176,7 +176,7 @@ def _run(
     detector: Once[Detector] = Once(load_detector)
     # A process is started when it is first needed: where there are no visitors, none is for them.
     pages = settings.page_processes
-    pool = Pools(Pool(pages), Pool(queues.visitor_pages(pages), nice=2 * NICE))
+    pool = Pools(Pool(pages), Pool(queues.visitor_pages(pages), nice=2 * NICE, memory_mb=1000))
     viewer = Pools(Pool(1, nice=0), Pool(1))
     lent = Lent()
     admission = Admission(settings, paths, catalog)
