@@ -29,8 +29,10 @@ from storage.live import journal, segments
 from storage.live.segments import Row
 from storage.paths import Paths
 from storage.remotes.local import LocalRemote
+from storage.stores import open_stores
 from tests.conftest import ROOT
 from tests.house import OTHER, USER, House
+from tests.postgres import postgres
 
 FILES = (
     "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "lease.json",
@@ -306,6 +308,32 @@ def test_a_lost_catalogue_shows_again_and_the_next_save_changes_nothing(house: H
     assert [s.sha256 for s in back.catalog.sources(USER)] == ["a" * 64]
     assert back.replication.save(USER) == 1
     back.close()
+
+
+@pytest.mark.slow
+def test_an_empty_postgres_gets_its_rows_from_the_store(house: House) -> None:
+    """The variable is set on a Quire that has had its rows in SQLite; its BASE.json is there."""
+    house.source("a" * 64)
+    job(house, 1)
+    house.catalog.drop_collection(USER, house.catalog.create_collection(USER, "gone").id)
+    house.replication.save(USER)
+    before = reader.read(house.replication.primary, USER)
+    assert before
+    with postgres() as url:
+        catalog = Catalog(f"postgresql+psycopg://{url.split('://', 1)[1]}")
+        stores = open_stores(house.paths, catalog, house.replication.primary)
+        stores.replication.adopt(USER)
+        assert [c.title for c in catalog.collections(USER)] == ["papers"]
+        assert [s.sha256 for s in catalog.sources(USER)] == ["a" * 64]
+        assert [row.id for row in catalog.jobs(USER)] == ["j1"]
+        assert stores.replication.status(USER).unsaved  # until it is known to be equal
+        stores.replication.save(USER)
+        after = reader.read(house.replication.primary, USER)
+        assert after
+        assert after.manifest.sources == before.manifest.sources
+        assert catalog.tombstones(USER) == house.catalog.tombstones(USER)
+        assert stores.replication.status(USER).unsaved == 0
+        catalog.close()
 
 
 def test_what_is_only_in_the_catalogue_asks_for_a_save_by_itself(house: House) -> None:
