@@ -48,7 +48,7 @@ class Restore:
             found = self.replication.restored(user)
             newest = found.manifest if found else None
             shipped = newest.shipped_by(journal.instance(self.paths)) if newest else ""
-            lost = journal.wanting(self.paths, user, shipped)
+            lost = journal.wanting(self.paths, user, journal.known(self.paths, user), shipped)
             journal.set_aside(self.paths, user)
             files = journal.pending(self.paths, user, shipped)
             own = list(journal.rows(files))

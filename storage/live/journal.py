@@ -49,18 +49,18 @@ def pending(paths: Paths, user: str, shipped: str = "") -> list[Path]:
 def proved(paths: Paths, user: str, shipped: str = "") -> list[Path]:
     """The same, each as it was written and none missing that the live store holds: Corrupt
     otherwise, with the names of what is `lost`."""
-    lost = wanting(paths, user, shipped)
+    lost = wanting(paths, user, known(paths, user), shipped)
     if lost:
         raise damaged(lost)
     return pending(paths, user, shipped)
 
 
-def wanting(paths: Paths, user: str, shipped: str = "") -> list[str]:
-    """Names of files that are not there any more, or not as they were written."""
+def wanting(paths: Paths, user: str, names: Iterable[str], shipped: str = "") -> list[str]:
+    """Which of these names are not there any more, and which files are not as they were written."""
     found = pending(paths, user, shipped)
     there = {p.name for p in found}
     bad = {p.name for p in found if not whole(p)}
-    return sorted({n for n in known(paths, user) if n > shipped} - there | bad)
+    return sorted({n for n in names if n > shipped} - there | bad)
 
 
 def known(paths: Paths, user: str) -> set[str]:

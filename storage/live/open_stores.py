@@ -190,7 +190,10 @@ class Workspaces:
     def mend(self, user: str) -> None:
         """What is not saved yet, and is damaged or gone in the journal, is journalled again from the
         index. Nothing is to be saved before."""
-        if self._journal_wants(user):
+        with self._lock:
+            slot = self._slots.get(user)
+            there = slot.workspace if slot else None
+        if self._wanting(user, there):
             with self.open(user) as workspace:
                 self._mend(user, workspace)
 
@@ -399,11 +402,13 @@ class Workspaces:
             return None
         return held if held.words == seal.words(self.paths, user) else replace(held, words={})
 
-    def _journal_wants(self, user: str) -> bool:
-        return bool(journal.wanting(self.paths, user, self.truth.shipped(user)))
+    def _wanting(self, user: str, there: Workspace | None) -> list[str]:
+        """Files of the journal that are lost or damaged, as far as that is known."""
+        known = there.journal if there else journal.known(self.paths, user)
+        return journal.wanting(self.paths, user, known, self.truth.shipped(user))
 
     def _mend(self, user: str, workspace: Workspace) -> None:
-        if self._journal_wants(user):
+        if self._wanting(user, workspace):
             rows = workspace.rejournal(self.truth.saved(user)[1])
             log.warning("journalled again from the index: %d rows", rows, extra={"user": user})
 

@@ -356,6 +356,11 @@ class Workspace:
             except NotFound:
                 return self._nothing(collection)
 
+    @property
+    def journal(self) -> tuple[str, ...]:
+        """Files of the journal that it holds on top of what is saved, and some that are saved."""
+        return tuple(self._names)
+
     def collections(self) -> list[str]:
         with self._use():
             return self._vectors.collections()
