@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test bench bench-peers bench-abuse pictures page-bench setup setup-dev resolve samples clean
+.PHONY: demo run check test campaigns bench bench-peers bench-abuse pictures page-bench setup setup-dev resolve samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -27,6 +27,15 @@ test: setup-dev   ## everything that CI runs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not browser"
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser
+
+campaigns: setup-dev  ## long runs of what `make test` samples: damage, faults, kills, flips, two writers (hours)
+	QUIRE_TEST_SEQUENCES=3000 $(BIN)/python -m pytest -q -s -n 2 tests/campaigns
+	$(BIN)/python -m bench.store_faults
+	$(BIN)/python -m bench.store_kills
+	$(BIN)/python -m bench.store_flips
+	$(BIN)/python -m bench.store_pairs
+	$(BIN)/python -m bench.store_reads
+	$(BIN)/python bench/kills.py
 
 bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, CORPUS=folder SCORER=script
 	$(BIN)/python bench/run.py $(PDF) $(if $(CORPUS),--corpus $(CORPUS)) $(if $(SCORER),--scorer $(SCORER))

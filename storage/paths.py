@@ -96,6 +96,10 @@ class Paths:
         """There while another instance has saved what the live store does not hold."""
         return self.user(key) / "STALE"
 
+    def lost(self, key: str) -> Path:
+        """There while changes that a damaged disk has lost are still to be made again: since when."""
+        return self.user(key) / "LOST"
+
     def base(self, key: str) -> Path:
         """The manifest that the catalogue and the live store go on from; empty: there was none."""
         return self.user(key) / "BASE.json"

@@ -3,6 +3,7 @@
 * a job that is not finished and has no workflow is taken up again: after an upgrade, a broken
   workflow, a restored catalogue
 * a workflow whose thread died here (a full disk) is resumed
+* jobs whose records a damaged disk has lost are indexed again
 * a worker on another machine that gave no sign of life is dead, and its workflows are resumed
 * the queues are looked at often while there are jobs, and seldom while there are none
 * what is old is deleted, and mails that an earlier version had still to send are sent
@@ -36,6 +37,8 @@ from pipeline.jobs.queue import (
 from pipeline.jobs.service import Jobs
 from storage import disk_reserve
 from storage.catalog.catalog import ACTIVE, Catalog, JobRow
+from storage.generations.committer import users_here
+from storage.live import journal
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -88,6 +91,7 @@ class Upkeep:
             for name in suspects & self._suspects:  # seen twice: not in the middle of something
                 self._revive(name)
             self._suspects = suspects
+            self._index_again()
             self._hold_lease()
             if time.time() - self._cleaned > 3600:
                 self._tell_again()
@@ -99,6 +103,24 @@ class Upkeep:
     def silent(self) -> float:
         """Seconds since the last pass that succeeded."""
         return time.monotonic() - self._passed
+
+    def _index_again(self) -> None:
+        """Of whom a damaged disk has lost changes before they were saved: what their jobs have read is
+        still there, and is indexed again."""
+        paths = self.stores.replication.paths
+        for user in users_here(paths):
+            since = journal.lost_since(paths, user)
+            if since is None:
+                continue
+            held = {(s.collection, s.sha256) for s in self.catalog.sources(user)}
+            for row in self.catalog.jobs(user, (*ACTIVE, "succeeded", "partial"), 10_000):
+                late = row.status in ACTIVE or (
+                    (row.finished_at or 0) * 1e9 >= since and (row.collection, row.sha256) in held
+                )
+                if late and row.summary.get("kind", "ingest") == "ingest" and row.sha256:
+                    self.jobs.engine.stop(row.id)
+                    self.jobs.again(row, "What a damaged disk had lost is indexed again.", {})
+            paths.lost(user).unlink(missing_ok=True)
 
     def _hold_lease(self) -> None:
         """Twice in a term the stores are asked who runs the jobs: a worker that came while they were

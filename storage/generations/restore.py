@@ -60,6 +60,7 @@ class Restore:
         shutil.rmtree(target, ignore_errors=True)
         aside.replace(target)
         if lost:
+            journal.note_lost(self.paths, user, lost)
             self.tell(user, _lost(lost))
         return Seal(
             base=reader.digest(found.raw) if found else "",
@@ -206,7 +207,8 @@ def _lost(names: Sequence[str]) -> Corrupt:
         "journal_lost",
         f"{len(names)} changes since {when} UTC were not yet saved, and are lost or damaged on this "
         "disk.",
-        "Retry the jobs that were done since then: what they have read is still there.",
+        "What jobs had read is indexed again by itself. Delete again what was deleted since then, and "
+        "repeat imports.",
     )
 
 

@@ -93,6 +93,21 @@ def set_aside(paths: Paths, user: str) -> None:
             path.replace(path.with_suffix(".damaged"))
 
 
+def note_lost(paths: Paths, user: str, names: Iterable[str]) -> None:
+    """For whoever can make these changes again."""
+    since = min([*map(number, names), lost_since(paths, user) or number("9" * 20)])
+    paths.lost(user).write_text(str(since), encoding="ascii")
+
+
+def lost_since(paths: Paths, user: str) -> int | None:
+    """When, in nanoseconds, the first change was made that is lost; None when none is."""
+    path = paths.lost(user)
+    if not path.exists():
+        return None
+    told = path.read_text(encoding="ascii", errors="replace")
+    return int(told) if told.isdigit() else 0
+
+
 def damaged(names: Iterable[str]) -> Corrupt:
     return Corrupt(
         "journal_damaged",

@@ -1,23 +1,31 @@
-"""Sequences of work and damage: a few hundred here, thousands by `make campaigns`."""
+"""Sequences of work and damage: some hundred here, thousands by `make campaigns`, which also go over a Hub
+and a bucket on loopback, and show that each broken variant is found."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from errors import NotFound
 from storage.live import chroma
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
+from tests.campaigns.broken import BROKEN
 from tests.campaigns.independent import Read
 from tests.campaigns.local_state import LocalState
+from tests.contracts.stores import bucket, dataset, keys, moto
+from tests.hub.server import Hub
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-SEQUENCES = int(os.environ.get("QUIRE_TEST_SEQUENCES", "100"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+SEQUENCES = int(os.environ.get("QUIRE_TEST_SEQUENCES", "0"))
+IN_FULL = pytest.mark.skipif(not SEQUENCES, reason="in make campaigns")
 STEPS = 10
+Make = Callable[[Path], tuple[Remote, Remote | None, Read]]
 
 
 def folders(root: Path) -> tuple[Remote, Remote | None, Read]:
@@ -28,26 +36,54 @@ def folders(root: Path) -> tuple[Remote, Remote | None, Read]:
     return LocalRemote(root / "remote"), LocalRemote(root / "mirror", "mirror"), read
 
 
-def run(make: Callable[[Path], tuple[Remote, Remote | None, Read]], sequences: int) -> None:
+def run(make: Make, sequences: int, **options: Any) -> None:
     class Sequences(LocalState):
         pass
 
     Sequences.make = staticmethod(make)
-    options = settings(
+    chosen = settings(
         max_examples=sequences,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
+        **options,
     )
     with (
         mock.patch("os.fsync"),
-        mock.patch("gc.collect"),
+        mock.patch("gc.collect"),  # of each of a thousand clients
         mock.patch.object(chroma, "_give_back"),
     ):
-        run_state_machine_as_test(Sequences, settings=options)
+        run_state_machine_as_test(Sequences, settings=chosen)
     print(f"\n{dict(Sequences.total.most_common())}")
 
 
 def test_what_was_confirmed_outlives_any_damage_to_local_files() -> None:
-    run(folders, SEQUENCES)
+    run(folders, SEQUENCES or 120)
+
+
+@IN_FULL
+def test_it_does_over_a_hub_and_a_bucket() -> None:
+    with Hub() as hub, moto() as url, keys():
+
+        def served(_root: Path) -> tuple[Remote, Remote | None, Read]:
+            primary = dataset(hub)
+            primary.check()
+
+            def read(name: str) -> bytes | None:
+                try:
+                    return primary.read(name)
+                except NotFound:
+                    return None
+
+            return primary, bucket(url), read
+
+        run(served, SEQUENCES // 10)
+
+
+@IN_FULL
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_variant_is_found(name: str) -> None:
+    with BROKEN[name](), pytest.raises(Exception) as found:
+        run(folders, 400, phases=[Phase.generate], report_multiple_bugs=False)
+    print(f"\n{name}: {found.value!r:.200}")
