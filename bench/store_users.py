@@ -21,6 +21,7 @@ import numpy as np
 from bench.records import made
 from storage.catalog.catalog import Catalog
 from storage.generations import manifest as manifests
+from storage.live import seal
 from storage.live.open_stores import OPEN_AT_ONCE
 from storage.live.workspace import Space
 from storage.paths import Paths, user_key
@@ -64,6 +65,9 @@ def copied(paths: Paths, user: str, other: str) -> None:
     shutil.copytree(paths.user(user), paths.user(other))
     base = manifests.load(paths.base(user).read_bytes(), user=user)
     paths.base(other).write_bytes(manifests.dump(replace(base, user=other)))
+    held = seal.read(paths.clean(other))
+    assert held
+    seal.write(paths.clean(other), replace(held, base=seal.base(paths, other)))
 
 
 def campaign(

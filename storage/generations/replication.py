@@ -411,11 +411,7 @@ class Replication:
         known = self.base(user) if self.proved(user) else None
         erased = newest.erased_at
         if erased and not (known and known.erased_at == erased):
-            for file in journal.pending(self.paths, user):
-                if journal.number(file.name) < erased * 1e9:
-                    file.unlink()
-            for seal in (self.paths.clean(user), self.paths.opened(user)):
-                seal.unlink(missing_ok=True)
+            journal.erase(self.paths, user, erased)
 
     def _saved_jobs(self, user: str, newest: Manifest) -> list[JobRow]:
         """None when what holds them is damaged everywhere: documents are restored all the same."""

@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from errors import Corrupt
@@ -91,6 +92,17 @@ def set_aside(paths: Paths, user: str) -> None:
     for path in pending(paths, user):
         if not whole(path):
             path.replace(path.with_suffix(".damaged"))
+
+
+def erase(paths: Paths, user: str, before: float) -> None:
+    """What was changed before that time (seconds, epoch) is not wanted any more."""
+    for path in pending(paths, user):
+        if number(path.name) < before * 1e9:
+            path.unlink()
+    for path in (paths.clean(user), paths.opened(user)):
+        if held := seal.read(path):
+            names = tuple(n for n in held.journal if number(n) >= before * 1e9)
+            seal.write(path, replace(held, journal=names))
 
 
 def note_lost(paths: Paths, user: str, names: Iterable[str]) -> None:

@@ -363,15 +363,14 @@ class Workspaces:
         proved = held and self._proved(user, held)
         if proved:
             try:
-                workspace = self._made(user, proved)
-            except Corrupt as problem:
-                log.warning("a sealed store is damaged: %s", problem, extra={"user": user})
-            else:
                 with ExitStack() as undo:
+                    workspace = self._made(user, proved)
                     undo.callback(workspace.close)
                     self._mend(user, workspace)
                     undo.pop_all()
                 return workspace
+            except Corrupt as problem:
+                log.warning("a sealed store is of no use: %s", problem, extra={"user": user})
         if spoilt and time.monotonic() - slot.mended < MENDED_AGAIN:
             raise index_damaged()
         slot.built = True
@@ -409,7 +408,11 @@ class Workspaces:
 
     def _mend(self, user: str, workspace: Workspace) -> None:
         if self._wanting(user, workspace):
-            rows = workspace.rejournal(self.truth.saved(user)[1])
+            base, state = self.truth.saved(user)
+            if base != workspace.base:  # what others deleted since would be put back
+                workspace.damaged = True
+                raise index_damaged()
+            rows = workspace.rejournal(state)
             log.warning("journalled again from the index: %d rows", rows, extra={"user": user})
 
     def _opened_or_not(self, user: str, slot: _Slot) -> None:
