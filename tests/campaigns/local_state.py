@@ -31,7 +31,8 @@ from tests.house import USER, House
 
 KINDS = (
     "CLEAN", "OPEN", "STALE", "chroma", "chroma.sqlite3", "data_level0.bin", "fulltext.sqlite",
-    "pending", "elements",
+    "pending", "BASE.json", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "sources",
+    "elements", "instance",
 )  # fmt: skip
 DATABASE = {k for k in KINDS if k.startswith("catalog")}
 INDEX = {"CLEAN", "OPEN", "STALE", "chroma", "chroma.sqlite3", "data_level0.bin", "BASE.json"}
