@@ -261,6 +261,19 @@ def test_a_store_that_lacks_a_record_is_not_published(house: House) -> None:
     whole(house)
 
 
+def test_a_store_away_while_a_copy_is_proved_harms_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(_self: Restore, _user: str, _files: object = None) -> None:
+        raise Unavailable("away", "The store is away.")
+
+    monkeypatch.setattr(Restore, "saved", saved)
+    with pytest.raises(Unavailable):
+        house.publish()
+    assert house.paths.clean(USER).exists()
+    found(house)
+
+
 def test_a_published_directory_that_lacks_records_is_not_restored_from(
     house: House, tmp_path: Path
 ) -> None:

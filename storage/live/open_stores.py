@@ -217,18 +217,15 @@ class Workspaces:
         if not self._exclusively(user, lambda: taken.append(self._take(user)), only_idle=True):
             return None
         copy, held = taken[0]
+        believed = True
         try:
-            copy = replace(copy, records=self._compared(user, copy))
+            return replace(copy, records=self._compared(user, copy))
         except Corrupt as problem:
             log.warning("a copy is not published: %s", problem, extra={"user": user})
-            self._distrust(user)
+            believed = False
             raise
-        with self._lock:
-            slot = self._slots.setdefault(user, _Slot())
-            if slot.workspace is None and slot.opening is None:
-                seal.write(self.paths.clean(user), held)
-                self.paths.opened(user).unlink(missing_ok=True)
-        return copy
+        finally:
+            self._released(user, held if believed else None)
 
     def _take(self, user: str) -> tuple[Copy, Seal]:
         """The copy of a closed store, whose seal is withheld until the copy is proved: to read a
@@ -268,11 +265,15 @@ class Workspaces:
                 store.close()
         return sum(map(len, state.values()))
 
-    def _distrust(self, user: str) -> None:
+    def _released(self, user: str, held: Seal | None) -> None:
+        """The store whose seal was withheld has it again; None: it is of no use any more."""
         with self._lock:
             slot = self._slots.setdefault(user, _Slot())
-            if slot.workspace is not None:
+            if held is None and slot.workspace is not None:
                 slot.workspace.damaged = True
+            if held is not None and slot.workspace is None and slot.opening is None:
+                seal.write(self.paths.clean(user), held)
+                self.paths.opened(user).unlink(missing_ok=True)
 
     # Opening
 

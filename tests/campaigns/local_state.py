@@ -577,6 +577,16 @@ class LocalState(RuleBasedStateMachine):
         machine.look()
 
     @is_open
+    @rule(harms=HARMS, data=st.data(), killed=st.booleans())
+    def work_and_restart(
+        self, harms: list[tuple[str, str, int]], data: st.DataObject, killed: bool
+    ) -> None:
+        """The same with something that is not saved yet."""
+        if self.some("collection"):
+            self.machine.document(self.pick(data, "collection")[1], 1)
+        self.restart(harms=harms, killed=killed)
+
+    @is_open
     @rule(killed=st.booleans())
     def whole_restart(self, killed: bool) -> None:
         self.machine.kill() if killed else self.machine.close()
