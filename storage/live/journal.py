@@ -7,6 +7,7 @@ end with what the content's sha256 begins with, so that a damaged file is never 
 
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from storage.live.segments import Row
 from storage.paths import Paths
 
 _DIGITS = 16
+_INSTANCE = re.compile(rb"[0-9a-f]{16}")
 
 
 def write(folder: Path, content: bytes, after: str = "") -> str:
@@ -130,10 +132,12 @@ def damaged(names: Iterable[str]) -> Corrupt:
 
 
 def instance(paths: Paths) -> str:
-    """This data directory's name among the instances, made once."""
-    if not paths.instance.exists():
+    """This data directory's name among the instances, made once; and again when it is damaged."""
+    told = paths.instance.read_bytes() if paths.instance.exists() else b""
+    if not _INSTANCE.fullmatch(told):
         paths.root.mkdir(parents=True, exist_ok=True)
         aside = paths.instance.with_name(f".instance.{secrets.token_hex(4)}")
         aside.write_text(secrets.token_hex(8), encoding="ascii")
         aside.replace(paths.instance)
-    return paths.instance.read_text(encoding="ascii")
+        told = paths.instance.read_bytes()
+    return told.decode("ascii")

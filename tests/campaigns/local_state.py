@@ -287,6 +287,11 @@ class Machine:
     def _confirmed(self) -> None:
         """Of what was told and could be lost with the files that were harmed, only what is saved."""
         held = _keys(self.seen)
+        for key, title in held.items():
+            if key[0] == "collection" and key in self.model.told and title != self.model.told[key]:
+                if not (self.harmed & {"BASE.json", *DATABASE} or key in self.model.unsure):
+                    raise Broken(f"{key} was renamed, and is not in the save")
+                self.model.told[key] = title
         for key in [k for k in self.model.told if k not in held]:
             if self._may_be_lost(key):
                 del self.model.told[key]
@@ -436,8 +441,8 @@ class Machine:
         for key, value in self.model.wanted().items():
             if key[0] in {"record"} and keys[key] != value:
                 raise Broken(f"{key} is {keys[key]!r} in the store and not {value!r}")
-        if list(verify.verify(self.primary, USER)):
-            raise Broken("verify finds damage that is none")
+        if damage := list(verify.verify(self.primary, USER)):
+            raise Broken(f"verify finds damage that is none: {damage}")
         self.seen = now
 
     def end(self) -> None:

@@ -46,6 +46,7 @@ def run(make: Make, sequences: int, **options: Any) -> None:
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
+        derandomize=not SEQUENCES,
         suppress_health_check=list(HealthCheck),
         **options,
     )
