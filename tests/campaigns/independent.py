@@ -23,6 +23,7 @@ class Held:
     sources: set[tuple[str, str]] = field(default_factory=set)
     records: dict[tuple[str, str], str] = field(default_factory=dict)
     originals: set[str] = field(default_factory=set)
+    elements: set[str] = field(default_factory=set)  # <sha256>-<version> of what has them
     jobs: set[str] = field(default_factory=set)
     published: dict[str, str] = field(
         default_factory=dict
@@ -50,6 +51,8 @@ def held(read: Read, user: str) -> Held:
         content = _content(read, user, file, found)
         if file["path"].startswith("sources/"):
             found.originals.add(hashlib.sha256(content).hexdigest())
+        elif file["path"].startswith("elements/"):
+            found.elements.add(file["path"].removeprefix("elements/").split(".")[0])
         elif file["path"].startswith("jobs/"):
             found.jobs |= {job["id"] for job in json.loads(content)["jobs"]}
     if published := body.get("published"):

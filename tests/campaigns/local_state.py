@@ -441,7 +441,9 @@ class Machine:
         for key, value in self.model.wanted().items():
             if key[0] in {"record"} and keys[key] != value:
                 raise Broken(f"{key} is {keys[key]!r} in the store and not {value!r}")
-        missing = {f"sources/{sha}.pdf" for _, sha in now.sources if sha not in now.originals}
+        shas = {sha for _, sha in now.sources}
+        missing = {f"sources/{sha}.pdf" for sha in shas - now.originals}
+        missing |= {f"elements/{s}-v1.zip" for s in shas if f"{s}-v1" not in now.elements}
         told = {damage.path for damage in verify.verify(self.primary, USER)}
         if told != missing:
             raise Broken(f"verify tells of {told}, and {missing} is missing")
