@@ -188,7 +188,7 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
         left = running.jobs.transfer(USER, "import", {**spec, "title": "left"}, copy)["id"]
         waiting = running.until(made[0], lambda j: j["status"] == "waiting")
         assert 10 < waiting["retry_at"] - time.time() < 25
-        assert "Trying again in" in waiting["waits_for"]
+        assert "Trying again at" in waiting["waits_for"]
         waiting_for = running.jobs.read_events(USER, made[0], 0)[0][-1]
         running.until(made[1], lambda j: j["status"] == "waiting")
         assert running.until(taken, lambda j: j["status"] == "waiting")["retry_at"]

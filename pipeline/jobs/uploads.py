@@ -59,7 +59,7 @@ class Admission:
             )
         self._disk(upload.stat().st_size * (_GROWTH - 1), _SPARE)
         limit = self.limit(user)
-        self._room(user, (active + 1) * min(1 << 20, limit // 64), limit, limit)
+        self._room(user, (active + 1) * max(1, min(1 << 20, limit // 64)), limit, limit)
 
     def grow(self, user: str, size: int = 0) -> None:
         """What a job was taken for may grow by so many bytes: records, elements."""
