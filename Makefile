@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test campaigns bench bench-peers bench-abuse pictures page-bench setup setup-dev resolve samples clean
+.PHONY: demo run check test campaigns bench bench-peers bench-abuse pictures page-bench setup setup-dev lock samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -52,8 +52,12 @@ pictures: setup-dev  ## docs/pictures from the real page; PDF="a.pdf b.pdf" adds
 page-bench: setup-dev  ## what the page costs: search, pictures, watchers, visits, stop
 	$(BIN)/python bench/page.py $(PDF)
 
-resolve: setup-dev ## the same requirements resolve for the Space's Python
-	$(BIN)/uv pip compile --python-version 3.12 --python-platform x86_64-manylinux_2_28 -q requirements.txt -o /dev/null
+COMPILE = $(BIN)/uv pip compile -q --no-annotate --custom-compile-command "make lock"
+lock: setup-dev   ## the pinned trees anew, after a change of requirements.in, requirements-dev.txt or tests/swift/requirements.in
+	$(COMPILE) --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.lock
+	$(COMPILE) --universal --python-version 3.11 --generate-hashes requirements.lock requirements-dev.txt -o requirements-dev.lock
+	$(COMPILE) --python-version 3.12 --python-platform x86_64-manylinux_2_28 -c requirements.lock requirements.in -o requirements.txt
+	$(COMPILE) --python-version 3.11 --no-deps --generate-hashes tests/swift/requirements.in -o tests/swift/requirements.txt
 
 samples: setup-dev
 	PYTHONPATH=. $(BIN)/python -m tests.samples samples

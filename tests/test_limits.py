@@ -121,7 +121,7 @@ def test_every_route_refuses_a_body_over_the_limit(door: Door) -> None:
         )
         seen.add((status, error.get("code")))
     assert seen == {
-        (404, "route_closed"), (404, "event_not_found"),
+        (404, "route_closed"),
         (413, "body_too_large"), (415, "media_type"),
     }  # fmt: skip
 
