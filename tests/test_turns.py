@@ -88,7 +88,11 @@ def test_a_small_file_does_not_wait_for_the_large_ones_before_it(running: Engine
     running.until(large[3], lambda j: j["status"] == "running")
     small = running.submit(running.pdf(1, "small"))
     assert running.finished(small)["status"] == "succeeded"
-    assert {running.jobs.job(USER, job)["status"] for job in large} <= {"running", "queued", "waiting"}
+    assert {running.jobs.job(USER, job)["status"] for job in large} <= {
+        "running",
+        "queued",
+        "waiting",
+    }
     for job in large:
         running.jobs.cancel(USER, job)
 
