@@ -136,7 +136,7 @@ class Machine:
         return f"{self.number}"
 
     def collections(self) -> list[str]:
-        return sorted(k[1] for k in self.model.told if k[0] == "collection")
+        return [k[1] for k in self.model.told if k[0] == "collection"]
 
     def create(self) -> None:
         made: list[Any] = []
@@ -408,6 +408,10 @@ class Machine:
                     continue  # renamed, and not yet saved
                 raise Broken(f"{key} is {told.get(key)!r} and not {value!r}")
 
+        for key in [k for k in self.model.told if k[0] != "original" and k not in told]:
+            if key not in wanted and self._may_be_lost(key):
+                del self.model.told[key]
+                self.counts["told and lost with its file"] += 1
         self.bruised, self.index_whole = False, True
 
     def visible(self) -> dict[tuple[str, ...], str]:
@@ -520,7 +524,7 @@ class LocalState(RuleBasedStateMachine):
         self.machine.keep_copy()
 
     def pick(self, data: st.DataObject, kind: str) -> tuple[str, ...]:
-        keys = sorted(k for k in self.machine.model.told if k[0] == kind)
+        keys = [k for k in self.machine.model.told if k[0] == kind]  # in the order of their making
         return data.draw(st.sampled_from(keys), label=kind)
 
     def some(self, kind: str) -> bool:

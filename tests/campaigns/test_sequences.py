@@ -60,7 +60,7 @@ def run(make: Make, sequences: int, **options: Any) -> None:
 
 
 def test_what_was_confirmed_outlives_any_damage_to_local_files() -> None:
-    run(folders, SEQUENCES or 120)
+    run(folders, SEQUENCES or 100)
 
 
 @IN_FULL
