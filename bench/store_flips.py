@@ -29,6 +29,7 @@ from tests.house import USER, House
 RECORDS = 1_200  # above the thousand at which Chroma writes its index
 SHA, VERSION = "5" * 64, "v1"
 CROP = b"a picture of a table, "
+PICTURE = f"{'c' * 64}.webp"
 CHROMA = ("chroma.sqlite3", "header.bin", "data_level0.bin", "length.bin", "link_lists.bin",
           "index_metadata.pickle")  # fmt: skip
 
@@ -82,8 +83,8 @@ class World:
             made_folder.mkdir(parents=True)
         pdf.write_bytes(random.Random(2).randbytes(100_000))
         (folder / "batch-00000.jsonl").write_text('{"pages": []}\n' * 500, encoding="ascii")
-        (folder / "batch-00000.crops").write_text("x.webp", encoding="ascii")
-        house.paths.crop(USER, "x.webp").write_bytes(CROP * 500)
+        (folder / "batch-00000.crops").write_text(PICTURE, encoding="ascii")
+        house.paths.crop(USER, PICTURE).write_bytes(CROP * 500)
         house.source(SHA)
 
     def kinds(self) -> dict[str, Kind]:
@@ -159,7 +160,7 @@ def restore(world: World, kind: Kind, result: Result) -> None:
             if mirror and kind.path.startswith(("sources", "elements")):
                 house.stores.restore.original(USER, SHA)
                 house.stores.restore.elements(USER, SHA, VERSION)
-                if house.paths.crop(USER, "x.webp").read_bytes() != CROP * 500:
+                if house.paths.crop(USER, PICTURE).read_bytes() != CROP * 500:
                     result.violations.append("another picture was restored")
         except QuireError as problem:
             if mirror or kind.path.startswith("chroma"):  # the segments are sound

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from errors import Corrupt, InputError, NotFound, QuireError, Refused
 from pipeline import search
+from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
 from pipeline.transfers import import_archive, unzip
 from pipeline.transfers.push_tokens import Lent, dataset_name
@@ -392,8 +393,10 @@ def test_what_a_request_asks_for(outside: Path, tmp_path: Path) -> None:
     """Each call of the worker, each argument: an answer, or an error with a code."""
     house = House(tmp_path / "data")
     house.put(1, 2)
+    told = Settings(data_dir=house.paths.root, secret=b"s", database_url="")
     library = Library(
-        settings=Settings(data_dir=house.paths.root, secret=b"s", database_url=""),
+        settings=told, admission=Admission(told, house.paths, house.catalog),
+        confined=lambda: SimpleNamespace(),  # type: ignore[arg-type,return-value]
         paths=house.paths, catalog=house.catalog, stores=house.stores,
         viewer=SimpleNamespace(),  # type: ignore[arg-type]
         encoder=lambda _: SimpleNamespace(encode_query=lambda _: [1.0, 0.0, 0.0]),  # type: ignore[arg-type,return-value]
@@ -408,9 +411,9 @@ def test_what_a_request_asks_for(outside: Path, tmp_path: Path) -> None:
         "delete_source": {"collection": held, "source_id": SHA},
         "page_image": {"source_id": SHA, "page": 1, "width": 200}, "crop": {"name": CROP},
         "elements": {"source_id": SHA, "page": 1}, "pages": {"source_id": SHA},
-        "gallery": {"collection": held, "limit": 3}, "lend": {"job": "j1", "token": "t"},
+        "gallery": {"collection": held, "limit": 3}, "lend": {"job": "j1", "token": "t"}, "receipt": {"receipt": "3-1.5"},
     }  # fmt: skip
-    assert set(good) == CALLS - {"collections", "status"}
+    assert set(good) == CALLS - {"collections", "status", "settle", "send_code"}
     asked = [(call, at) for call, arguments in sorted(good.items()) for at in leaves(arguments)]
 
     @settings(FIXED, max_examples=250)
