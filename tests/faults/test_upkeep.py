@@ -39,35 +39,6 @@ def test_a_job_whose_workflows_are_gone_is_taken_up_again(tmp_path: Path) -> Non
         assert "The job was taken up again." in [e["message"] for e in history]
 
 
-def test_what_a_damaged_disk_has_lost_of_a_job_is_indexed_again(tmp_path: Path) -> None:
-    """Killed in its middle, and the journal of what it had indexed is gone."""
-    data = tmp_path / "data"
-    with engine(data) as running:
-        job = running.submit(running.pdf(40, "lost"), strategy="ocr_only")
-        running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 9)
-        running.kill_all()
-    gone = list(Paths(data).pending(USER).glob("*.parquet"))
-    assert gone
-    for path in gone:
-        path.unlink()
-    with engine(data) as running:
-        running.until(
-            job, lambda j: j["status"] == "succeeded" and not Paths(data).lost(USER).exists()
-        )
-        done = running.finished(job)
-        found = running.link.call("collections", USER)[0]
-        history = running.jobs.read_events(USER, job, 0)[0]
-        assert "What a damaged disk had lost is indexed again." in [e["message"] for e in history]
-        hits = running.link.call("search", USER, query="the", top_k=100, mode="keyword")
-    with engine(tmp_path / "other") as whole:
-        whole.finished(whole.submit(whole.pdf(40, "lost"), strategy="ocr_only"))
-        assert whole.link.call("collections", USER)[0]["records"] == found["records"]
-        assert len(hits) == len(
-            whole.link.call("search", USER, query="the", top_k=100, mode="keyword")
-        )
-    assert done["status"] == "succeeded"
-
-
 @pytest.fixture
 def mail() -> Iterator[tuple[Inbox, int]]:
     inbox = Inbox()
