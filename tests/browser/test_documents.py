@@ -156,7 +156,7 @@ def test_a_deletion_is_asked_for_twice_and_gives_a_receipt(
     expect(page.locator(".row")).to_have_count(1)
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    expect(page.locator(".note")).to_contain_text("0 left behind")
+    expect(page.locator(".note")).to_contain_text("It is in the next save.")
     expect(page.locator(".row")).to_have_count(0)
     choose(page, make_pdf("gone.pdf", pages=2))  # what was deleted can be added again
     expect(status(page, "gone.pdf")).to_have_text("done", timeout=60_000)
