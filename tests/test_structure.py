@@ -63,6 +63,7 @@ HOMES = {
     "cryptography": {"pipeline/jobs/notify.py"},
     "pypdfium2": {
         "pipeline/pdf/annotations.py",
+        "pipeline/pdf/glyphs.py",
         "pipeline/pdf/pdfium.py",
         "pipeline/pdf/text_layer.py",
     },

@@ -6,7 +6,7 @@ With `pdfium.py` and `text_layer.py` the only importer of pypdfium2. Knows nothi
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import pypdfium2 as pdfium
@@ -48,6 +48,11 @@ def notes(page: Any, number: int, frame: Frame) -> tuple[Note, ...]:
     return (*found, *(_values(page, number, frame, bare) if bare else ()))
 
 
+def fields(page: Any, frame: Frame) -> list[Box]:
+    """Where the form fields of a page are."""
+    return [_place(note, frame) for _, note in _annotations(page) if _is_field(note)]
+
+
 def _values(page: Any, number: int, frame: Frame, bare: set[int]) -> Iterator[Note]:
     """The values of those fields. pdfium knows them, and draws them, where it fills forms: in a
     document of its own, so that the pages of this one are drawn as before."""
@@ -73,24 +78,21 @@ def _values(page: Any, number: int, frame: Frame, bare: set[int]) -> Iterator[No
 
 def _annotations(page: Any) -> Iterator[tuple[int, Any]]:
     for i in range(min(raw.FPDFPage_GetAnnotCount(page.raw), MAX_NOTES)):
-        with _opened(page, i) as note:
+        note = raw.FPDFPage_GetAnnot(page.raw, i)
+        try:
             if note:
                 yield i, note
+        finally:
+            raw.FPDFPage_CloseAnnot(note)
 
 
-@contextmanager
-def _opened(page: Any, i: int) -> Iterator[Any]:
-    note = raw.FPDFPage_GetAnnot(page.raw, i)
-    try:
-        yield note
-    finally:
-        raw.FPDFPage_CloseAnnot(note)
+def _is_field(note: Any) -> bool:
+    return bool(raw.FPDFAnnot_GetSubtype(note) == raw.FPDF_ANNOT_WIDGET)
 
 
 def _is_bare(note: Any) -> bool:
     """Whether it is a form field without an appearance."""
-    is_field = raw.FPDFAnnot_GetSubtype(note) == raw.FPDF_ANNOT_WIDGET
-    return is_field and not raw.FPDFAnnot_HasKey(note, b"AP")
+    return _is_field(note) and not raw.FPDFAnnot_HasKey(note, b"AP")
 
 
 def _place(note: Any, frame: Frame) -> Box:

@@ -70,16 +70,14 @@ class Writer:
             self._add("UncategorizedText", joined(words), around(w.box for w in words), hidden=True)
 
     def _add(self, kind: str, words: str, box: Box, **metadata: Any) -> None:
-        width, height = self._content.width, self._content.height
-        x0, x1 = (min(max(x, 0.0), width) for x in (box.x0, box.x1))
-        y0, y1 = (min(max(y, 0.0), height) for y in (box.y0, box.y1))
-        box = Box(x0, y0, x1, y1)
+        size = (self._content.width, self._content.height)
+        box = box.clipped(*size)
         made = element(
             kind,
             words,
             box,
             page=self._content.number,
-            size=(self._content.width, self._content.height),
+            size=size,
             sequence=len(self.made),
             **links_in(words, box, self._content),
             **metadata,

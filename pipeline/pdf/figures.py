@@ -12,7 +12,7 @@ def find_figures(content: PageContent, taken: Sequence[Box]) -> list[Box]:
     """Boxes of figures, top down; nothing that touches `taken` (tables) for drawings."""
     page = content.width * content.height
     pictures = [
-        _clip(b, content)
+        b.clipped(content.width, content.height)
         for b in content.images
         if b.width > 24 and b.height > 24 and b.area < 0.95 * page
     ]
@@ -25,12 +25,6 @@ def find_figures(content: PageContent, taken: Sequence[Box]) -> list[Box]:
     return sorted(
         (b for b in merged if b.area < 0.95 * page and _characters(content.words, b) <= _MAX_TEXT),
         key=lambda b: (b.y0, b.x0),
-    )
-
-
-def _clip(box: Box, content: PageContent) -> Box:
-    return Box(
-        max(0.0, box.x0), max(0.0, box.y0), min(content.width, box.x1), min(content.height, box.y1)
     )
 
 
@@ -86,7 +80,8 @@ def _drawings(content: PageContent) -> list[Box]:
                     if near in cells:
                         hits += cells.pop(near)
                         stack.append(near)
-        box = _clip(Box(x0 * _CELL, y0 * _CELL, (x1 + 1) * _CELL, (y1 + 1) * _CELL), content)
+        box = Box(x0 * _CELL, y0 * _CELL, (x1 + 1) * _CELL, (y1 + 1) * _CELL)
+        box = box.clipped(content.width, content.height)
         if (
             box.width > 60
             and box.height > 40

@@ -36,6 +36,25 @@ class Box(NamedTuple):
             max(self.y1, other.y1),
         )
 
+    def clipped(self, width: float, height: float) -> "Box":
+        """Its part on a page of that size; an edge outside comes to the page's edge."""
+        x0, x1 = (min(max(x, 0.0), width) for x in (self.x0, self.x1))
+        y0, y1 = (min(max(y, 0.0), height) for y in (self.y0, self.y1))
+        return Box(x0, y0, x1, y1)
+
+    def turned(self, degrees: int) -> "Box":
+        """Its place after a turn about the origin by right angles: from the first axis to the second,
+        so counterclockwise where y grows upwards, and clockwise where it grows downwards."""
+        x0, y0, x1, y1 = self
+        match degrees % 360:
+            case 90:
+                return Box(-y1, x0, -y0, x1)
+            case 180:
+                return Box(-x1, -y1, -x0, -y0)
+            case 270:
+                return Box(y0, -x1, y1, -x0)
+        return self
+
     def holds(self, other: "Box", slack: float = 0.0) -> bool:
         """Whether the middle of the other one lies inside, or no farther out than `slack`."""
         x, y = (other.x0 + other.x1) / 2, (other.y0 + other.y1) / 2

@@ -19,12 +19,18 @@ from pypdfium2 import PdfiumError
 
 from errors import InputError
 from pipeline.pdf.annotations import notes
+from pipeline.pdf.glyphs import BAD, bound
 from pipeline.pdf.page import Box, Frame, Link, PageContent, Word
-from pipeline.pdf.text_layer import BAD, Written, written
+from pipeline.pdf.text_layer import Written, written
 
 LIBRARY = Path(pypdfium2_raw.__file__).parent / "libpdfium.so"  # whoever else needs PDFium
 MAX_OBJECTS = 20_000
 MAX_LINKS = 2_000
+_P, _I = ctypes.c_void_p, ctypes.c_int
+_get_object = bound(raw.FPDFPage_GetObject, _P, _P, _I)
+_get_type = bound(raw.FPDFPageObj_GetType, _I, _P)
+_get_bounds = bound(raw.FPDFPageObj_GetBounds, _I, _P, _P, _P, _P, _P)
+_get_draw_mode = bound(raw.FPDFPath_GetDrawMode, _I, _P, _P, _P)
 TINY = 1.0  # points: text below that height cannot be read by anybody
 SEEN = 24  # of 255: how much darker or lighter than what is around it a letter must be
 
@@ -116,8 +122,8 @@ def content(page: Any, number: int) -> PageContent:
 
 class _Drawn(NamedTuple):
     """The objects of a page: boxes of paths and pictures, how many are text, how many there are;
-    `covers` are opaque fills that are drawn after text, with their place in the drawing order, and
-    `order` has the place of each text object, where there are such."""
+    `covers` are fills that are drawn after text, with their place in the drawing order, and `order`
+    has the place of each text object."""
 
     paths: list[Box]
     images: list[Box]
@@ -132,31 +138,33 @@ def _objects(page: Any, space: _Space) -> _Drawn:
     paths: list[Box] = []
     images: list[Box] = []
     covers: list[tuple[int, Box]] = []
+    handle = ctypes.cast(page.raw, ctypes.c_void_p).value
     total = raw.FPDFPage_CountObjects(page.raw)
-    a, b, c, d = (ctypes.c_float() for _ in range(4))
-    at = (ctypes.byref(a), ctypes.byref(b), ctypes.byref(c), ctypes.byref(d))
+    sides = (ctypes.c_float * 4)()
+    at = tuple(ctypes.addressof(sides) + 4 * i for i in range(4))
     for i in range(min(total, MAX_OBJECTS)):
-        thing = raw.FPDFPage_GetObject(page.raw, i)
-        kind = raw.FPDFPageObj_GetType(thing)
+        thing = _get_object(handle, i)
+        kind = _get_type(thing)
         if kind == raw.FPDF_PAGEOBJ_TEXT:
-            texts[ctypes.cast(thing, ctypes.c_void_p).value or 0] = i
+            texts[thing] = i
             continue
-        if not raw.FPDFPageObj_GetBounds(thing, *at):
+        if not _get_bounds(thing, *at):
             continue
-        box = space.box(a.value, b.value, c.value, d.value)
+        box = space.box(*sides)
         if kind == raw.FPDF_PAGEOBJ_PATH:
             paths.append(box)
             if texts and min(box.width, box.height) > 4 and _is_filled(thing):
                 covers.append((i, box))
         elif kind in {raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM, raw.FPDF_PAGEOBJ_SHADING}:
             images.append(box)
-    return _Drawn(paths, images, len(texts), total, covers, texts if covers else {})
+    return _Drawn(paths, images, len(texts), total, covers, texts)
 
 
-def _is_filled(path: Any) -> bool:
-    mode, stroke = ctypes.c_int(0), ctypes.c_int(0)
-    raw.FPDFPath_GetDrawMode(path, ctypes.byref(mode), ctypes.byref(stroke))
-    return mode.value != 0
+def _is_filled(path: int) -> bool:
+    modes = (ctypes.c_int * 2)()
+    at = ctypes.addressof(modes)
+    _get_draw_mode(path, at, at + 4)
+    return modes[0] != 0
 
 
 def _hidden(page: Any, found: Written, drawn: _Drawn, space: _Space) -> set[Word]:
@@ -188,7 +196,7 @@ def _hidden(page: Any, found: Written, drawn: _Drawn, space: _Space) -> set[Word
 
 def _is_covered(box: Box, drawn: _Drawn, thing: int | None) -> bool:
     """Whether something opaque is drawn over it later."""
-    at = drawn.order.get(thing or 0)
+    at = drawn.order.get(thing or 0) if drawn.covers else None
     return at is not None and any(i > at and cover.holds(box) for i, cover in drawn.covers)
 
 

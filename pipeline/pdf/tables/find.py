@@ -56,10 +56,10 @@ def _upright(content: PageContent, ruled_cells: Sequence[Sequence[Box]]) -> list
 
 def turn(box: Box, quarter: int, content: PageContent) -> Box:
     """The place of a box on the page when that is turned counterclockwise by 90 or 270 degrees."""
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = box.turned(-quarter)  # about the upper left corner
     if quarter == 90:
-        return Box(y0, content.width - x1, y1, content.width - x0)
-    return Box(content.height - y1, x0, content.height - y0, x1)
+        return Box(x0, y0 + content.width, x1, y1 + content.width)
+    return Box(x0 + content.height, y0, x1 + content.height, y1)
 
 
 def _quarter(content: PageContent, quarter: int) -> PageContent:
