@@ -34,7 +34,7 @@ from storage.usage import drop_unfinished
 if TYPE_CHECKING:
     from web.serve import Server
 
-log = logging.getLogger("quire")
+log = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds that a call of a person waits for a lock of the database
 
 
@@ -42,8 +42,6 @@ def prepare(settings: Settings) -> None:
     """What Gradio reads when it is imported: no analytics, uploads beside the data."""
     uploads = settings.data_dir / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
-    disk_reserve.tend(Paths(settings.data_dir))
-    drop_unfinished(Paths(settings.data_dir))
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # an owner's uploads are counted there
     for name, value in (
         ("GRADIO_ANALYTICS_ENABLED", "False"),
@@ -123,6 +121,8 @@ def main() -> int:
     environment.own(settings.data_dir)
     prepare(settings)
     paths = Paths(settings.data_dir)
+    disk_reserve.tend(paths)
+    drop_unfinished(paths)
     catalog = Catalog(catalog_url(settings, paths), _PATIENCE, alone=no_worker(paths))
     port = listening(settings)
     worker = environment.start(

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from errors import InputError, QuireError
 
-log = logging.getLogger("quire")
+log = logging.getLogger(__name__)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -267,7 +267,7 @@ def _secret(given: str | None, data_dir: Path, *, proved: bool) -> bytes:
                 "Put the file `secret` back from a backup, or set QUIRE_SECRET to what it held; to give"
                 " up what is there, use `python -m pipeline accept-secret`.",
             )
-        kept = _made(path)
+        kept = made_once(path).decode("ascii").strip()
     secret = (given or kept).encode()
     if proved and known.exists() and known.read_text("ascii", "replace").strip() != key_id(secret):
         raise other_secret()
@@ -283,9 +283,12 @@ def other_secret() -> InputError:
     )
 
 
-def _made(path: Path) -> str:
+def made_once(path: Path) -> bytes:
+    """A random key in a file of its own: what is there, else 32 bytes in hex, made by whoever is first."""
+    if path.exists() and path.read_bytes().strip():
+        return path.read_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f"secret.{secrets.token_hex(4)}")
+    made = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     made.touch(mode=0o600)
     made.write_text(secrets.token_hex(32), encoding="ascii")
     if path.exists() and not path.read_bytes().strip():
@@ -293,4 +296,4 @@ def _made(path: Path) -> str:
     with contextlib.suppress(FileExistsError):
         path.hardlink_to(made)
     made.unlink()
-    return path.read_text(encoding="ascii").strip()
+    return path.read_bytes()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.files import crops_of
 from storage.live.workspace import Workspace
@@ -30,11 +31,7 @@ def put_aside(paths: Paths, user: str, crops: Iterable[str]) -> None:
     """These crops go with the next `sweep`, unless somebody else names them."""
     told = "\n".join(sorted(crops))
     if told:
-        target = paths.deleted(user) / f"{time.time_ns()}.crops"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_suffix(".tmp")
-        aside.write_text(told, encoding="ascii")
-        aside.replace(target)
+        atomic_write(paths.deleted(user) / f"{time.time_ns()}.crops", told.encode("ascii"))
 
 
 def remove_files(paths: Paths, catalog: Catalog, user: str, sha256: str) -> int:

@@ -53,6 +53,13 @@ def scarce(problem: BaseException, root: Path) -> QuireError | None:
     return None
 
 
+def known(problem: Exception, root: Path, advice: str) -> QuireError:
+    """The same; any other error as one that nobody expected."""
+    return scarce(problem, root) or QuireError(
+        "internal", f"Something unexpected happened ({type(problem).__name__}).", advice
+    )
+
+
 def descriptors_left() -> int:
     """How many files this process may still open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -21,7 +21,7 @@ from pipeline.jobs.health import Health
 from pipeline.jobs.queue import catalog_url
 from pipeline.jobs.service import Jobs, Request
 from pipeline.options import PartitionOptions
-from pipeline.processes.rpc import Link, wait
+from pipeline.processes.rpc import Link
 from settings import Settings
 from storage.catalog.catalog import FINISHED, Catalog
 from storage.catalog.schema import PATIENCE
@@ -151,7 +151,8 @@ def engine(
     link = Link(paths)
     running = Engine(data, seam, link, process, Health(link))
     try:
-        assert not patience or wait(paths, patience), running.log()
+        if patience:
+            running.eventually(running.jobs.engine.ready, patience)
         yield running
     finally:
         process.terminate()

@@ -1,6 +1,7 @@
 """Page processes: answers, errors, limits, death."""
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def test_an_error_keeps_its_kind_code_and_advice(pool: Pool) -> None:
     with pytest.raises(InputError) as caught:
         pool.run(refuse, seconds=20)
     assert (caught.value.code, caught.value.advice) == ("not_a_pdf", "Try another.")
+
+
+def test_a_place_is_free_again_when_no_process_can_be_started() -> None:
+    given, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Pool(1) as pool:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+        try:
+            with pytest.raises(OSError, match="open files"):
+                pool.run(add, 1, 1, seconds=20)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (given, most))
+        assert pool.run(add, 2, 3, seconds=20) == 5
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ def start_reembed(
         )
     policy = borrow.checked(gpu or "auto")
     working = app.jobs.catalog.jobs(user, ACTIVE, 1000, collection=found.id)
-    models = {r.spec["model"] for r in working if r.summary["kind"] == "reembed"}
+    models = {r.spec["model"] for r in working if r.kind == "reembed"}
     if models - {wanted}:
         raise Refused(
             "reembed_running",

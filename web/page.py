@@ -1,7 +1,7 @@
 """The page: a Gradio Blocks that holds the place, the sign-in button and every named endpoint.
 
 What people see is in `static/`: small scripts without a build step that ask the app's own routes
-(`web/views`). The server keeps no page state; a reloaded page asks again.
+(`web/routes`). The server keeps no page state; a reloaded page asks again.
 """
 
 import html

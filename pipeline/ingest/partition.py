@@ -1,13 +1,11 @@
 """A document's pages into elements, in checkpointed batches.
 
-`partition_batch` asks page processes for the pages (`pages.py`) and writes what came back, once.
+`partition_batch` asks page processes for the pages (`pdf/read_pages.py`) and writes what came back, once.
 Knows nothing of jobs, chunks or stores.
 """
 
 import json
-import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from pipeline.pdf.page import PageRecord, Style
 from pipeline.pdf.probe import Probe
 from pipeline.pdf.read_pages import APART, PageRead, Seen, draw_page, failed, read_pages
 from pipeline.processes.pool import Lane, Limits, Pool
+from storage.atomic_write import atomic_write
 
 STYLE = "style.json"
 FIRST_BATCH = 2
@@ -115,10 +114,7 @@ def style_of(
 
 def write_once(path: Path, content: str) -> None:
     """Whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    aside.write_text(content, encoding="utf-8", errors="replace")
-    aside.replace(path)
+    atomic_write(path, content.encode(errors="replace"))
 
 
 def write_batch(

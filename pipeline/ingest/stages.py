@@ -41,7 +41,7 @@ from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
 from storage.removal import crops_in, put_aside, remove_batch, remove_files
-from storage.scarce import scarce
+from storage.scarce import known
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Place:
             if now - looked > _CANCEL_LOOKS:
                 looked = now
                 row = self.tools.catalog.job(self.spec["user"], self.spec["job"])
-                newest = row.summary.get("attempt", 1) == self.spec["attempt"]
+                newest = row.attempt == self.spec["attempt"]
                 answer = row.status == "cancelled" or not newest
             return answer
 
@@ -509,9 +509,6 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
 
 
 def _unexpected(problem: Exception, root: Path) -> Json:
-    found = scarce(problem, root) or QuireError(
-        "internal",
-        f"Something unexpected happened ({type(problem).__name__}).",
-        "Retry the job; if it stays, report the time and the version.",
-    )
+    advice = "Retry the job; if it stays, report the time and the version."
+    found = known(problem, root, advice)
     return {**found.as_dict(), "permanent": found.permanent}

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from errors import InputError, QuireError, Refused, Unavailable
-from settings import Settings
+from settings import LOOPBACK, Settings
 from storage.catalog.catalog import Catalog
 
 _ADDRESS = re.compile(r"[A-Za-z0-9!#$%&*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255}")
@@ -58,8 +58,8 @@ def checked(address: str | None, *, private: bool = False) -> str | None:
     raise _invalid()
 
 
-def _url(text: str, *, private: bool) -> tuple[SplitResult, str, int]:
-    """A URL to post to, with its host as it is looked up and its port; InputError for any other text."""
+def _url(text: str, *, private: bool) -> tuple[str, int]:
+    """Of a URL to post to the host, as it is looked up, and the port; InputError for any other text."""
     try:
         url = urlsplit(text)
         host = (url.hostname or "").encode("idna").decode("ascii")
@@ -69,7 +69,7 @@ def _url(text: str, *, private: bool) -> tuple[SplitResult, str, int]:
     known = url.scheme == "https" or (private and url.scheme == "http")
     if not known or not host or not 0 < port < 65536 or not text.isascii():
         raise _invalid()
-    return url, host, port
+    return host, port
 
 
 def _invalid() -> InputError:
@@ -204,7 +204,7 @@ def webhook_key(secret: bytes) -> bytes:
 def receiver(url: SplitResult, *, private: bool) -> tuple[str, int]:
     """An address and port of that host to connect to: Refused unless all of its addresses are on
     the public internet or private ones are allowed, Unavailable when it has none now."""
-    _, host, port = _url(url.geturl(), private=private)
+    host, port = _url(url.geturl(), private=private)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:
@@ -307,7 +307,7 @@ def _smtp_server(url: SplitResult) -> Iterator[smtplib.SMTP]:
             server.starttls(context=context)
             secure = True
         if url.username:
-            if not secure and host not in {"localhost", "127.0.0.1", "::1"}:
+            if not secure and host not in LOOPBACK:
                 raise Refused(
                     "mail_refused",
                     "The mail server offers no TLS for the password.",

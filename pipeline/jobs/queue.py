@@ -4,9 +4,10 @@ A workflow that one side does not know, or a queue without a partition, would wa
 word; so only this module enqueues from outside. Knows nothing of what a workflow does.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
@@ -31,6 +32,7 @@ UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 NO_BATCH = {"index": 0, "first": 1, "last": 1}  # of a stage that is about the whole document
 BACKOFF = (20.0, 60.0, 180.0, 600.0, *([1200.0] * 6))  # seconds until what is away is asked again
 SMALL = 15.0  # seconds of work, by the probe: such a job finds a slot beside large ones
+_STARTING = "Quire is starting."
 _ORIGIN = 1_767_225_600.0  # when priorities begin: they have 31 bits
 
 
@@ -44,8 +46,9 @@ def catalog_url(settings: Settings, paths: Paths) -> str:
 
 def starting(paths: Paths) -> str:
     """Why no worker takes jobs or calls yet."""
-    waiting = paths.run / "waiting"
-    return waiting.read_text(encoding="utf-8") if waiting.exists() else "Quire is starting."
+    with suppress(FileNotFoundError):  # it is taken away when the worker goes on
+        return (paths.run / "waiting").read_text(encoding="utf-8") or _STARTING
+    return _STARTING
 
 
 def run_id(job_id: str, attempt: int, turn: int = 0) -> str:
@@ -86,6 +89,7 @@ class Engine:
     patience: float = PATIENCE
     _client: DBOSClient | None = None
     _of: int | None = None  # the database file that the client has open
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def ready(self) -> bool:
         """The worker has opened its database and takes jobs."""
@@ -93,21 +97,22 @@ class Engine:
 
     def connected(self) -> DBOSClient:
         """Anew where the worker has set a damaged database aside."""
-        if self._client is not None and self._inode() != self._of:
-            self._client.destroy()
-            self._client = None
-        if self._client is None:
-            if not self.ready():  # a client made earlier would leave an empty database behind
-                raise Unavailable(
-                    "worker_starting", starting(self.paths), "Try again in a few seconds."
+        with self._lock:
+            if self._client is not None and self._inode() != self._of:
+                self._client.destroy()
+                self._client = None
+            if self._client is None:
+                if not self.ready():  # a client made earlier would leave an empty database behind
+                    raise Unavailable(
+                        "worker_starting", starting(self.paths), "Try again in a few seconds."
+                    )
+                self._of = self._inode()
+                self._client = DBOSClient(
+                    system_database_engine=self._database(),
+                    serializer=DBOSPortableJSONSerializer(),
+                    retry_connection_errors=False,
                 )
-            self._of = self._inode()
-            self._client = DBOSClient(
-                system_database_engine=self._database(),
-                serializer=DBOSPortableJSONSerializer(),
-                retry_connection_errors=False,
-            )
-        return self._client
+            return self._client
 
     def _database(self) -> Any:
         """As DBOS makes one, but it does not wait for ever for somebody's lock."""
@@ -117,13 +122,15 @@ class Engine:
         return patient(url, self.patience, immediate=True)
 
     def _inode(self) -> int | None:
-        path = self.settings.jobs_file
-        return path.stat().st_ino if path and path.exists() else None
+        with suppress(FileNotFoundError):  # not yet made, or just set aside
+            return path.stat().st_ino if (path := self.settings.jobs_file) else None
+        return None
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.destroy()
-            self._client = None
+        with self._lock:
+            if self._client is not None:
+                self._client.destroy()
+                self._client = None
         if (path := self.settings.jobs_file) and path.exists():
             checkpoint(path)
 

@@ -117,10 +117,11 @@ class Upkeep:
                 late = row.status in ACTIVE or (
                     (row.finished_at or 0) * 1e9 >= since and (row.collection, row.sha256) in held
                 )
-                if late and row.summary.get("kind", "ingest") == "ingest" and row.sha256:
+                if late and row.kind == "ingest" and row.sha256:
                     self.jobs.engine.stop(row.id)
                     self.jobs.again(row, "What a damaged disk had lost is indexed again.", {})
-            paths.lost(user).unlink(missing_ok=True)
+            if journal.lost_since(paths, user) == since:  # else more was noted meanwhile
+                paths.lost(user).unlink(missing_ok=True)
 
     def _hold_lease(self) -> None:
         """Twice in a term the stores are asked who runs the jobs: a worker that came while they were
@@ -153,11 +154,7 @@ class Upkeep:
             load_output=False,
         )
         running = {one.workflow_id.split(".")[0] for one in found}
-        return {
-            f"job {r.user} {r.id}"
-            for r in rows
-            if run_id(r.id, int(r.summary.get("attempt", 1))) not in running
-        }
+        return {f"job {r.user} {r.id}" for r in rows if run_id(r.id, r.attempt) not in running}
 
     def _stuck(self) -> set[str]:
         """Workflows that are said to run in this process and do not, or in one that is dead."""

@@ -11,7 +11,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -163,11 +163,7 @@ class Jobs:
         """What is done to a whole collection (see pipeline/transfers/workflow.py) as a job; the same that has
         not ended yet is that job. `archive` is the upload of an import and is moved."""
         for row in self.catalog.jobs(user, ACTIVE, LISTED):
-            if (
-                archive is None
-                and row.summary.get("kind") == kind
-                and spec.items() <= row.spec.items()
-            ):
+            if archive is None and row.kind == kind and spec.items() <= row.spec.items():
                 return self._standing.shown(row)
         job_id = f"t{secrets.token_hex(11)}"
         row = JobRow(
@@ -256,7 +252,7 @@ class Jobs:
         """Nothing new starts. What is indexed stays, or is removed when `keep` is false. A finished
         job is returned as it is."""
         row = self.catalog.job(user, job_id)
-        kind, kept = row.summary.get("kind", "ingest"), row.summary.get("kept", keep)
+        kind, kept = row.kind, row.summary.get("kept", keep)
         if row.status not in FINISHED:
             self.engine.connected()
             kept = keep
@@ -279,13 +275,13 @@ class Jobs:
         if kind == "ingest":
             self._start_stage(row, "keep" if kept else "undo")
         elif kind == "import" and not kept:
-            attempt = int(row.summary.get("attempt", 1))
+            attempt = row.attempt
             name, body = f"undo-{run_id(row.id, attempt)}", self._body(row, attempt, {})
             self.engine.start(row.spec, TRANSFER_WORKFLOW, QUEUE_AGAIN, name, body)
 
     def _start_stage(self, row: JobRow, name: str) -> None:
         """One stage by itself, after the job's own workflow."""
-        attempt = int(row.summary.get("attempt", 1))
+        attempt = row.attempt
         beside, body = f"{name}-{run_id(row.id, attempt)}", self._body(row, attempt, {})
         self.engine.start(row.spec, STAGE_WORKFLOW, QUEUE_INDEX, beside, name, body, NO_BATCH, {})
 
@@ -294,13 +290,13 @@ class Jobs:
         is fast enough brings it back. An export, with its file, a push or import may go once it has
         ended; a document stays."""
         row = self.catalog.job(user, job_id)
-        documents = row.summary.get("kind", "ingest") == "ingest"
+        documents = row.kind == "ingest"
         if row.status not in ({"failed", "cancelled"} if documents else FINISHED):
             raise Refused("job_not_over", "Only what failed can be taken off.", "Cancel it first.")
         self.catalog.update_job(job_id, summary={"dismissed": True})
         if documents and "sha256" in row.spec:
             self._start_stage(row, "discard")
-        elif row.summary.get("kind") == "export" and "name" in row.summary.get("result", {}):
+        elif row.kind == "export" and "name" in row.summary.get("result", {}):
             self.paths.export(user, row.summary["result"]["name"]).unlink(missing_ok=True)
         return self.job(user, job_id)
 
@@ -315,7 +311,7 @@ class Jobs:
         row = self.catalog.job(user, job_id)
         if row.status not in FINISHED:
             raise Refused("job_running", "The job is not finished.", "Cancel it or wait.")
-        if row.summary.get("kind", "ingest") != "ingest":
+        if row.kind != "ingest":
             return self._transfer_again(row)
         if "sha256" not in row.spec:
             raise Refused("job_refused", "The file was refused and not kept.", "Submit it again.")
@@ -349,10 +345,6 @@ class Jobs:
         """Bytes of all that user has on this disk, and how many there may be."""
         return self._admission.usage(user)
 
-    def stored(self, users: Iterable[str]) -> int:
-        """Bytes of all these users together, some seconds old."""
-        return self._admission.measured.total(users)
-
     def scarce(self, problem: Exception) -> QuireError | None:
         """What it comes from, where the machine has too little of it."""
         return scarce(problem, self.paths.root)
@@ -368,7 +360,7 @@ class Jobs:
     def again(self, row: JobRow, message: str, again: dict[str, Any]) -> None:
         """A new attempt of that job; what its checkpoints hold is not done twice."""
         self.engine.connected()
-        attempt = int(row.summary.get("attempt", 1)) + 1
+        attempt = row.attempt + 1
         self._note(
             row.id,
             message,
@@ -422,7 +414,7 @@ class Jobs:
 
     def _transfer_again(self, row: JobRow) -> dict[str, Any]:
         archive = self.paths.work(row.user, row.id) / "archive.zip"
-        if row.summary["kind"] == "import" and not archive.exists():
+        if row.kind == "import" and not archive.exists():
             raise Refused("job_refused", "The archive was not kept.", "Import it again.")
         self.again(row, "The job was put in the queue again.", {})
         return self.job(row.user, row.id)
@@ -439,7 +431,7 @@ class Jobs:
         """A document is looked at first. When the engine cannot be told now, the row stands, and upkeep
         takes it up."""
         body, name = self._body(row, attempt, again), run_id(row.id, attempt)
-        document = row.summary.get("kind", "ingest") == "ingest"
+        document = row.kind == "ingest"
         workflow, queue = (WORKFLOW, QUEUE_NEW) if document else (TRANSFER_WORKFLOW, QUEUE_SMALL)
         try:
             self.engine.start(row.spec, workflow, queue, name, body, priority=turn(body["came"]))

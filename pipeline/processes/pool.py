@@ -198,9 +198,15 @@ class Pool:
                 self._idle.remove(best)
             if best and best.size == size:
                 return best
-            if best:
-                best.kill()
-            return self._starter.submit(_Child, size, self._nice).result()
+            child = None
+            try:
+                if best:
+                    best.kill()
+                child = self._starter.submit(_Child, size, self._nice).result()
+            finally:
+                if child is None:
+                    self.give(None)  # its place is free again
+            return child
         raise Unavailable("worker_stopping", "The worker is stopping.", "The job goes on later.")
 
     def give(self, child: _Child | None) -> None:

@@ -1,16 +1,14 @@
 """The worker's interface, seen from the app process: named calls, JSON both ways, over a channel.
 
 It is local and proven with a key file. A worker that is away, frozen or busy is Unavailable
-within a time, never a hang. Knows neither Chroma nor models; the calls themselves are `library.py`'s.
+within a time, never a hang. Knows neither Chroma nor models; the calls themselves are `handlers.py`'s.
 """
 
 import contextlib
 import hashlib
 import json
 import queue
-import secrets
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +16,7 @@ from errors import Unavailable, unpacked
 from pipeline.jobs.queue import starting
 from pipeline.processes import channel
 from pipeline.processes.channel import Channel
+from settings import made_once
 from storage.paths import Paths
 
 PING = b"ping"
@@ -32,16 +31,7 @@ def address(paths: Paths) -> str:
 
 def key(paths: Paths) -> bytes:
     """The key both sides prove to each other, made once."""
-    path = paths.run / "authkey"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f"authkey.{secrets.token_hex(4)}")
-        made.touch(mode=0o600)
-        made.write_bytes(secrets.token_bytes(32))
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(made)
-        made.unlink()
-    return path.read_bytes()
+    return made_once(paths.run / "authkey")
 
 
 @dataclass(slots=True)
@@ -121,13 +111,3 @@ def _unpacked(answer: dict[str, Any]) -> Any:
     if "error" not in answer:
         return answer["ok"]
     raise unpacked(answer["error"])
-
-
-def wait(paths: Paths, seconds: float) -> bool:
-    """Whether the worker was ready within that time."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if (paths.run / "ready").exists():
-            return True
-        time.sleep(0.1)
-    return False

@@ -37,7 +37,7 @@ from storage.live.chroma import BATCH, Record
 from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
 from storage.removal import crops_in, put_aside, remove_files
-from storage.scarce import scarce
+from storage.scarce import known
 from storage.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Job:
     def cancelled(self) -> bool:
         """It was cancelled, or runs again by now."""
         row = self.tools.catalog.job(self.user, self.id)
-        return row.status == "cancelled" or row.summary.get("attempt", 1) != self.spec["attempt"]
+        return row.status == "cancelled" or row.attempt != self.spec["attempt"]
 
     def report(self, what: str) -> Callable[[int, int], None]:
         """Counts what was moved: an event now and then, an end when it was cancelled."""
@@ -225,11 +225,7 @@ def _over(job: Job, status: str) -> Json:
 
 
 def _unexpected(problem: Exception, root: Path) -> QuireError:
-    return scarce(problem, root) or QuireError(
-        "internal",
-        f"Something unexpected happened ({type(problem).__name__}).",
-        "Start it again; if it stays, report the time and the version.",
-    )
+    return known(problem, root, "Start it again; if it stays, report the time and the version.")
 
 
 # Out

@@ -63,7 +63,7 @@ from storage.paths import Paths
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
 from storage.remotes.retrying import Proved, Retrying
-from storage.scarce import descriptors_left, scarce
+from storage.scarce import descriptors_left, known
 from storage.stores import open_stores
 from storage.usage import end_promises
 
@@ -386,12 +386,8 @@ def _serve(answered: Callable[[bytes], Any], root: Path, connection: Channel) ->
             answer = {"error": problem.packed()}
         except Exception as problem:
             log.exception("a call failed")
-            found = scarce(problem, root) or QuireError(
-                "internal",
-                f"Something unexpected happened ({type(problem).__name__}).",
-                "Try again; if it stays, report the time and the version.",
-            )
-            answer = {"error": found.packed()}
+            advice = "Try again; if it stays, report the time and the version."
+            answer = {"error": known(problem, root, advice).packed()}
         try:
             connection.send(json.dumps(answer).encode())
         except OSError:
@@ -399,6 +395,11 @@ def _serve(answered: Callable[[bytes], Any], root: Path, connection: Channel) ->
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    logging.shutdown()
-    os._exit(code)  # all is closed; Python would take torch and Chroma apart for seconds
+    code = 1
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        log.critical("The worker ends.", exc_info=True)
+    finally:
+        logging.shutdown()
+        os._exit(code)  # threads that are left would keep half of it alive

@@ -1,13 +1,12 @@
 """What the worker does for the page besides jobs: search, collections, sources, pages, export.
 
-Each public method is one call of `link.py`; the first argument is always the caller's user key.
+Each public method is one call of `rpc.py`; the first argument is always the caller's user key.
 Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
 """
 
 import contextlib
 import inspect
 import json
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from pipeline.processes.sandbox import Confined
 from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
+from storage.atomic_write import atomic_write
 from storage.catalog import sqlite_file
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.live.workspace import Workspace
@@ -163,10 +163,7 @@ class Library:
             viewer = self.viewer.of(visitor=visitor).within(*self.paths.for_pages(user))
             picture = viewer.run(pdfium.page_image, pdf, page, width, seconds=30)
             self.admission.picture(user, len(picture))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside = target.with_suffix(f".{threading.get_ident()}.tmp")
-            aside.write_bytes(picture)
-            aside.replace(target)
+            atomic_write(target, picture)
         return str(target)
 
     def crop(self, user: str, name: str) -> str:
@@ -295,7 +292,7 @@ CALLS = frozenset(
 
 
 def dispatch(library: Library, body: bytes) -> Any:
-    """A call of `link.py`, checked against the names above; each argument is of its parameter's type."""
+    """A call of `rpc.py`, checked against the names above; each argument is of its parameter's type."""
     request = json.loads(body)
     if request["call"] not in CALLS:
         raise InputError("call_unknown", "There is no such call.", "Update the app.")

@@ -73,6 +73,15 @@ class JobRow:
     started_at: float | None
     finished_at: float | None
 
+    @property
+    def kind(self) -> str:
+        """`ingest`, or what is done to a collection."""
+        return str(self.summary.get("kind", "ingest"))
+
+    @property
+    def attempt(self) -> int:
+        return int(self.summary.get("attempt", 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:

@@ -7,6 +7,7 @@ then neither is believed, and the stores are asked. Knows no remote.
 import contextlib
 
 from errors import Corrupt
+from storage.atomic_write import atomic_write
 from storage.catalog.catalog import Catalog
 from storage.generations import manifest as manifests
 from storage.generations.manifest import Manifest
@@ -42,10 +43,6 @@ def go_on_from(
     paths: Paths, catalog: Catalog, user: str, content: bytes, saved: int | None = None
 ) -> None:
     """From that manifest (empty: there is none), which holds the first `saved` changes of the rows."""
-    path = paths.base(user)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_bytes(content)
-    aside.replace(path)
+    atomic_write(paths.base(user), content)
     generation = manifests.load(content, user=user).generation if content else 0
     catalog.set_mark(user, generation, digest(content), saved)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from errors import Conflict, InputError, NotFound, Unavailable
+from storage.atomic_write import atomic_write
 from storage.generations import reader
 from storage.names import UserKey, moment, number, text
 from storage.remotes.remote import Change, Remote
@@ -88,9 +89,7 @@ class Lease:
     def confirmed(self, remote: Remote, term: Term) -> None:
         self._seen[remote.name] = raw = dump(term)
         self.term = term
-        aside = self.kept.with_suffix(".tmp")
-        aside.write_bytes(raw)
-        aside.replace(self.kept)
+        atomic_write(self.kept, raw)
 
     def overtaken(self, remote: Remote) -> bool:
         """Whether another instance has written its own term since; raises when that cannot be asked."""

@@ -180,13 +180,13 @@ def end_deleted(catalog: Catalog, user: str) -> None:
 
 
 def _attempt(row: JobRow) -> int:
-    return int(row.summary.get("attempt", 1))
+    return row.attempt
 
 
 def _insert(catalog: Catalog, row: JobRow) -> None:
     epoch = int(row.summary.get("epoch", 0)) + 1
     row = replace(row, summary={**row.summary, "epoch": epoch})
-    lost = row.status in ACTIVE and row.summary.get("kind") == "import"
+    lost = row.status in ACTIVE and row.kind == "import"
     if lost:
         row = replace(row, status="failed", finished_at=time.time())
         row.summary["error"] = _LOST.as_dict()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from storage.atomic_write import atomic_write
 from storage.paths import Paths
 
 
@@ -41,9 +42,7 @@ def read(path: Path) -> Seal | None:
 
 def write(path: Path, seal: Seal) -> None:
     body = json.dumps(asdict(seal), sort_keys=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}", encoding="utf-8")
-    aside.replace(path)
+    atomic_write(path, f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}".encode())
 
 
 def base(paths: Paths, user: str) -> str:
