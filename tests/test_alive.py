@@ -317,6 +317,15 @@ def test_a_busy_worker_and_a_machine_that_slept_are_not_taken_for_frozen(tmp_pat
         assert started() == [child.pid]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_is_started_with_few_repeats_of_a_transfer(tmp_path: Path) -> None:
+    with supervised(tmp_path, "works") as (supervisor, started):
+        until(started)
+        (child,) = supervisor.children()
+        assert child.environ()["HF_XET_CLIENT_RETRY_MAX_ATTEMPTS"] == "2"
+
+
 # The database
 
 
@@ -450,12 +459,13 @@ def test_an_app_that_is_held_up_while_it_starts_is_up_and_one_without_a_supervis
     running = start_app(tmp_path)
     holding.join()
     (supervisor,) = (
-        p for p in psutil.Process(running.process.pid).children() if "supervisor" in p.cmdline()[-1]
+        p
+        for p in psutil.Process(running.process.pid).children()
+        if "pipeline.processes.supervisor" in p.cmdline()
     )
     supervisor.kill()
     assert running.process.wait(30) == 1
-    said = lines(tmp_path / "app.log")[-1]["message"]
-    assert "supervisor is gone" in said
+    assert any("supervisor is gone" in x["message"] for x in lines(tmp_path / "app.log"))
     assert not psutil.pid_exists(supervisor.pid)
 
 

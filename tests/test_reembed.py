@@ -14,6 +14,7 @@ from gradio_client.exceptions import AppError
 from errors import Cancelled, Conflict, QuireError
 from pipeline.ingest.partition import write_batch
 from pipeline.ingest.stages import Place, Tools, answer
+from pipeline.processes.pool import Pool, Pools
 from pipeline.transfers import reembed as module
 from pipeline.transfers.reembed import reembed
 from quire_client import Quire
@@ -238,8 +239,8 @@ def test_a_model_of_another_length_is_refused_before_anything_is_computed(house:
         name, dimension, device = "m", 5, "cpu"
 
     tools = Tools(
-        settings=Settings.from_env({"QUIRE_DATA_DIR": str(house.paths.root)}), paths=house.paths, catalog=house.catalog, pool=None, stores=house.stores,
-        notifier=None, encoder=lambda _: Exchanged(), borrower=None, detector=None,
+        settings=Settings(data_dir=house.paths.root, secret=b"s" * 32, database_url=""), paths=house.paths, catalog=house.catalog, pool=Pools(Pool(1), Pool(1)), stores=house.stores,
+        notifier=None, encoder=lambda _: Exchanged(), borrower=None, detector=None, admission=None,
     )  # type: ignore[arg-type]  # fmt: skip
     spec = {
         "user": USER, "job": "j", "attempt": 1, "collection": house.space().collection,

@@ -125,8 +125,10 @@ def test_what_is_left_after_a_cancel_is_listed_and_nothing_else(
         )
         assert gone["records"] > 0
     running.eventually(lambda: not found() and not listed())
-    assert not list((running.data / "users" / USER / "sources").glob(f"{_digest(running, job)}*"))
-    assert not list((running.data / "users" / USER / "elements").glob(f"{_digest(running, job)}*"))
+    user, digest = running.data / "users" / USER, _digest(running, job)
+    running.eventually(
+        lambda: not [*user.glob(f"sources/{digest}*"), *user.glob(f"elements/{digest}*")]
+    )
 
 
 def _digest(running: Engine, job: str) -> str:
