@@ -76,14 +76,17 @@ def _writable(database: Path) -> bool:
     return True
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def start_app(
     data: Path, program: Sequence[str] = ("app.py",), *, port: int = 0, **extra: str
 ) -> Running:
     """`port`: the same one again, after a restart."""
-    if not port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    port = port or free_port()
     environment = {
         **os.environ,
         "QUIRE_DATA_DIR": str(data),

@@ -1,6 +1,5 @@
 """Mails go to the people who asked for them: a code by mail, once, within limits, stored as a hash."""
 
-import re
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +10,9 @@ import pytest
 from errors import InputError, QuireError, Refused
 from pipeline.jobs import notify
 from storage.catalog.tokens import Accounts
+from tests.mailbox import Inbox
 from tests.test_identity import at_the_page, identity, request, session
-from tests.test_notify import Inbox, inbox
+from tests.test_notify import inbox
 from web import addresses
 from web.api import App, submit_files
 from web.identity import Caller, Identity
@@ -31,11 +31,6 @@ def quire(tmp_path: Path, mail_url: str = "smtp://127.0.0.1:9") -> tuple[App, Id
     return cast("App", made), who
 
 
-def code(box: Inbox) -> str:
-    text = box.mails[-1].get_payload(decode=True).decode()  # type: ignore[union-attr]
-    return re.findall(r"the code is (\w{4}-\w{4})", text)[0]
-
-
 def refused(act: Any, *given: Any) -> str:
     with pytest.raises(QuireError) as caught:
         act(*given)
@@ -51,7 +46,7 @@ def test_an_address_is_one_s_own_once_its_code_came_back(
     assert refused(who.may_mail, ada, "ada@example.org") == "address_unconfirmed"
     addresses.ask(app, ada, "ada@example.org")
     assert box.mails[-1]["To"] == "ada@example.org"
-    told = code(box)
+    told = box.code()
     assert refused(addresses.confirm, app, bob, "ada@example.org", told) == "code_wrong"
     assert refused(addresses.confirm, app, ada, "eve@example.org", told) == "code_wrong"
     stored = b"".join(p.read_bytes() for p in tmp_path.glob("catalog.sqlite*"))
@@ -75,11 +70,11 @@ def test_a_code_is_not_found_by_trying_and_grows_old(
     addresses.ask(app, ada, "ada@example.org")
     for n in range(5):
         assert refused(addresses.confirm, app, ada, "ada@example.org", f"AAAA{n}") == "code_wrong"
-    assert refused(addresses.confirm, app, ada, "ada@example.org", code(box)) == "code_wrong"
+    assert refused(addresses.confirm, app, ada, "ada@example.org", box.code()) == "code_wrong"
     addresses.ask(app, ada, "ada@example.org")
     with sqlite3.connect(tmp_path / "catalog.sqlite") as database:
         database.execute("UPDATE mail_codes SET sent_at = sent_at - 3601")
-    assert refused(addresses.confirm, app, ada, "ada@example.org", code(box)) == "code_wrong"
+    assert refused(addresses.confirm, app, ada, "ada@example.org", box.code()) == "code_wrong"
 
 
 def test_codes_are_bounded_by_person_by_address_and_in_all(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from aiosmtpd.controller import Controller
 
 from errors import NotFound, QuireError
 from pipeline.jobs.queue import BACKOFF, QUEUE_JOBS, WORKFLOW, catalog_url
@@ -18,7 +17,7 @@ from storage.catalog.tokens import Accounts
 from tests.conftest import SAMPLES
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub
-from tests.test_notify import Inbox, free_port
+from tests.mailbox import mailbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 VISITOR = "2" * 32
@@ -156,11 +155,9 @@ def test_what_cannot_be_is_refused_with_a_code(running: Engine) -> None:
 
 
 def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> None:
-    inbox = Inbox()
-    mail = Controller(inbox, hostname="127.0.0.1", port=free_port())
-    mail.start()
     with (
         Hub() as hub,
+        mailbox() as (inbox, mail_url),
         engine(
             tmp_path / "data",
             QUIRE_HUB_DATASET="ada/quire",
@@ -168,7 +165,7 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
             HF_ENDPOINT=hub.url,
             HF_HUB_OFFLINE="0",
             QUIRE_SECRET="s",
-            QUIRE_MAIL_URL=f"smtp://127.0.0.1:{mail.port}",
+            QUIRE_MAIL_URL=mail_url,
         ) as running,
     ):
         first = running.submit(running.pdf(2, "there"))
@@ -230,4 +227,3 @@ def test_a_store_that_is_away_is_waited_for_without_a_slot(tmp_path: Path) -> No
         history = running.jobs.read_events(USER, made[0], 0)[0]
         assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
         assert len(running.started(job=made[1], stage="save")) <= 1
-    mail.stop()

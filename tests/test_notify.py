@@ -1,6 +1,5 @@
 """Mails and webhooks at the end of a job, to a real SMTP server and real HTTP receivers."""
 
-import email
 import hashlib
 import hmac
 import http.server
@@ -10,16 +9,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -28,51 +23,17 @@ from errors import InputError, Refused, Unavailable
 from pipeline.jobs.notify import Notifier, _public, checked, receiver, webhook_key
 from settings import Settings
 from storage.catalog.catalog import Catalog
+from tests.conftest import free_port
+from tests.mailbox import Inbox, mailbox
 
 SPEC = {"job": "j1", "attempt": 1, "filename": "a\nb.pdf"}
 DONE = {"status": "partial", "message": "Done, but 1 page was not read: 7.", "pages_failed": [7]}
 
 
-@dataclass
-class Inbox:
-    """An SMTP server's handler; `answers` are given to RCPT and DATA before what it accepts."""
-
-    mails: list[Message] = field(default_factory=list)
-    at_rcpt: list[str] = field(default_factory=list)
-    at_data: list[str] = field(default_factory=list)
-
-    async def handle_RCPT(
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if self.at_rcpt:
-            return self.at_rcpt.pop(0)
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        if self.at_data:
-            answer = self.at_data.pop(0)
-            if answer == "hang up":
-                self.mails.append(email.message_from_bytes(envelope.original_content or b""))
-                server.transport.abort()
-            return answer
-        self.mails.append(email.message_from_bytes(envelope.original_content or b""))
-        return "250 OK"
-
-
 @pytest.fixture
 def inbox() -> Iterator[tuple[Inbox, str]]:
-    handler = Inbox()
-    controller = Controller(handler, hostname="127.0.0.1", port=free_port())
-    controller.start()
-    yield handler, f"smtp://127.0.0.1:{controller.port}"
-    controller.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with mailbox() as made:
+        yield made
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):

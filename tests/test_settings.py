@@ -95,7 +95,7 @@ def test_a_variable_that_is_no_setting_is_told_with_the_nearest_one() -> None:
     [
         (["app.py"], {"QUIRE_MAX_PAGES": "5k"}, "setting_invalid: QUIRE_MAX_PAGES has to be"),
         (["app.py"], {"QUIRE_HOST": "0.0.0.0"}, "password_needed: QUIRE_HOST is 0.0.0.0"),
-        (["app.py"], {"QUIRE_HOST": "0.0.0.0", "QUIRE_PASSWORD": "short"}, "QUIRE_PASSWORD has to be"),
+        (["app.py"], {"QUIRE_HOST": "0.0.0.0", "QUIRE_PASSWORD": "hunter2"}, "QUIRE_PASSWORD has to be"),
         (["-m", "pipeline.worker"], {"QUIRE_MAX_JOBS": "-1"}, "QUIRE_MAX_JOBS has to be"),
         (["-m", "pipeline", "jobs"], {"QUIRE_PORT": "x"}, "QUIRE_PORT has to be"),
     ],

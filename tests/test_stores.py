@@ -390,7 +390,6 @@ def test_a_damaged_published_directory_is_not_used(house: House, tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("poison", [revived, journal])
 def test_a_published_directory_that_somebody_has_poisoned_is_not_used(
     house: House, tmp_path: Path, poison: Callable[[Path, Path], None]
@@ -427,6 +426,7 @@ def test_a_published_directory_that_somebody_has_poisoned_is_not_used(
     store.close()
 
 
+@pytest.mark.slow
 def test_what_is_published_stays_right_over_many_saves(house: House) -> None:
     for n in range(50):
         house.put(n, n + 100)

@@ -5,12 +5,10 @@ import json
 import sqlite3
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiosmtpd.controller import Controller
 
 from pipeline.jobs.notify import sealed
 from pipeline.jobs.queue import NOTIFY_WORKFLOW, QUEUE_JOBS, Engine
@@ -19,7 +17,7 @@ from settings import Settings
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.paths import Paths
 from tests.engine import USER, engine, make_pdf
-from tests.test_notify import Inbox, free_port
+from tests.mailbox import mailbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -39,19 +37,8 @@ def test_a_job_whose_workflows_are_gone_is_taken_up_again(tmp_path: Path) -> Non
         assert "The job was taken up again." in [e["message"] for e in history]
 
 
-@pytest.fixture
-def mail() -> Iterator[tuple[Inbox, int]]:
-    inbox = Inbox()
-    server = Controller(inbox, hostname="127.0.0.1", port=free_port())
-    server.start()
-    yield inbox, server.port
-    server.stop()
-
-
 @pytest.mark.parametrize("version", ["ingest-1", "ingest-2"])
-def test_a_job_database_of_an_earlier_version_goes_on(
-    tmp_path: Path, version: str, mail: tuple[Inbox, int]
-) -> None:
+def test_a_job_database_of_an_earlier_version_goes_on(tmp_path: Path, version: str) -> None:
     """As a killed worker of that version left it, with a job in its middle and one behind it. They
     cannot be replayed: they are put aside, and the jobs taken up with what their batches left. What
     ended long ago is deleted meanwhile, the file gets smaller, and a mail that was not sent is."""
@@ -94,36 +81,37 @@ def test_a_job_database_of_an_earlier_version_goes_on(
     work = paths.work(USER, "old")
     work.mkdir(parents=True)
     assert catalog.put_job(replace(old, id="told", finished_at=time.time()))
-    asked = {"QUIRE_SECRET": "s", "QUIRE_MAIL_URL": f"smtp://127.0.0.1:{mail[1]}"}
-    settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), **asked})
-    spec = {
-        **old.spec, "job": "told", "attempt": 1, "first_seq": 0, "notify": sealed(settings.secret, "ada@example.org"),
-    }  # fmt: skip
-    paths.run.mkdir()
-    (paths.run / "ready").touch()  # the database is there
-    Engine(settings, paths).start(
-        spec, NOTIFY_WORKFLOW, QUEUE_JOBS, "told~1/notify.0", spec,
-        {"status": "succeeded", "message": "Done.", "pages_failed": []}, 0, app_version=version,
-    )  # fmt: skip
-    with engine(data, **asked) as running:
-        for job in waiting:
-            done = running.finished(job)
-            assert done["status"] == "succeeded", running.log()[-3000:]
-            history = running.jobs.read_events(USER, job, 0)[0]
-            assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
-            assert "The job was taken up again." in [e["message"] for e in history]
-        running.eventually(lambda: _pages(data) < 500)
-        assert {row.id for row in catalog.jobs(USER)} == {*waiting, "told"}
-        running.until("told", lambda j: j["notified"])
-        assert [m["To"] for m in mail[0].mails] == ["ada@example.org"]
-        assert not work.exists()
-        with sqlite3.connect(data / "jobs.sqlite") as database:
-            left = database.execute(
-                "SELECT count(*) FROM workflow_status WHERE workflow_uuid = 'old~1'"
-                " OR application_version = ? AND status IN ('PENDING', 'ENQUEUED', 'DELAYED')",
-                [version],
-            ).fetchone()
-        assert left == (0,)
+    with mailbox() as (inbox, mail_url):
+        asked = {"QUIRE_SECRET": "s", "QUIRE_MAIL_URL": mail_url}
+        settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), **asked})
+        spec = {
+            **old.spec, "job": "told", "attempt": 1, "first_seq": 0, "notify": sealed(settings.secret, "ada@example.org"),
+        }  # fmt: skip
+        paths.run.mkdir()
+        (paths.run / "ready").touch()  # the database is there
+        Engine(settings, paths).start(
+            spec, NOTIFY_WORKFLOW, QUEUE_JOBS, "told~1/notify.0", spec,
+            {"status": "succeeded", "message": "Done.", "pages_failed": []}, 0, app_version=version,
+        )  # fmt: skip
+        with engine(data, **asked) as running:
+            for job in waiting:
+                done = running.finished(job)
+                assert done["status"] == "succeeded", running.log()[-3000:]
+                history = running.jobs.read_events(USER, job, 0)[0]
+                assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
+                assert "The job was taken up again." in [e["message"] for e in history]
+            running.eventually(lambda: _pages(data) < 500)
+            assert {row.id for row in catalog.jobs(USER)} == {*waiting, "told"}
+            running.until("told", lambda j: j["notified"])
+            assert [m["To"] for m in inbox.mails] == ["ada@example.org"]
+            assert not work.exists()
+            with sqlite3.connect(data / "jobs.sqlite") as database:
+                left = database.execute(
+                    "SELECT count(*) FROM workflow_status WHERE workflow_uuid = 'old~1'"
+                    " OR application_version = ? AND status IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+                    [version],
+                ).fetchone()
+            assert left == (0,)
 
 
 def _pages(data: Path) -> int:

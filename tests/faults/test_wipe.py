@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 
 from errors import Unavailable
 from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Hub
-from tests.test_notify import Inbox, free_port
+from tests.mailbox import mailbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SECRET = {"QUIRE_SECRET": "the same after a restart"}
@@ -91,14 +90,11 @@ def pages(running: Engine) -> int | None:
 
 def test_a_container_that_ends_hands_its_jobs_to_the_next_one(tmp_path: Path) -> None:
     """SIGTERM, with the Hub: what was going on is saved, and the next one need not wait."""
-    inbox = Inbox()
-    mail = Controller(inbox, hostname="127.0.0.1", port=free_port())
-    mail.start()
-    with Hub() as hub:
+    with Hub() as hub, mailbox() as (inbox, mail_url):
         asked = {
             **SECRET, "QUIRE_HUB_DATASET": "ada/quire", "HF_TOKEN": "hf_write",
             "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0",
-            "QUIRE_MAIL_URL": f"smtp://127.0.0.1:{mail.port}",
+            "QUIRE_MAIL_URL": mail_url,
         }  # fmt: skip
         data = tmp_path / "data"
         with engine(data, **asked) as running:
@@ -122,8 +118,7 @@ def test_a_container_that_ends_hands_its_jobs_to_the_next_one(tmp_path: Path) ->
             assert running.jobs.job(USER, job)["status"] == "succeeded"
             running.finished(running.submit(running.pdf(1, "last")))
             assert not running.started(job=job)  # by its log, which the disk took as well
-    mail.stop()
-    assert len(inbox.mails) == 1
+        assert len(inbox.mails) == 1
 
 
 def test_a_second_container_waits_until_the_first_one_ends(tmp_path: Path) -> None:
