@@ -521,7 +521,7 @@ def test_uploads_at_once_cannot_pass_a_quota_together(
         address = urlsplit(app.url)
         line = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
         blocks = (body[i : i + 100_000] for i in range(0, len(body), 100_000))
-        head = {"Cookie": cookies, "Content-Type": kind}
+        head = {**guest.headers, "Cookie": cookies, "Content-Type": kind}
         with contextlib.closing(line), contextlib.suppress(ConnectionError):
             line.request("POST", "/gradio_api/upload", body if told else blocks, head)
             return line.getresponse().status
