@@ -19,6 +19,7 @@ import pytest
 from huggingface_hub import constants
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
 
 from errors import NotFound, Refused, Unavailable
 from settings import Settings
@@ -28,7 +29,7 @@ from tests.mailbox import Inbox, mailbox
 from tests.oidc import PEOPLE, Provider
 from tests.people import Person, Refusal, form, signed_in, visitor, with_token
 from web.guard import Guard
-from web.identity import Caller, Identity, Remembered
+from web.identity import COOKIES, Caller, Identity, Remembered
 from web.rate_limit import Buckets
 
 
@@ -265,6 +266,36 @@ def test_visitors_are_apart_and_cannot_be_made_up(tmp_path: Path) -> None:
     with pytest.raises(Refused):  # callers of tools share one cookie: nobody is known by it
         who.of(request(Cookie=f"quire_visitor={first}", X_Gradio_User="mcp"))
     assert identity(tmp_path, SPACE_ID="").of(request()).kind == "local"
+
+
+def test_a_visitor_who_comes_back_stays_the_same_also_while_the_database_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else the other cookie holds; another workspace would be opened in place of theirs."""
+    known = identity(tmp_path)
+    mine, odd = known.new_visitor(), ["", "x", f"{'0' * 32}.{'0' * 32}", "x.\u00e9"]
+    page = TestClient(Guard(JSONResponse({}), settings=known.settings, identity=known))
+
+    def renewed(**cookies: str) -> set[str]:
+        text = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        answer = page.get("/", headers={"Cookie": text.encode("latin-1")})  # type: ignore[dict-item]
+        page.cookies.clear()
+        assert answer.status_code == 200
+        return {line.split(";")[0] for line in answer.headers.get_list("set-cookie")}
+
+    def away(*_: Any) -> None:
+        raise Unavailable("catalog_unavailable", "The database is busy.")
+
+    same = {f"{name}={mine}" for name in COOKIES}
+    for broken in (False, True):
+        if broken:
+            monkeypatch.setattr(known.accounts, "saw_visitor", away)
+            known._visits = Remembered()
+        for other in odd:
+            assert renewed(quire_visitor=other, quire_visitor_part=mine) == same
+            assert renewed(quire_visitor=mine, quire_visitor_part=other) == same
+    strangers = [renewed(), *(renewed(quire_visitor=value) for value in odd)]
+    assert all(len(cookies) == 2 and not cookies & same for cookies in strangers)
 
 
 def test_the_memories_are_bounded() -> None:

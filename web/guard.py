@@ -203,10 +203,7 @@ class Guard:
         tools = request.headers.get("x-gradio-user") == "mcp"
         if not settings.visitor_hours or tools or (caller and caller.kind != "visitor"):
             return []
-        if caller is None:
-            value = self.identity.new_visitor()
-        else:
-            value = next(v for n in COOKIES if (v := request.cookies.get(n)))
+        value = self.identity.cookie(request) or self.identity.new_visitor()
         ends = f"Path=/; Max-Age={settings.visitor_hours * 3600}; HttpOnly; Secure; SameSite=None"
         return [f"{COOKIES[0]}={value}; {ends}", f"{COOKIES[1]}={value}; {ends}; Partitioned"]
 

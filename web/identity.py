@@ -213,6 +213,14 @@ class Identity:
         made = secrets.token_hex(16)
         return f"{made}.{self._signed(made)}"
 
+    def cookie(self, request: Any) -> str | None:
+        """The value by which a visitor is known: the first one that this Space has made."""
+        for value in (str(request.cookies.get(name, "")) for name in COOKIES):
+            made, _, signature = value.partition(".")
+            if made and _equal(signature, self._signed(made)):
+                return value
+        return None
+
     # Inside
 
     def _local(self) -> Caller:
@@ -341,27 +349,20 @@ class Identity:
         if self.settings.allowed or not hours:
             raise Refused("sign_in", "Nobody is signed in.", "Sign in with Hugging Face.")
         # A tool call comes from inside, with a cookie that all callers of tools share.
-        made = None if request.headers.get("x-gradio-user") == "mcp" else self._cookie(request)
-        if made is None:
+        value = None if request.headers.get("x-gradio-user") == "mcp" else self.cookie(request)
+        if value is None:
             raise Refused(
                 "sign_in",
                 "Nobody is signed in, and there is no cookie of a visitor.",
                 "Sign in, allow cookies, open the Space in its own tab, or send a token.",
             )
-        key = self._key(f"visitor:{made}")
+        key = self._key(f"visitor:{value.partition('.')[0]}")
         at = self._key(f"visitors at {network(address(request, self.settings))}")
         if not self._visits.get(key):
             self.accounts.saw_visitor(key, at)
             self._visits.put(key, True, _VISIT_EVERY)
         ends = time.time() + hours * 3600
         return Caller(key=key, name="visitor", kind="visitor", expires_at=ends, address=at)
-
-    def _cookie(self, request: Any) -> str | None:
-        for name in COOKIES:
-            made, _, signature = request.cookies.get(name, "").partition(".")
-            if made and hmac.compare_digest(signature, self._signed(made)):
-                return str(made)
-        return None
 
 
 def address(request: Any, settings: Settings) -> str:
