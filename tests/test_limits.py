@@ -219,6 +219,18 @@ def test_what_stands_for_a_file_is_an_upload_of_the_caller(
     assert (status, error.get("code")) == (400, "not_an_upload")
 
 
+@pytest.mark.parametrize("path", JSON_ROUTES)
+def test_no_request_names_more_files_than_are_taken_at_once(door: Door, path: str) -> None:
+    """Each is looked for on the disk, in the thread that answers everybody."""
+    who, one = door.visitor(), str(body.folder("a" * 32) / "x.pdf")
+    by_token = {"oauth_token": "t"}  # then whose uploads these are is asked later
+    for n, refused in ((500, False), (501, True)):
+        for call in ({"files": [one] * n}, {"data": [[{"path": one}] * (n - 9), {"files": [one] * 9}]}):
+            sent = json.dumps({**call, **by_token}).encode()
+            _, error = door.ask("POST", path, sent, **who, **JSON)
+            assert (error.get("code") == "too_many_files") == refused
+
+
 def test_no_address_that_a_call_names_is_fetched(door: Door) -> None:
     """Neither does it pass as somebody else's upload."""
     fetched = socket.create_server(("127.0.0.1", 0))

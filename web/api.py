@@ -31,7 +31,7 @@ from web.arguments import Arguments, Calls
 from web.identity import Caller, Identity
 from web.job_feed import Hub
 from web.rate_limit import AtOnce, Turns
-from web.uploads import MAX_FILES, uploaded
+from web.uploads import uploaded
 
 VERSION = "0.1.0"
 
@@ -159,8 +159,6 @@ def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, 
     """One job per file, in order; a refused file is a failed job and harms no other."""
     if not isinstance(files, list) or not files:
         raise InputError("no_files", "There is no file.", "Give at least one PDF.")
-    if len(files) > MAX_FILES:
-        raise InputError("too_many_files", "There are too many files.", f"Use {MAX_FILES} at most.")
     languages = options.get("languages") or ()
     if isinstance(languages, str):
         languages = languages.replace(",", " ").split()

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from starlette.types import Message, Receive
 
 from errors import InputError
 
+MAX_FILES = 500
 MAX_BODY = 1 << 20  # of a call; uploads have limits of their own
 SECONDS = 20.0  # from the first byte of a call's body to its last
 SILENT = 30.0  # seconds in which nothing of an upload comes
@@ -132,9 +134,11 @@ def files(value: Any) -> Iterator[str]:
 
 
 def check_files(value: Any, user: str | None) -> None:
-    """Each is an upload, and that user's where one is known."""
-    for text in files(value):
-        home = folder(user).resolve() if user else Path(get_upload_folder()).resolve()
+    """Each is an upload, and that user's where one is known; there are not too many to look for."""
+    named, home = list(islice(files(value), MAX_FILES + 1)), folder(user or "").resolve()
+    if len(named) > MAX_FILES:
+        raise InputError("too_many_files", "There are too many files.", f"Use {MAX_FILES} at most.")
+    for text in named:
         try:
             theirs = Path(text).resolve().is_relative_to(home)
         except (ValueError, OSError, RuntimeError):  # NUL, too long, links in a ring

@@ -22,11 +22,10 @@ from starlette.responses import JSONResponse, Response
 from errors import InputError, QuireError
 from pipeline.jobs.service import Jobs
 from pipeline.jobs.uploads import Promise
-from web.body import folder, not_an_upload, paced
+from web.body import MAX_FILES, folder, not_an_upload, paced
 from web.http_status import refusal
 from web.identity import Caller, Identity
 
-MAX_FILES = 500
 _AHEAD = 1 << 20  # bytes that are promised at once to a body that does not tell its size
 
 
