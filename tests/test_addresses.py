@@ -14,7 +14,7 @@ from tests.mailbox import Inbox
 from tests.test_identity import at_the_page, identity, request, session
 from tests.test_notify import inbox
 from web import addresses
-from web.api import App, submit_files
+from web.api import App, SubmitOptions, submit_files
 from web.identity import Caller, Identity
 
 __all__ = ["inbox"]  # a fixture
@@ -98,9 +98,9 @@ def test_visitors_and_strangers_have_nobody_mailed(tmp_path: Path) -> None:
     ada = who.of(at_the_page(who, "ada"))
     for caller, wanted in ((guest, "mail_sign_in"), (ada, "address_unconfirmed")):
         with pytest.raises(Refused) as caught:
-            submit_files(app, caller, ["x"], {"notify": "anybody@example.org"})
+            submit_files(app, caller, ["x"], SubmitOptions(notify="anybody@example.org"))
         assert caught.value.code == wanted
-    for given in ("https://example.org", "", None, 5, ["a@b.org"], "a@b.org\nBcc: c@d.org"):
+    for given in ("https://example.org", "", "5", "['a@b.org']", "a@b.org\nBcc: c@d.org"):
         with pytest.raises(InputError):
             addresses.ask(app, ada, given)
 

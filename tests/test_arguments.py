@@ -1,13 +1,18 @@
-"""Every endpoint with arguments that are missing, misspelt, too many or of another type: 4xx, with a code."""
+"""Every endpoint and every route of the page with arguments that are missing, misspelt, too many or of
+another type: 4xx, with a code."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
-from tests.conftest import Running
+from quire_client import Quire
+from tests.conftest import SAMPLES, Running
 from tests.people import Person, Refusal
+from web.routes.files import routes
 
 pytestmark = pytest.mark.slow
 ODD: list[Any] = [5, -1.5, True, "x", "", [], [None], [[1]], {}, {"a": {}}, "\x1b", 10**18]
@@ -88,3 +93,74 @@ def test_what_is_taken_is_answered_with_a_code(app: Running, call: str) -> None:
             person.call(name, **body)
         except Refusal as problem:
             assert problem.code not in {"None", "internal", "500"}, (name, body, problem)
+
+
+def own_routes() -> set[tuple[str, str]]:
+    """Method and path of all that takes a body."""
+    return {
+        (method, route.path)
+        for route in routes(MagicMock())
+        for method in route.methods or ()
+        if method not in {"GET", "HEAD"} and route.path != "/gradio_api/upload"
+    }
+
+
+OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/collections"): {"title": "odd"},
+    ("DELETE", "/collections/{collection}"): {},
+    ("POST", "/collections/{collection}/export"): {"format": "json"},
+    ("POST", "/collections/{collection}/reembed"): {"model": "x"},
+    ("POST", "/collections/{collection}/push"): {"dataset": "x"},
+    ("POST", "/collections/{collection}/search"): {
+        "query": "x", "top_k": 1, "mode": "hybrid", "where": {},
+    },
+    ("POST", "/collections/{collection}/documents"): {
+        "files": [], "strategy": "auto", "languages": "", "notify": "", "password": "",
+        "gpu": "auto", "chunk_size": 512,
+    },
+    ("DELETE", "/collections/{collection}/documents/{source}"): {},
+    ("POST", "/import"): {"file": {}, "title": "x"},
+    ("POST", "/jobs/{job}/cancel"): {"keep": True},
+    ("POST", "/jobs/{job}/retry"): {"pages": [], "strategy": ""},
+    ("POST", "/jobs/{job}/dismiss"): {},
+    ("POST", "/account/sign-out"): {},
+    ("POST", "/account/addresses"): {"address": "x"},
+    ("POST", "/account/addresses/confirm"): {"address": "x", "code": "x"},
+    ("POST", "/account/addresses/remove"): {"address": "x"},
+    ("POST", "/account/tokens"): {"label": "odd"},
+    ("POST", "/account/tokens/revoke"): {"id": "x"},
+    ("PATCH", "/collections/{collection}"): {"title": "odd"},
+}  # fmt: skip
+
+
+def test_what_the_page_may_send_is_checked_at_every_route(app: Running) -> None:
+    """With a file and a job that are there, so that nothing else is in the way."""
+    person = Person(app.url, {"X-Quire": "1"})
+    assert own_routes() == {*OWN, ("POST", "/sign-in")}
+    quire = Quire(app.url)
+    [job] = quire.submit(SAMPLES / "greek.pdf", collection="odd")
+    assert quire.wait(job["id"])["status"] == "succeeded"
+
+    def not_a_pdf() -> dict[str, str]:
+        return {"path": person.upload(b"this is no PDF", "odd.pdf")[1][0]}
+
+    def told(method: str, path: str, body: Any) -> str:
+        status, answer, _ = person.ask(path, json.dumps(body).encode(), method)
+        assert status < 500, (method, path, body, answer)
+        return str(json.loads(answer)["error"]["code"]) if status != 200 else "taken"
+
+    seen = set()
+    for (method, route), given in OWN.items():
+        path = route.format(collection="odd", job=job["id"], source="x")
+        if method == "DELETE":
+            path = path.replace("odd", "x")
+        assert told(method, path, {**given, "more": 1}) == "argument_unknown"
+        assert told(method, path, []) == "bad_body"
+        for name, value in itertools.product(given, ODD):
+            files = {"files": [not_a_pdf()]} if "files" in given else {}
+            seen.add(told(method, path, {**given, **files, name: value}))
+    assert {"argument_type", "taken"} <= seen
+    assert not seen & {"None", "internal"}
+    for size in (-1, 0, 49, 8001, 10**6):
+        bad = {"files": [not_a_pdf()], "chunk_size": size}
+        assert told("POST", "/collections/odd/documents", bad) == "chunk_size"

@@ -225,7 +225,10 @@ def test_no_request_names_more_files_than_are_taken_at_once(door: Door, path: st
     who, one = door.visitor(), str(body.folder("a" * 32) / "x.pdf")
     by_token = {"oauth_token": "t"}  # then whose uploads these are is asked later
     for n, refused in ((500, False), (501, True)):
-        for call in ({"files": [one] * n}, {"data": [[{"path": one}] * (n - 9), {"files": [one] * 9}]}):
+        for call in (
+            {"files": [one] * n},
+            {"data": [[{"path": one}] * (n - 9), {"files": [one] * 9}]},
+        ):
             sent = json.dumps({**call, **by_token}).encode()
             _, error = door.ask("POST", path, sent, **who, **JSON)
             assert (error.get("code") == "too_many_files") == refused

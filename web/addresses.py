@@ -21,7 +21,7 @@ def listed(app: App, user: str) -> list[str]:
     return sorted(unsealed(app.settings.secret, text) for text in found)
 
 
-def ask(app: App, caller: Caller, given: object) -> None:
+def ask(app: App, caller: Caller, given: str) -> None:
     """Sends a code there."""
     address = _mail(given)
     if not app.settings.mail_url:
@@ -32,8 +32,8 @@ def ask(app: App, caller: Caller, given: object) -> None:
     app.link.call("send_code", caller.key, address=address, code=code)
 
 
-def confirm(app: App, caller: Caller, given: object, code: object) -> None:
-    address, text = _mail(given), str(code or "").upper().replace("-", "").replace(" ", "")
+def confirm(app: App, caller: Caller, given: str, code: str) -> None:
+    address, text = _mail(given), code.upper().replace("-", "").replace(" ", "")
     app.identity.accounts.confirm(
         caller.key,
         address_digest(app.settings, address),
@@ -42,12 +42,12 @@ def confirm(app: App, caller: Caller, given: object, code: object) -> None:
     )
 
 
-def remove(app: App, caller: Caller, given: object) -> None:
-    app.identity.accounts.drop_address(caller.key, address_digest(app.settings, str(given)))
+def remove(app: App, caller: Caller, given: str) -> None:
+    app.identity.accounts.drop_address(caller.key, address_digest(app.settings, given))
 
 
-def _mail(given: object) -> str:
-    address = checked(str(given or ""))
+def _mail(given: str) -> str:
+    address = checked(given)
     if not address or "://" in address:
         raise InputError(
             "address_invalid", "That is no mail address.", "Type one, such as name@example.org."

@@ -155,35 +155,44 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def submit_files(app: App, caller: Caller, files: list[Any], options: dict[str, Any]) -> list[Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions:
+    """What all files of one submit have in common, as the caller said it."""
+
+    collection: str = ""
+    strategy: str = ""
+    languages: tuple[str, ...] = ()
+    notify: str = ""
+    password: str = ""
+    gpu: str = ""
+    chunk: ChunkOptions = field(default_factory=ChunkOptions)
+
+
+def submit_files(app: App, caller: Caller, files: list[Any], options: SubmitOptions) -> list[Any]:
     """One job per file, in order; a refused file is a failed job and harms no other."""
-    if not isinstance(files, list) or not files:
+    if not isinstance(files, list) or not files:  # an endpoint's are not looked at before
         raise InputError("no_files", "There is no file.", "Give at least one PDF.")
-    languages = options.get("languages") or ()
-    if isinstance(languages, str):
-        languages = languages.replace(",", " ").split()
-    address = notify_address(options.get("notify"), private=app.settings.webhook_private)
+    address = notify_address(options.notify, private=app.settings.webhook_private)
     if address and "://" not in address:
         app.identity.may_mail(caller, address)
-    if not app.jobs.proved(caller.key):
-        app.link.call("settle", caller.key)
-    made = []
-    for file in files:
-        path, name = uploaded(file, caller)
-        request = Request(
+    requests = [
+        Request(
             path=path,
             filename=name,
-            collection=options.get("collection") or "default",
+            collection=options.collection or "default",
             partition=PartitionOptions(
-                strategy=options.get("strategy") or "auto", languages=tuple(languages)
+                strategy=options.strategy or "auto", languages=options.languages
             ),
-            chunk=ChunkOptions(**(options.get("chunk") or {})),
-            gpu=options.get("gpu") or "auto",
+            chunk=options.chunk,
+            gpu=options.gpu or "auto",
             notify=address,
-            password=options.get("password") or None,
+            password=options.password or None,
         )
-        made.append(app.jobs.submit(caller.key, request, address=caller.address))
-    return made
+        for path, name in [uploaded(file, caller) for file in files]
+    ]
+    if not app.jobs.proved(caller.key):
+        app.link.call("settle", caller.key)
+    return [app.jobs.submit(caller.key, one, address=caller.address) for one in requests]
 
 
 def start_export(app: App, caller: Caller, collection: str, format: str) -> dict[str, Any]:
@@ -196,7 +205,7 @@ def start_export(app: App, caller: Caller, collection: str, format: str) -> dict
 
 
 def start_reembed(
-    app: App, caller: Caller, collection: str, model: str | None, gpu: str | None
+    app: App, caller: Caller, collection: str, model: str = "", gpu: str = ""
 ) -> dict[str, Any]:
     """The job that makes the collection anew for a model of this Quire, the default one if none is
     named; or the one that does so already."""
@@ -278,14 +287,14 @@ def register(app: App) -> None:
             gpu: auto borrows one where that pays, never does not, wait waits up to an hour for it.
             password: opens encrypted files; kept only until the file is read.
         """
-        options = {
-            "collection": collection,
-            "strategy": strategy,
-            "languages": languages,
-            "notify": notify,
-            "password": password,
-            "gpu": gpu,
-        }
+        options = SubmitOptions(
+            collection=collection,
+            strategy=strategy,
+            languages=tuple(languages or ()),
+            notify=notify or "",
+            password=password or "",
+            gpu=gpu,
+        )
         return submit_files(app, caller, files, options)
 
     async def watch(caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[dict]:  # type: ignore[type-arg]
@@ -435,7 +444,7 @@ def register(app: App) -> None:
             model: one of the `models` of /status; default: the one of new collections.
             gpu: auto, never or wait, as in /submit.
         """
-        return start_reembed(app, caller, collection, model, gpu)
+        return start_reembed(app, caller, collection, model or "", gpu)
 
     def status(caller: Caller) -> dict:  # type: ignore[type-arg]
         """Versions, queue, remotes and their lag, device. `restart_loses` says what a restart now would

@@ -1,11 +1,11 @@
-"""What an endpoint takes: names and types of its arguments, checked before anything is done with them.
+"""What an endpoint or a route takes: names and types of its arguments, checked before anything is done with them.
 
 Gradio answers a wrong name with a 500 and passes any type on. Knows nothing of what endpoints do.
 """
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,7 +18,7 @@ _IN_ORDER = re.compile(r"/gradio_api/(?:call|run)/([^/]+)/?")
 
 
 class Arguments:
-    """Of one endpoint. Files are looked at elsewhere (`web/body.py`)."""
+    """Of one endpoint or route. Files are looked at elsewhere (`web/body.py`)."""
 
     def __init__(self, parameters: Mapping[str, inspect.Parameter]) -> None:
         self.defaults = {name: one.default for name, one in parameters.items()}
@@ -27,6 +27,11 @@ class Arguments:
             for name, one in parameters.items()
             if "FileData" not in str(one.annotation)
         }
+
+    @classmethod
+    def after_first(cls, function: Callable[..., Any]) -> "Arguments":
+        """What the caller gives; the first parameter is who they are."""
+        return cls(dict(list(inspect.signature(function).parameters.items())[1:]))
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Each with its type; None is the default where there is one. InputError names the wrong one."""

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from errors import InputError, QuireError, Refused
 from web.api import App
+from web.arguments import Arguments
 from web.http_status import refusal
 from web.identity import Caller
 from web.rate_limit import Turns
@@ -24,13 +25,12 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request of a known caller; `body` is the JSON that came with it, `hub_token` gives the Hub
-    token that did, or Refused; `sign_out` ends the session that it came in."""
+    """A request of a known caller; `hub_token` gives the Hub token that came with it, or Refused;
+    `sign_out` ends the session that it came in."""
 
     caller: Caller
     path: Mapping[str, Any]
     query: Mapping[str, str]
-    body: Mapping[str, Any]
     hub_token: Callable[[], str]
     sign_out: Callable[[], None]
 
@@ -46,34 +46,34 @@ class Asked:
 def route(
     app: App,
     path: str,
-    answer: Callable[[Asked], Any],
+    answer: Callable[..., Any],
     methods: tuple[str, ...] = ("GET",),
     turns: Turns | None = None,
 ) -> Route:
-    """`answer` runs in a thread, when it is the caller's turn, and gives a Response or something for
-    JSON."""
+    """`answer(asked, …)` runs in a thread, when it is the caller's turn, and gives a Response or
+    something for JSON. Its parameters after the first are what the body may have."""
+    takes = Arguments.after_first(answer)
 
-    def found(request: Request, caller: Caller, body: Mapping[str, Any]) -> Any:
-        return answer(
-            Asked(
-                caller=caller,
-                path=request.path_params,
-                query=request.query_params,
-                body=body,
-                hub_token=lambda: app.identity.hub_token(request),
-                sign_out=lambda: app.identity.sign_out(request),
-            )
+    def found(request: Request, caller: Caller, given: Mapping[str, Any]) -> Any:
+        asked = Asked(
+            caller=caller,
+            path=request.path_params,
+            query=request.query_params,
+            hub_token=lambda: app.identity.hub_token(request),
+            sign_out=lambda: app.identity.sign_out(request),
         )
+        return answer(asked, **given)
 
     async def endpoint(request: Request) -> Response:
         try:
             body = {} if request.method in {"GET", "HEAD"} else await json_body(request)
             caller = await run_in_threadpool(app.caller, request)
+            given = takes.named(body)
             async with (turns or app.turns).turn(caller.share):
-                given = await run_in_threadpool(found, request, caller, body)
+                value = await run_in_threadpool(found, request, caller, given)
         except QuireError as problem:
             return refusal(problem)
-        return given if isinstance(given, Response) else JSONResponse(given, headers=NO_STORE)
+        return value if isinstance(value, Response) else JSONResponse(value, headers=NO_STORE)
 
     return Route(path, endpoint, methods=list(methods))
 

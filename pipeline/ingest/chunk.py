@@ -29,14 +29,24 @@ class ChunkOptions:
     combine_text_under_n_chars: int = 256
     overlap: int = 0
 
+    @classmethod
+    def up_to(cls, size: int) -> "ChunkOptions":
+        """Texts of `size` at most, in the proportions of the default."""
+        return cls(
+            max_characters=size,
+            new_after_n_chars=size * 3 // 4,
+            combine_text_under_n_chars=size // 2,
+        ).checked()
+
     def checked(self) -> "ChunkOptions":
         if not 50 <= self.max_characters <= 8000:
             raise InputError(
                 "chunk_size", "max_characters is out of range.", "Use 50 to 8,000 characters."
             )
-        if not 0 <= self.overlap < self.max_characters:
+        parts = (self.overlap + 1, self.new_after_n_chars, self.combine_text_under_n_chars)
+        if self.overlap < 0 or not all(0 <= n <= self.max_characters for n in parts):
             raise InputError(
-                "chunk_size", "The overlap does not fit the chunk.", "Use less than max_characters."
+                "chunk_size", "A length does not fit the chunk.", "Use less than max_characters."
             )
         return self
 

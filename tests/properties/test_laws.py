@@ -1,6 +1,8 @@
 """Laws that hold for any input."""
 
 import json
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,19 @@ def test_any_text_is_a_keyword_query(tmp_path_factory: pytest.TempPathFactory, t
     words.search("c", text, limit=5)
     assert words.search("c", "rain", limit=5)[0][0] == "1"
     words.close()
+
+
+LENGTHS = st.sampled_from([f.name for f in fields(ChunkOptions)])
+
+
+@given(st.dictionaries(LENGTHS, st.integers(-9, 9000) | st.integers()))
+def test_lengths_that_are_taken_fit_the_chunk(given: dict[str, int]) -> None:
+    options = ChunkOptions(**given)
+    with suppress(InputError):
+        options.checked()
+        most = options.max_characters
+        assert 50 <= most <= 8000 and 0 <= options.overlap < most
+        assert all(0 <= length <= most for length in asdict(options).values())
 
 
 KIND = st.sampled_from(["Title", "NarrativeText", "ListItem", "Table", "Image", "Header"])

@@ -28,27 +28,25 @@ def routes(app: App) -> list[Route]:
         mine = addresses.listed(app, asked.user) if asked.caller.in_person else []
         return {**about(app, asked.caller), "tokens": [_shown(t) for t in held], "addresses": mine}
 
-    def make(asked: Asked) -> dict[str, Any]:
+    def make(asked: Asked, label: str = "") -> dict[str, Any]:
         who = _in_person(asked.caller)
-        label = asked.body.get("label", "")
         token, text = accounts.mint(who.key, label, name=who.name, orgs=who.orgs)
         return {**_shown(token), "token": text}
 
-    def revoke(asked: Asked) -> dict[str, Any]:
-        accounts.revoke(_in_person(asked.caller).key, str(asked.body.get("id", "")))
+    def revoke(asked: Asked, id: str = "") -> dict[str, Any]:
+        accounts.revoke(_in_person(asked.caller).key, id)
         return {"revoked": True}
 
-    def ask_address(asked: Asked) -> dict[str, Any]:
-        addresses.ask(app, _in_person(asked.caller), asked.body.get("address"))
+    def ask_address(asked: Asked, address: str = "") -> dict[str, Any]:
+        addresses.ask(app, _in_person(asked.caller), address)
         return {"sent": True}
 
-    def confirm_address(asked: Asked) -> dict[str, Any]:
-        code = asked.body.get("code")
-        addresses.confirm(app, _in_person(asked.caller), asked.body.get("address"), code)
+    def confirm_address(asked: Asked, address: str = "", code: str = "") -> dict[str, Any]:
+        addresses.confirm(app, _in_person(asked.caller), address, code)
         return {"confirmed": True}
 
-    def remove_address(asked: Asked) -> dict[str, Any]:
-        addresses.remove(app, _in_person(asked.caller), asked.body.get("address"))
+    def remove_address(asked: Asked, address: str = "") -> dict[str, Any]:
+        addresses.remove(app, _in_person(asked.caller), address)
         return {"removed": True}
 
     async def sign_in(request: Request) -> Response:

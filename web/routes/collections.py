@@ -37,38 +37,30 @@ def routes(app: App) -> list[Route]:
             worker = None if here and app.jobs.ready() else problem.as_dict()
         return {"collections": [{**c, "active": active[c["id"]]} for c in held], "worker": worker}
 
-    def create(asked: Asked) -> Any:
-        return app.link.call("create_collection", asked.user, title=asked.body.get("title", ""))
+    def create(asked: Asked, title: str = "") -> Any:
+        return app.link.call("create_collection", asked.user, title=title)
 
-    def rename(asked: Asked) -> Any:
-        return app.link.call(
-            "rename_collection",
-            asked.user,
-            collection=asked.path["collection"],
-            title=asked.body.get("title", ""),
-        )
+    def rename(asked: Asked, title: str = "") -> Any:
+        named = asked.path["collection"]
+        return app.link.call("rename_collection", asked.user, collection=named, title=title)
 
     def delete(asked: Asked) -> Any:
         return app.link.call("delete_collection", asked.user, collection=asked.path["collection"])
 
-    def export(asked: Asked) -> Any:
+    def export(asked: Asked, format: str = "parquet") -> Any:
         """The job that writes it; its `result` has the address."""
-        kind = asked.body.get("format", "parquet")
-        return start_export(app, asked.caller, asked.path["collection"], kind)
+        return start_export(app, asked.caller, asked.path["collection"], format)
 
-    def reembed(asked: Asked) -> Any:
-        model = asked.body.get("model")
-        return start_reembed(app, asked.caller, asked.path["collection"], model, None)
+    def reembed(asked: Asked, model: str = "") -> Any:
+        return start_reembed(app, asked.caller, asked.path["collection"], model)
 
-    def push(asked: Asked) -> Any:
+    def push(asked: Asked, dataset: str = "") -> Any:
         """The job that pushes it to a dataset of the caller's."""
-        dataset = str(asked.body.get("dataset", ""))
         return start_push(app, asked.caller, asked.path["collection"], dataset, asked.hub_token)
 
-    def take_in(asked: Asked) -> Any:
+    def take_in(asked: Asked, file: Any, title: str = "") -> Any:
         """The job that makes a collection of an exported zip."""
-        title = str(asked.body.get("title", ""))
-        return start_import(app, asked.caller, asked.body.get("file"), title)
+        return start_import(app, asked.caller, file, title)
 
     def transfers(asked: Asked) -> list[Any]:
         """Exports, pushes and imports of the last day that are on the list."""

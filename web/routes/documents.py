@@ -5,8 +5,9 @@ from typing import Any
 
 from starlette.routing import Route
 
+from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs.service import LISTED
-from web.api import App, submit_files
+from web.api import App, SubmitOptions, submit_files
 from web.json_route import Asked, route
 
 
@@ -15,9 +16,26 @@ def routes(app: App) -> list[Route]:
         found = app.jobs.catalog.held_collection(asked.user, asked.path["collection"])
         return _rows(app, asked.user, found.id) if found else []
 
-    def add(asked: Asked) -> list[Any]:
-        options = {**asked.body, "collection": asked.path["collection"]}
-        return submit_files(app, asked.caller, options.pop("files", []), options)
+    def add(
+        asked: Asked,
+        files: list[Any],
+        strategy: str = "auto",
+        languages: str = "",
+        notify: str = "",
+        password: str = "",
+        gpu: str = "auto",
+        chunk_size: int = 512,
+    ) -> list[Any]:
+        options = SubmitOptions(
+            collection=asked.path["collection"],
+            strategy=strategy,
+            languages=tuple(languages.replace(",", " ").split()),
+            notify=notify,
+            password=password,
+            gpu=gpu,
+            chunk=ChunkOptions.up_to(chunk_size),
+        )
+        return submit_files(app, asked.caller, files, options)
 
     def delete(asked: Asked) -> Any:
         return app.link.call(
@@ -36,17 +54,14 @@ def routes(app: App) -> list[Route]:
         )
         return {"events": events, "job": found}
 
-    def cancel(asked: Asked) -> Any:
-        keep = asked.body.get("keep", True) is not False
+    def cancel(asked: Asked, keep: bool = True) -> Any:
         return app.jobs.cancel(asked.user, asked.path["job"], keep=keep)
 
     def dismiss(asked: Asked) -> Any:
         return app.jobs.dismiss(asked.user, asked.path["job"])
 
-    def retry(asked: Asked) -> Any:
-        return app.jobs.retry(
-            asked.user, asked.path["job"], asked.body.get("pages"), asked.body.get("strategy")
-        )
+    def retry(asked: Asked, pages: list[int] | None = None, strategy: str = "") -> Any:
+        return app.jobs.retry(asked.user, asked.path["job"], pages, strategy)
 
     def ledger(asked: Asked) -> Any:
         return app.link.call("pages", asked.user, source_id=asked.path["source"])

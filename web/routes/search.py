@@ -9,16 +9,21 @@ from web.json_route import Asked, route
 
 
 def routes(app: App) -> list[Route]:
-    def search(asked: Asked) -> Any:
-        body = asked.body
+    def search(
+        asked: Asked,
+        query: str = "",
+        top_k: int = 20,
+        mode: str = "hybrid",
+        where: dict[str, Any] | None = None,
+    ) -> Any:
         return app.link.call(
             "search",
             asked.user,
-            query=body.get("query", ""),
+            query=query,
             collection=asked.path["collection"],
-            top_k=body.get("top_k", 20),
-            mode=body.get("mode", "hybrid"),
-            where=body.get("where"),
+            top_k=top_k,
+            mode=mode,
+            where=where,
         )
 
     def gallery(asked: Asked) -> Any:

@@ -92,11 +92,8 @@ const options = () => {
   const gpu = h("select", { class: "field", name: "gpu" },
     [["auto", "Where it pays"], ["never", "Never"], ["wait", "Wait up to an hour for one"]].map(([value, text]) => h("option", { value }, text)));
   const size = h("input", { class: "field", name: "size", type: "number", min: "128", max: "2048", step: "64", value: "512" });
-  const given = () => {
-    const n = Math.max(128, Math.min(2048, Number(size.value) || 512));
-    return { strategy: strategy.value, languages: languages.value, password: password.value, notify: notify.value, gpu: gpu.value,
-      chunk: { max_characters: n, new_after_n_chars: Math.floor(n * 3 / 4), combine_text_under_n_chars: Math.floor(n / 2) } };
-  };
+  const given = () => ({ strategy: strategy.value, languages: languages.value, password: password.value, notify: notify.value, gpu: gpu.value,
+      chunk_size: Math.max(128, Math.min(2048, Math.round(size.value) || 512)) });
   const node = h("details", { class: "options" }, h("summary", {}, "Options", icon("down")),
     h("form", { class: "option-grid", autocomplete: "off", onsubmit: e => e.preventDefault() },
       field("How pages are read", strategy),
