@@ -152,3 +152,11 @@ def make_pdf(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How often somebody tried to reach what is somebody else's; told at the end of each such test."""
+    ends = (report.user_properties for report in terminalreporter.getreports(""))
+    tries = sum(int(n) for told in ends for name, n in told if name == "isolation_tries")
+    if tries:
+        terminalreporter.write_line(f"isolation: {tries} tries to reach what is somebody else's")

@@ -4,7 +4,7 @@ A route or endpoint that is not here fails the suite. `open` says nothing about 
 there for anybody; `owner` gives its owner's things to its owner; `begun` belongs to whoever began it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -124,7 +124,34 @@ ROUTES = {
     "/gradio_api/vibe-starter-queries": CLOSED,
 }
 
-# What each endpoint is tried with: `ada`'s own ids, by somebody else.
+OWNERS = ("ada", "bob", "visitor")
+REAL = (*OWNERS, "nobody")
+CALLERS = (*REAL, "a made-up token", "a forged visitor", "a forged session")
+
+# An argument, from what its owner has.
+GIVEN: dict[str, Callable[[dict[str, str]], Any]] = {
+    "files": lambda ids: [{"path": ids["upload"], "orig_name": "mine.pdf"}],
+    "file": lambda ids: {"path": ids["upload"], "orig_name": "mine.zip"},
+    "collection": lambda ids: ids["collection"],
+    "job_id": lambda ids: ids["job"],
+    "source_id": lambda ids: ids["source"],
+    "id": lambda ids: ids.get("token_id", "x"),
+    "query": lambda _: "plans for the coming year",
+    "title": lambda _: "mine",
+    "receipt": lambda ids: ids["receipt"],
+}
+
+# What the body of a route is to name; a body of any other is empty.
+BODIES: dict[str, tuple[str, ...]] = {
+    "/collections": ("title",),
+    "/collections/{collection}": ("title",),
+    "/collections/{collection}/documents": ("files",),
+    "/collections/{collection}/search": ("query",),
+    "/import": ("file",),
+    "/account/tokens/revoke": ("id",),
+}
+
+# What each endpoint is tried with: somebody else's.
 ENDPOINTS: dict[str, tuple[str, ...]] = {
     "submit": ("files", "collection"),
     "watch": ("job_id",),

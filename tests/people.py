@@ -2,11 +2,12 @@
 
 import json
 import secrets
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Person:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     cookies: dict[str, str] = field(default_factory=dict)
+    patient: int = 0  # how often it waits as long as a limit tells
 
     def ask(
         self, path: str, body: bytes | None = None, method: str | None = None, **headers: str
@@ -48,7 +50,12 @@ class Person:
             for cookie in answer.headers.get_all("set-cookie") or []:
                 name, _, value = cookie.split(";")[0].partition("=")
                 self.cookies[name] = value
-            return answer.status, answer.read(), answer.headers
+            found = answer.status, answer.read(), answer.headers
+        if self.patient and found[0] == 429:
+            time.sleep(int(found[2]["retry-after"]))
+            again = replace(self, patient=self.patient - 1)
+            return again.ask(path, body, method, **headers)
+        return found
 
     def follow(self, path: str, most: int = 6) -> int:
         """Through the redirects of a sign-in; the last status."""
