@@ -9,6 +9,7 @@ Prints a table; exits 1 when the person waits three times as long, or memory or 
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -360,6 +361,7 @@ def measure(app: Running, provider: Provider, folder: Path, seconds: float, kind
             str(folder),
         ],
         stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.nice(5),  # theirs are other machines
     )
     time.sleep(5.0)
     busy = behave(ada, collection, attack - 10, folder, "busy")

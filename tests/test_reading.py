@@ -233,10 +233,8 @@ def test_white_words_on_a_dark_ground_are_seen(tmp_path: Path) -> None:
 # Notes and fields
 
 
-def test_annotations_and_bare_fields_are_read(tmp_path: Path) -> None:
-    path = drawn(
-        tmp_path / "notes.pdf", lambda page: page.drawString(60, 500, "Name of the owner:")
-    )
+def annotated(path: Path) -> Path:
+    """With a note, one that is switched off, and a field that has a value and no picture of it."""
     with pikepdf.open(path, allow_overwriting_input=True) as document:
         note = pikepdf.Dictionary(
             Type=pikepdf.Name.Annot, Subtype=pikepdf.Name.FreeText, Rect=[60, 300, 300, 320],
@@ -258,7 +256,12 @@ def test_annotations_and_bare_fields_are_read(tmp_path: Path) -> None:
             DR=pikepdf.Dictionary(Font=pikepdf.Dictionary()),
         )  # fmt: skip
         document.save(path)
-    found = read(path)
+    return path
+
+
+def test_annotations_and_bare_fields_are_read(tmp_path: Path) -> None:
+    page = drawn(tmp_path / "a.pdf", lambda page: page.drawString(60, 500, "Name of the owner:"))
+    found = read(annotated(page))
     assert said(found) == "Name of the owner: Marten Oldenkamp Typed with the typewriter"
     assert [e["metadata"].get("annotation") for e in found] == [None, "Widget", "FreeText"]
 
@@ -286,6 +289,17 @@ def test_a_scan_with_a_typed_stamp_is_read(tmp_path: Path, stamp: str) -> None:
     found = said(read(drawn(tmp_path / "stamp.pdf", draw)))
     assert "Minutes of the harbour board" in found
     assert "The report was accepted" in found
+
+
+@pytest.mark.slow
+def test_a_scan_that_was_annotated_is_read_with_its_notes(tmp_path: Path) -> None:
+    found = read(annotated(drawn(tmp_path / "notes.pdf", scan)))
+    assert "The report was accepted" in said(found)
+    assert said(found).count("Typed with the typewriter") == 1  # it is in the picture, too
+    assert (found[-1]["text"], found[-1]["metadata"]["annotation"]) == (
+        "Marten Oldenkamp",
+        "Widget",
+    )
 
 
 @pytest.mark.slow

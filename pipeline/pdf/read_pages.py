@@ -18,10 +18,11 @@ from pipeline.pdf import figures, hi_res, language, pdfium
 from pipeline.pdf.element_writer import Writer
 from pipeline.pdf.hi_res import Region
 from pipeline.pdf.ocr import hidden_text
-from pipeline.pdf.page import Box, PageContent, PageRecord, Style
+from pipeline.pdf.page import Box, Note, PageContent, PageRecord, Style
 from pipeline.pdf.relations import attach_captions
 from pipeline.pdf.router import Route, may_hide_more, route
 from pipeline.pdf.tables import find, ruled
+from pipeline.pdf.tables.table import Table
 from pipeline.pdf.text import blocks as text
 from pipeline.pdf.text.blocks import Block
 
@@ -170,13 +171,14 @@ def _read_page(
             note += f", words by OCR: {chosen.reason}"
         found = hi_res.read(seen, regions)
         if found:
-            writer.ordered([p.thing for p in found])
+            things = [p.thing for p in found]
+            writer.ordered([*things, *_noted_last(content, things)])
             return Route("hi_res", note)
     if chosen.reader == "ocr":
         rather = options.strategy != "ocr_only"
         scan = _scans().read(page, content, options.languages, chosen.reason, layer_too=rather)
         if scan.things:
-            writer.ordered(scan.things)
+            writer.ordered([*scan.things, *_noted_last(content, scan.things)])
             return Route("ocr", scan.reason)
         chosen = Route("text", scan.reason)
     _text_page(content, grids, writer)
@@ -212,17 +214,28 @@ def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
 def _noted(content: PageContent, blocks: list[Block]) -> list[Block]:
     """What annotations and bare form fields say, where they stand, unless the page says it there."""
     made = []
-    for note in sorted(content.notes, key=lambda n: (n.box.y0, n.box.x0)):
+    for note in _from_the_top(content.notes):
         there = " ".join(w.text for w in content.words if note.box.holds(w.box))
-        said = "\n".join(" ".join(line.split()) for line in note.text.splitlines())
-        if " ".join(said.split()) not in there:
+        if " ".join(note.text.split()) not in there:
             index = _behind(blocks, note.box) or _place(content, blocks, note.box)
-            made.append(
-                Block(
-                    kind="UncategorizedText", text=said, box=note.box, index=index, note=note.kind
-                )
-            )
+            made.append(_note(note, index))
     return made
+
+
+def _noted_last(content: PageContent, things: Sequence[Block | Table | Box]) -> list[Block]:
+    """The same for a page that a model or OCR has put in order: what nothing on it says comes last."""
+    said = "".join("".join(t.text.split()) for t in things if not isinstance(t, Box))
+    fresh = [n for n in _from_the_top(content.notes) if "".join(n.text.split()) not in said]
+    return [_note(note, float("inf")) for note in fresh]
+
+
+def _from_the_top(notes: Sequence[Note]) -> list[Note]:
+    return sorted(notes, key=lambda n: (n.box.y0, n.box.x0))
+
+
+def _note(note: Note, index: float) -> Block:
+    text = "\n".join(" ".join(line.split()) for line in note.text.splitlines())
+    return Block(kind="UncategorizedText", text=text, box=note.box, index=index, note=note.kind)
 
 
 def _behind(blocks: list[Block], box: Box) -> float | None:
