@@ -22,6 +22,7 @@ from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.partition import Batch, partition_batch, plan, style_of
 from pipeline.jobs.queue import catalog_url
 from pipeline.options import PartitionOptions
+from pipeline.pdf import markdown
 from pipeline.pdf.hi_res import Detector
 from pipeline.pdf.probe import check_upload, look
 from pipeline.pdf.router import STRATEGIES
@@ -70,9 +71,10 @@ def partition_file(
     password: str | None = None,
     detector: Detector | None = None,
     progress: Progress | None = None,
+    written: str = "json",
 ) -> list[str]:
-    """Write OUT/NAME.json as unstructured's `elements_to_json` does, crops beside it; returns the
-    pages that were not read, a line each."""
+    """Write OUT/NAME.json as unstructured's `elements_to_json` does, or OUT/NAME.md, crops beside it;
+    returns the pages that were not read, a line each."""
     progress = progress or Progress()
     check_upload(path, max_mb=1 << 20)
     with tempfile.TemporaryDirectory() as work:
@@ -101,8 +103,12 @@ def partition_file(
         elements = document_elements([r.path for r in results])
         for element in elements:
             element["metadata"]["filename"] = path.name
-        target = out / f"{path.stem}.json"
-        target.write_text(json.dumps(elements, indent=2, ensure_ascii=False), encoding="utf-8")
+        if written == "markdown":
+            text = markdown.document(elements, lambda name: f"crops/{name}" if name else None)
+            (out / f"{path.stem}.md").write_text(text, encoding="utf-8", errors="replace")
+        else:
+            text = json.dumps(elements, indent=2, ensure_ascii=False)
+            (out / f"{path.stem}.json").write_text(text, encoding="utf-8")
     return [f"page {r.page}: {r.reason}" for result in results for r in result.pages if r.error]
 
 
@@ -122,7 +128,14 @@ def _partition(arguments: argparse.Namespace) -> int:
         began = time.monotonic()
         try:
             bad = partition_file(
-                pool, path, arguments.out, options, arguments.password, detector, progress
+                pool,
+                path,
+                arguments.out,
+                options,
+                arguments.password,
+                detector,
+                progress,
+                arguments.format,
             )
         except QuireError as problem:
             progress.done(f"{path}: {problem.code}: {problem}", failed=True)
@@ -160,9 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["DO_NOT_TRACK"] = "1"  # unstructured reports that it was imported
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("partition", help="PDFs into unstructured elements (JSON)")
+    command = commands.add_parser("partition", help="PDFs into elements or Markdown")
     command.add_argument("files", nargs="+", type=Path)
     command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--format", choices=("json", "markdown"), default="json")
     command.add_argument("--strategy", choices=STRATEGIES, default="auto")
     command.add_argument("--languages", nargs="*", default=())
     command.add_argument("--password")

@@ -79,10 +79,10 @@ class Person:
         """An endpoint by Gradio's HTTP interface: its value, or `Refusal` with the code."""
         status, begun = self.post(f"/gradio_api/call/v2/{name}", arguments)
         if status != 200:
-            told = begun.get("error") if isinstance(begun, dict) else None
-            code = told["code"] if isinstance(told, dict) else str(status)
-            raise Refusal(code, str(begun))
-        _, stream, _ = self.ask(f"/gradio_api/call/{name}/{begun['event_id']}")
+            raise _refusal(status, begun)
+        status, stream, _ = self.ask(f"/gradio_api/call/{name}/{begun['event_id']}")
+        if status != 200:
+            raise _refusal(status, json.loads(stream))
         event, data = "", None
         for line in stream.decode().splitlines():
             if line.startswith("event: "):
@@ -104,6 +104,11 @@ class Refusal(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
+
+
+def _refusal(status: int, told: Any) -> Refusal:
+    error = told.get("error") if isinstance(told, dict) else None
+    return Refusal(error["code"] if isinstance(error, dict) else str(status), str(told))
 
 
 def form(content: bytes, name: str) -> tuple[bytes, str]:

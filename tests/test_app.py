@@ -174,7 +174,7 @@ def test_an_export_opens_elsewhere(quire: Quire, app: Running, tmp_path: Path, f
         names = archive.namelist()
         assert "README.md" in names
         if format == "markdown":
-            assert "## Rainfall in the valley" in archive.read(names[1]).decode()
+            assert "# Rainfall in the valley" in archive.read(names[1]).decode()
         if format == "json":
             assert json.loads(archive.read(names[1]))[0]["text"] == "Rainfall in the valley"
 

@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from markdown_it import MarkdownIt
 
 from errors import InputError
 from pipeline.jobs.service import EXPORTS
-from pipeline.transfers import import_archive, markdown, unzip
+from pipeline.transfers import import_archive, unzip
 from pipeline.transfers.export import _WRITERS, Shelf, export
 from quire_client import Json, Quire
 from storage.catalog.catalog import Collection, SourceRow
@@ -296,40 +295,6 @@ def test_an_export_holds_nothing_from_outside(tmp_path: Path, format: str, way: 
         [] if format == "json" else [f"figures/{GOOD}"]
     )
     assert not [n for n in held if n.startswith(("/", "sources/")) or ".." in n]
-
-
-def test_a_document_says_nothing_in_markdown_but_its_text(tmp_path: Path) -> None:
-    """What it says is what is shown: no link, picture, HTML or heading that it brings itself."""
-    evil = (
-        "<script>alert(1)</script>\n[click](javascript:alert(1)) ![x](http://evil/pixel)\n"
-        "    code\n# heading\n> quote\n---\n1. one\n|a|b|\n|-|-|\n&lt;b&gt; `c` *d* _e_ ~~f~~\\"
-    )
-    cells = (
-        "<table onload=x><tr><td colspan='2' style='x'>a<img src=x onerror=y>&lt;b&gt;</td>"
-        "<td colspan='9&quot; onclick=z'>[l](javascript:1)\n\n# h</td></tr></table><script>s</script>"
-    )
-    for kind in ("NarrativeText", "Title", "ListItem", "Table", "Image"):
-        made = markdown.element({"type": kind, "text": evil, "metadata": {"image_path": "../x"}})
-        tree = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(made)
-        tokens = {t.type for top in tree for t in (top, *(top.children or ()))}
-        allowed = {"paragraph_open", "paragraph_close", "inline", "text", "softbreak"}
-        allowed |= {"Title": {"heading_open", "heading_close"}}.get(kind, set())
-        if kind == "ListItem":
-            allowed |= {
-                "bullet_list_open",
-                "bullet_list_close",
-                "list_item_open",
-                "list_item_close",
-            }
-        assert tokens <= allowed | {"text_special"}
-        said = "".join(c.content for top in tree for c in top.children or () if c.content)
-        assert "".join(said.split()) == "".join(evil.split())
-    made = markdown.element({"type": "Table", "text": "", "metadata": {"text_as_html": cells}})
-    assert made == (
-        '<table><tr><td colspan="2">a&lt;b&gt;</td><td>[l](javascript:1) # h</td></tr></table>s'
-    )
-    (block,) = MarkdownIt("commonmark").parse(made)
-    assert block.type == "html_block"
 
 
 def test_every_format_has_a_writer() -> None:

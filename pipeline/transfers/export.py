@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.transfers import markdown
+from pipeline.pdf import markdown
 from storage.catalog.catalog import Collection, SourceRow
 from storage.files import opened
 from storage.live import parquet_shards
@@ -153,17 +153,16 @@ def _json(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
 def _markdown(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:
     archive.writestr("README.md", _words(_README.split("```")[0], shelf))
     pictures: set[CropName] = set()
+
+    def figure(name: object) -> str | None:
+        if not is_one(CropName, name):
+            return None
+        pictures.add(CropName(name))
+        return f"figures/{name}"
+
     for i, source in enumerate(shelf.sources):
-        parts = []
-        for e in shelf.elements(source):
-            image = e["metadata"].get("image_path")
-            if e["type"] == "Image" and is_one(CropName, image):
-                pictures.add(CropName(image))
-            if e["type"] not in {"Header", "Footer", "PageBreak"} and not e["metadata"].get(
-                "hidden"
-            ):
-                parts.append(markdown.element(e))
-        archive.writestr(f"{i:04d}-{_plain(source.filename)}.md", "\n\n".join(parts) + "\n")
+        written = markdown.document(shelf.elements(source), figure)
+        archive.writestr(f"{i:04d}-{_plain(source.filename)}.md", written)
         report(i + 1, len(shelf.sources))
     _pictures(archive, shelf, pictures)
 
