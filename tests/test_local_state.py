@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -308,6 +310,60 @@ def test_a_lost_catalogue_shows_again_and_the_next_save_changes_nothing(house: H
     assert [s.sha256 for s in back.catalog.sources(USER)] == ["a" * 64]
     assert back.replication.save(USER) == 1
     back.close()
+
+
+@pytest.mark.parametrize(
+    ("act", "left"),
+    [
+        (lambda catalog, row: catalog.drop_source(USER, row.collection, row.sha256), ""),
+        (lambda catalog, row: catalog.drop_collection(USER, row.collection), ""),
+        (lambda catalog, row: catalog.put_source(USER, replace(row, sha256="b" * 64)), "ab"),
+    ],
+    ids=["drop a source", "drop its collection", "add a source"],
+)
+def test_what_changes_at_any_moment_of_a_save_stays_so(
+    house: House, act: Callable[[Catalog, SourceRow], None], left: str
+) -> None:
+    """Before each of the calls that a save makes of the catalogue."""
+    catalog, moment = house.catalog, 0
+    while True:
+        made = catalog.create_collection(USER, f"title {moment}").id
+        row = SourceRow(
+            collection=made, sha256="a" * 64, filename="f", bytes=1, pages=1, version="v1",
+            created_at=1.0,
+        )  # fmt: skip
+        catalog.put_source(USER, row)
+        house.replication.save(USER)
+        catalog.rename_collection(USER, made, f"other {moment}")
+        watched = Moments(catalog, moment, partial(act, catalog, row))
+        house.replication.catalog = cast(Catalog, watched)
+        house.replication.save(USER)
+        house.replication.catalog = catalog
+        if watched.left >= 0:  # a save makes no more calls
+            break
+        assert {s.sha256[0] for s in catalog.sources(USER, made)} == set(left)
+        house.replication.save(USER)
+        found = reader.read(house.replication.primary, USER)
+        assert found
+        assert {s.sha256[0] for s in found.manifest.sources if s.collection == made} == set(left)
+        moment += 1
+    assert moment > 5
+
+
+class Moments:
+    """A catalogue that something happens to before one of its calls."""
+
+    def __init__(self, inner: Catalog, moment: int, act: Callable[[], object]) -> None:
+        self.inner, self.left, self.act = inner, moment, act
+
+    def __getattr__(self, name: str) -> Any:
+        def called(*arguments: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left == -1:
+                self.act()
+            return getattr(self.inner, name)(*arguments, **options)
+
+        return called
 
 
 @pytest.mark.slow

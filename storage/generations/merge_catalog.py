@@ -39,6 +39,9 @@ def rebase(catalog: Catalog, user: str, base: Manifest | None, theirs: Manifest)
     since = theirs.erased_at or 0.0
     if base and base.erased_at == theirs.erased_at:
         since = 0.0
+    # Rows, then tombstones: what is deleted in between has one.
+    here = {c.id: c for c in catalog.collections(user)}
+    rows = {(s.collection, s.sha256): s for s in catalog.sources(user)}
     catalog.bury(user, dict(theirs.gone or ()))
     gone = catalog.tombstones(user)
     before = base if theirs.gone is None else None  # its writer knew of no tombstones
@@ -46,7 +49,6 @@ def rebase(catalog: Catalog, user: str, base: Manifest | None, theirs: Manifest)
     def lives(created_at: float, collection: str, sha256: str = "") -> bool:
         return created_at > gone.get(tombstone(collection, sha256), -1.0)
 
-    here = {c.id: c for c in catalog.collections(user)}
     others = {i: c for i, c in _collections(theirs).items() if lives(c.created_at, i)}
     dropped = _collections(before).keys() - others.keys()
     mine = {
@@ -69,7 +71,6 @@ def rebase(catalog: Catalog, user: str, base: Manifest | None, theirs: Manifest)
             changed = True
         elif entry.model and entry.model != here[identity].model:
             catalog.set_model(user, identity, entry.model)
-    rows = {(s.collection, s.sha256): s for s in catalog.sources(user)}
     saved = {k: s for k, s in _sources(theirs).items() if lives(s.created_at, *k)}
     out = _sources(before).keys() - saved.keys()
     kept = {
