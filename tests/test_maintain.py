@@ -105,6 +105,21 @@ def test_what_no_remote_has_is_saved_again_from_the_live_store(
     assert house.ids() == ["id1", "id2"]
 
 
+def test_a_source_that_came_without_its_original_keeps_nobody_from_repairing(
+    house: House, tmp_path: Path
+) -> None:
+    house.source("a" * 64)
+    house.replication.save_all({USER: Wish()})  # and the mirror does not have it
+    told = verify.repair(house.replication, house.workspaces, USER)
+    assert {(d.remote, d.code) for d in told} == {
+        (remote, code)
+        for remote in ("local", "mirror")
+        for code in ("original_missing", "elements_missing")
+    }
+    held = [reader.read_raw(remote, USER) for remote in house.replication.remotes]
+    assert held[0] == held[1]
+
+
 @pytest.mark.slow
 def test_what_is_erased_is_nowhere(house: House, tmp_path: Path) -> None:
     house.put(1, 2)

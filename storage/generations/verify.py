@@ -3,6 +3,7 @@
 What one remote has damaged or lost, another one, or this machine's live store, gives back.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ from storage.catalog.catalog import IMPORTED
 from storage.generations import manifest as manifests
 from storage.generations import reader
 from storage.generations.compose import Files, Wish, archived, elements_path, source_path
-from storage.generations.manifest import Manifest
 from storage.generations.reader import Found, named
 from storage.generations.replication import Replication
 from storage.live.build_chroma import put_row
@@ -42,6 +42,12 @@ def users_of(remotes: Sequence[Remote]) -> list[str]:
 
 def verify(remote: Remote, user: str) -> Iterator[Damage]:
     """Reads everything; raises Unavailable when the remote cannot be asked."""
+    yield from _damaged(remote, user)
+    yield from _unnamed(remote, user)
+
+
+def _damaged(remote: Remote, user: str) -> Iterator[Damage]:
+    """What is named, and is missing or not as it was written."""
     try:
         found = reader.read(remote, user)
     except Corrupt as problem:
@@ -54,22 +60,25 @@ def verify(remote: Remote, user: str) -> Iterator[Damage]:
             reader.content([remote], user, file)
         except (Corrupt, NotFound) as problem:
             yield Damage(remote=remote.name, user=user, path=file.path, code=problem.code)
-    for path, code in _unnamed(found.manifest):
-        yield Damage(remote=remote.name, user=user, path=path, code=code)
 
 
-def _unnamed(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _unnamed(remote: Remote, user: str) -> Iterator[Damage]:
     """Originals and elements that sources need and the generation does not name. A source from
-    somebody's archive may have come without."""
-    files = {f.path for f in manifest.files}
-    archives = archived(files)
-    for source in manifest.sources:
-        if source.version == IMPORTED:
-            continue
-        if source_path(source.sha256) not in files:
-            yield source_path(source.sha256), "original_missing"
-        if (path := elements_path(source.sha256, source.version)) not in archives:
-            yield path, "elements_missing"
+    somebody's archive may have come without. No other remote can give them back."""
+    with contextlib.suppress(Corrupt):  # which is told as damage
+        if (found := reader.read(remote, user)) is None:
+            return
+        files = {f.path for f in found.manifest.files}
+        archives = archived(files)
+        for source in found.manifest.sources:
+            original = source_path(source.sha256)
+            elements = elements_path(source.sha256, source.version)
+            if source.version == IMPORTED:
+                continue
+            if original not in files:
+                yield Damage(remote=remote.name, user=user, path=original, code="original_missing")
+            if elements not in archives:
+                yield Damage(remote=remote.name, user=user, path=elements, code="elements_missing")
 
 
 def local(replication: Replication, user: str) -> Iterator[Damage]:
@@ -98,10 +107,10 @@ def repair(replication: Replication, workspaces: Workspaces, user: str) -> list[
                 for r in workspace.get(c, vectors=True)
             )
         replication.save(user, Wish(whole=rows))
-        damage = [d for r in replication.remotes for d in verify(r, user)]
+        damage = [d for r in replication.remotes for d in _damaged(r, user)]
     if replication.mirror is not None and not damage:
         replication.catch_up(user, replication.primary, replication.mirror)
-    return damage
+    return damage + [d for r in replication.remotes for d in _unnamed(r, user)]
 
 
 def _lost(replication: Replication, user: str, damage: Sequence[Damage]) -> bool:
@@ -119,7 +128,7 @@ def _lost(replication: Replication, user: str, damage: Sequence[Damage]) -> bool
 
 def _from_others(replication: Replication, remote: Remote, user: str) -> list[Damage]:
     """What is left damaged in that remote."""
-    bad = list(verify(remote, user))
+    bad = list(_damaged(remote, user))
     if not bad:
         return bad
     others = [r for r in replication.remotes if r is not remote]
@@ -145,7 +154,7 @@ def _from_others(replication: Replication, remote: Remote, user: str) -> list[Da
             overwrite=True,
         )
     )
-    return list(verify(remote, user))
+    return list(_damaged(remote, user))
 
 
 def _right_manifest(remotes: Sequence[Remote], user: str) -> Found | None:
