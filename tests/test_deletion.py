@@ -1,26 +1,32 @@
 """Many deletions cost no more than a save, lose nothing to a kill, and are erased once, for all of them."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import pytest
 
-from errors import NotFound, QuireError
+from errors import NotFound, QuireError, Unavailable
 from pipeline.worker.handlers import Library
-from storage.catalog.catalog import SourceRow
-from storage.generations.committer import Pace
+from storage.catalog.catalog import JobRow, SourceRow
+from storage.generations import compose
+from storage.generations.committer import Pace, users_here
+from storage.generations.compose import Wish
+from storage.generations.erase import forget
 from storage.generations.reader import named
+from storage.generations.replication import Replication
 from storage.live import segments
 from storage.live.chroma import Record
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Change
 from tests.house import USER, House
 
-MANY, GONE = 60, 20
+MANY, GONE = 24, 10
 PACE = Pace(interval=5.0, per_hour=3600.0, burst=1000.0, forget=0.0, history=0)
 
 
@@ -172,10 +178,7 @@ def test_a_picture_goes_with_the_last_document_that_shows_it(store: Store) -> No
 def test_what_a_dead_process_had_deleted_is_gone_saved_and_erased(store: Store) -> None:
     receipt = store.delete(7)
     for _ in range(2):  # the second one finds it saved, and not erased: the manifest tells
-        killed = store.house
-        store.open()
-        killed.close()
-        store.committer._take_up(USER)
+        again(store)
         assert "id7" not in store.house.ids()
         store.goes_by(10)
         assert store.library.receipt(USER, receipt["receipt"])["saved"]
@@ -206,3 +209,141 @@ def test_a_receipt_of_a_database_that_was_lost_goes_by_the_time(store: Store) ->
     earlier = f"{10**9}-1000"
     assert store.library.receipt(USER, later)["saved"] is False
     assert store.library.receipt(USER, earlier)["saved"] is True
+
+
+def test_a_deletion_of_everything_in_a_save_that_compacts_is_saved_and_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose, "COMPACT_ABOVE", 2)
+    store = Store(tmp_path)
+    for n in range(2):
+        store.house.put(n)
+        store.house.replication.save(USER)
+    with store.house.workspaces.open(USER) as workspace:
+        workspace.drop(store.collection)
+    assert store.house.replication.save(USER) == 3
+    assert store.rows() == []
+    assert list((tmp_path / "remote").rglob("segments/*"))  # kept for a while
+    store.goes_by(150)
+    assert not list((tmp_path / "remote").rglob("segments/*"))
+    store.house.close()
+
+
+def test_a_deletion_is_erased_once_and_not_again_at_each_start(store: Store) -> None:
+    store.delete(7)
+    store.goes_by(150)
+    written = segments_of(store)
+    again(store)
+    store.goes_by(150)
+    assert segments_of(store) == written
+    assert not store.committer.erases(
+        USER
+    )  # nothing is left in the histories, which it cannot know
+
+
+def test_what_was_deleted_is_erased_from_a_disk_that_is_new(store: Store) -> None:
+    store.delete(7)
+    store.goes_by(10)
+    again(store, fresh=True)
+    store.house.replication.adopt(USER)
+    store.goes_by(100)
+    assert "id7" not in {r.id for r in store.rows()}
+    assert not store.committer.erases(USER)
+
+
+def test_what_is_compacted_before_it_is_erased_is_erased_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose, "COMPACT_ABOVE", 2)
+    store.goes_by(100)  # published: what it holds stays in a segment of its own
+    store.delete(7)
+    store.goes_by(10)
+    store.house.replication.keep = 1
+    for n in range(3):
+        store.house.put(n)
+        store.house.replication.save(USER)
+    assert "id7" in {r.id for r in store.rows() if r.op == "put"}
+    again(store)
+    assert store.house.replication.erasable == {USER}
+    store.goes_by(100)
+    assert "id7" not in {r.id for r in store.rows()}
+    assert len(list((store.root.parent / "remote").rglob("*.parquet"))) == len(segments_of(store))
+
+
+def test_what_is_erased_after_something_was_forgotten_is_still_to_be_forgotten(
+    store: Store,
+) -> None:
+    replication = store.house.replication
+    replication.save(USER, Wish(erase=True))
+    assert all(g.by is not None for g in forget(replication, [USER]))
+    replication.save(USER, Wish(erase=True))
+    store.house.put(1)
+    replication.save(USER)
+    assert store.committer.erases(USER)
+    store.goes_by(1)
+    assert not store.committer.erases(USER)
+
+
+def test_what_is_not_saved_yet_is_saved_once_the_stores_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("remote_unavailable", "Away.", "Later.")
+
+    store.delete(7)
+    store.house.close()
+    store.house.paths.base(USER).unlink()
+    store.open()
+    monkeypatch.setattr(Replication, "current", away)
+    running = Thread(target=store.committer.run)
+    store.committer._stopping = True
+    running.start()
+    running.join()
+    store.committer._stopping = False
+    assert USER in store.committer.schedule.dirty()
+
+
+def test_a_picture_that_a_job_may_want_stays_until_it_ends(store: Store) -> None:
+    """It is there, so the job does not write it; and it names its pictures when a batch is done."""
+    catalog, wanted = store.house.catalog, store.house.paths.crop(USER, f"{digest(0, 'c')}.jpg")
+    job = JobRow(
+        id="j1", user=USER, collection=store.collection, sha256=digest(99), filename="f",
+        status="running", spec={"user": USER}, summary={"kind": "ingest"}, created_at=1.0,
+        started_at=None, finished_at=None,
+    )  # fmt: skip
+    catalog.put_job(job)
+    store.delete(0)
+    store.goes_by(150)
+    assert wanted.exists()
+    catalog.update_job("j1", status="failed", finished_at=1.0)
+    store.goes_by(150)
+    assert not wanted.exists()
+
+
+def test_a_save_opens_no_store_for_pictures_that_are_gone(store: Store) -> None:
+    store.delete(0)
+    store.goes_by(150)
+    assert not list(store.house.paths.crops(USER).glob(f"{digest(0, 'c')}*"))
+    store.house.workspaces.close()
+    store.house.catalog.create_collection(USER, "more")
+    store.goes_by(10)
+    assert store.house.replication.status(USER).unsaved == 0
+    assert not store.house.paths.opened(USER).exists()
+
+
+def segments_of(store: Store) -> list[str]:
+    base = store.house.replication.base(USER)
+    return [file.path for file in base.segments] if base else []
+
+
+def again(store: Store, *, fresh: bool = False) -> None:
+    """Killed, and a new process: on the same disk, or on one that has nothing."""
+    killed = store.house
+    if fresh:
+        killed.close()
+        shutil.rmtree(store.root)
+    store.open()
+    killed.close()
+    store.committer._touch_unfinished()
+    for user in users_here(store.house.paths):
+        store.committer._take_up(user)

@@ -41,8 +41,9 @@ def proved(paths: Paths, catalog: Catalog, user: str) -> bool:
 
 def go_on_from(
     paths: Paths, catalog: Catalog, user: str, content: bytes, saved: int | None = None
-) -> None:
+) -> Manifest | None:
     """From that manifest (empty: there is none), which holds the first `saved` changes of the rows."""
     atomic_write(paths.base(user), content)
-    generation = manifests.load(content, user=user).generation if content else 0
-    catalog.set_mark(user, generation, digest(content), saved)
+    found = manifests.load(content, user=user) if content else None
+    catalog.set_mark(user, found.generation if found else 0, digest(content), saved)
+    return found

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from errors import QuireError, Unavailable
+from storage.catalog.catalog import ACTIVE
 from storage.generations.compose import Wish
 from storage.generations.erase import Gone, forget, squash, wipe
 from storage.generations.replication import Replication
@@ -147,7 +148,6 @@ class Committer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
     _wishes: dict[str, Wish] = field(default_factory=dict)
-    _to_forget: set[str] = field(default_factory=set)
     _forgot: float = float("-inf")
     _deleted: dict[str, float] = field(default_factory=dict)
     _erased: float = float("-inf")
@@ -159,6 +159,7 @@ class Committer:
 
     def run(self) -> None:
         """Until `close`, or until another instance has taken the lease. What an earlier process left unsaved is dirty from the start."""
+        self._touch_unfinished()
         for user in users_here(self.replication.paths):
             try:
                 self._take_up(user)
@@ -174,19 +175,18 @@ class Committer:
                 self._wake.clear()
 
     def _take_up(self, user: str) -> None:
+        if journal.pending(self.replication.paths, user):
+            self.touch(user)
         if not self.replication.proved(user):
             self.replication.adopt(user)
-        base = self.replication.base(user)
-        if base and base.forgetting:
-            self.replication.erasable.add(user)
-        if journal.pending(self.replication.paths, user) or user in self._unfinished():
-            self.touch(user)
-        elif self.replication.paths.clean(user).exists():
+        self.replication.owe(user, self.replication.base(user))
+        if self.replication.paths.clean(user).exists():
             with self._lock:
                 self.schedule.not_published(user, self.clock())
 
-    def _unfinished(self) -> list[str]:
-        return self.replication.catalog.unfinished_users()
+    def _touch_unfinished(self) -> None:
+        for user in self.replication.catalog.unfinished_users():
+            self.touch(user)
 
     def look(self) -> None:
         """Whoever has rows that no generation holds is to be saved, whatever changed them."""
@@ -247,8 +247,7 @@ class Committer:
         self._wake.set()
         with self._running:
             self.look()
-            for user in self._unfinished():
-                self.touch(user)
+            self._touch_unfinished()
             with self._lock:
                 left = self.schedule.dirty()
         while left:
@@ -320,22 +319,19 @@ class Committer:
     def erases(self, user: str) -> bool:
         """Something that was deleted is still to be erased, or to leave the histories."""
         base, known = self.replication.base(user), self.replication
-        left = bool(base and base.forgetting) and user not in known.forgotten
-        return left or user in known.erasable
+        return bool(base and base.forgetting) and user not in known.forgotten
 
     def _erase(self) -> None:
         """What was deleted leaves the segments, too: a save that writes them anew, once for all that was
         deleted meanwhile, for all users."""
         now = self.clock()
-        for user in tuple(self.replication.erasable):
-            self._deleted.setdefault(user, now)
+        users = tuple(self.replication.erasable)
+        self._deleted = {user: self._deleted.get(user, now) for user in users}
         due = any(now - at >= self.pace.quiet for at in self._deleted.values())
         if not due or now - self._erased < max(self.pace.forget, self.pace.quiet):
             return
         self._erased = now
-        for user in tuple(self._deleted):
-            del self._deleted[user]
-            self.replication.erasable.discard(user)
+        for user in users:
             self.ask(user, Wish(erase=True))
 
     def _forget(self) -> None:
@@ -344,7 +340,7 @@ class Committer:
         now = self.clock()
         if now - self._forgot < max(self.pace.forget, 1.0):
             return
-        users = frozenset(self._to_forget - self.replication.erasable)
+        users = frozenset(self.replication.to_forget - self.replication.erasable)
         if not users and not self.pace.history:
             return
         self._forgot = now
@@ -352,7 +348,7 @@ class Committer:
             if not users:
                 squash(self.replication, self.pace.history)
             elif all(g.by is not None for g in forget(self.replication, users)):
-                self._to_forget -= users
+                self.replication.to_forget -= users
 
     def _plan(
         self,
@@ -371,8 +367,6 @@ class Committer:
                     self.schedule.failed(user, now, again)
                     self._wish(user, wish)
                     continue
-                if wish.erase or wish.erase_user:
-                    self._to_forget.add(user)
                 if user in publish and wish.copy is None and self._behind(user):
                     self.schedule.not_published(user, now)
                 else:
@@ -391,9 +385,10 @@ class Committer:
         for user in users:
             try:
                 self.workspaces.mend(user)
-                if self.replication.paths.deleted(user).is_dir():
+                paths, catalog = self.replication.paths, self.replication.catalog
+                if any(paths.deleted(user).glob("*.crops")) and not catalog.jobs(user, ACTIVE, 1):
                     with self.workspaces.open(user) as workspace:
-                        sweep(self.replication.paths, workspace, user)
+                        sweep(paths, workspace, user)
             except QuireError as problem:
                 self.replication.note(user, problem)
 

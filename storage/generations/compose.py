@@ -49,8 +49,7 @@ class Wish:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """Ready to be committed; `journal` are the files that it ships. It holds the first `changes` of the
-    catalogue's rows; None when originals are left for the next one. With `deletions` its segments
-    hold what was deleted, until a save with `erase`."""
+    catalogue's rows; None when originals are left for the next one."""
 
     user: str
     manifest: Manifest
@@ -60,7 +59,6 @@ class Draft:
     journal: tuple[Path, ...]
     changes: int | None = None
     erased: bool = False
-    deletions: bool = False
 
 
 def compose(
@@ -133,9 +131,11 @@ def compose(
     if old is None and _same(Manifest(user=user, generation=0, parent=None, created_at=0), new):
         return None
     erases = wish.erase or wish.erase_user
-    deletions = not erases and any(row.op != "put" for row in rows)
-    if deletions:  # a later instance knows by it that something is to be erased
-        new = replace(new, forgetting=(new.segments[-1].path,))
+    before = old.segments if old else ()
+    folded = {f.path for f in before} - {f.path for f in kept}
+    marked = old is not None and not folded.isdisjoint(old.forgetting)
+    if not erases and (marked or any(row.op != "put" for row in rows)):
+        new = replace(new, forgetting=((*before, *new.segments)[-1].path,))
     new, deletes = _retire(head, new, 1 if erases else keep, wish)
     raw = manifests.dump(new)
     files[kept_path(new.generation, raw)] = raw
@@ -148,7 +148,6 @@ def compose(
         journal=ships,
         changes=None if left else changes,
         erased=wish.erase_user,
-        deletions=deletions,
     )
 
 
@@ -365,7 +364,8 @@ def _retire(
         | {r.path for r in retired if r.generation <= oldest}
         | {f.path for f in readable[: len(readable) - len(kept)]}
     )
-    forgetting = [*new.forgetting, *(() if wish.forgotten else old.forgetting)]
+    left = sorted(old.unerased()) if wish.forgotten else old.forgetting
+    forgetting = [*new.forgetting, *left]
     if wish.erase or wish.erase_user:
         forgetting = sorted({*forgetting, *deletes} - needed)
     made = replace(

@@ -88,7 +88,8 @@ class Manifest:
     names whose older versions are still to be removed, `erased_at` when everything was erased,
     `shipped` the name of the last journal file that each instance has shipped, `gone` when what has
     these keys was deleted (`catalog.tombstone`; None: its writer did not tell), so that an older copy of
-    the rows brings nothing back, and what is missing without having been deleted comes back."""
+    the rows brings nothing back, and what is missing without having been deleted comes back.
+    A name in `forgetting` that is still needed or retired marks what is not even erased yet."""
 
     user: str
     generation: int
@@ -113,6 +114,11 @@ class Manifest:
     def needs(self) -> tuple[File, ...]:
         """What this generation consists of, the published directory included."""
         return (*self.segments, *self.files, *(self.published.files if self.published else ()))
+
+    def unerased(self) -> set[str]:
+        """Marks of what was deleted, and is still in what is needed or kept."""
+        held = (*(f.path for f in self.needs()), *(r.path for r in self.retired))
+        return set(self.forgetting).intersection(held)
 
 
 def dump(manifest: Manifest) -> bytes:

@@ -56,20 +56,22 @@ class RemoteStatus:
 
 @dataclass(slots=True)
 class Replication:
-    """One primary and perhaps a mirror, for every user of this data directory. `forgotten` are the
-    users whose erased names have left the histories; their next save says so, `commits` how often
-    the primary was asked to take one. Where there is a
-    `lease`, each save renews it, and fails once another instance has taken it. `went_on(user, before,
-    after)` is told the sha256 of the manifests that a save of this instance went from and to. A call waits `patience` seconds for the stores,
-    where it can do without them."""
+    """One primary and perhaps a mirror, for every user of this data directory. `erasable` are the users
+    of whom something that was deleted is still saved, `to_forget` those of whom something may still be in
+    the histories, `forgotten` those of whom nothing is, which their next save says. `commits` is how often
+    the primary was asked to take one. Where there is a `lease`, each save renews it, and fails once another
+    instance has taken it. `went_on(user, before, after)` is told the sha256 of the manifests that a save
+    of this instance went from and to. A call waits `patience` seconds for the stores, where it can do
+    without them."""
 
     paths: Paths
     catalog: Catalog
     primary: Remote
     mirror: Remote | None = None
     keep: int = KEEP
-    forgotten: set[str] = field(default_factory=set)
     erasable: set[str] = field(default_factory=set)
+    to_forget: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
     lease: Lease | None = None
     went_on: Callable[[str, str, str], None] = lambda _user, _before, _after: None
     commits: int = 0
@@ -219,15 +221,12 @@ class Replication:
     def _confirmed(self, draft: Draft, outcomes: dict[str, int | QuireError]) -> None:
         if draft.erased:
             self.catalog.forget_user(draft.user, before=draft.manifest.erased_at)
+        self.forgotten.discard(draft.user)
         self._go_on_from(draft.user, draft.raw, draft.changes)
         self.went_on(draft.user, draft.manifest.parent or "", reader.digest(draft.raw))
         for path in draft.journal:
             path.unlink(missing_ok=True)
         outcomes[draft.user] = draft.manifest.generation
-        if draft.deletions or not draft.manifest.forgetting:
-            self.forgotten.discard(draft.user)
-        if draft.deletions:
-            self.erasable.add(draft.user)
         if self.mirror is not None:
             self._at_hand[draft.user] = draft.files
 
@@ -427,7 +426,15 @@ class Replication:
             return []
 
     def _go_on_from(self, user: str, raw: bytes, saved: int | None = None) -> None:
-        base.go_on_from(self.paths, self.catalog, user, raw, saved)
+        self.owe(user, base.go_on_from(self.paths, self.catalog, user, raw, saved))
+
+    def owe(self, user: str, newest: Manifest | None) -> None:
+        """What that generation says is still to be erased and forgotten."""
+        for owed, users in (
+            (newest and newest.unerased(), self.erasable),
+            (newest and newest.forgetting and user not in self.forgotten, self.to_forget),
+        ):
+            (users.add if owed else users.discard)(user)
 
     # Files
 
