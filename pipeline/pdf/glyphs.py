@@ -50,7 +50,6 @@ _get_rect = bound(raw.FPDFText_GetRect, _I, _P, _I, _P, _P, _P, _P)
 _get_char_box = bound(raw.FPDFText_GetCharBox, _I, _P, _I, _P, _P, _P, _P)
 _get_loose_box = bound(raw.FPDFText_GetLooseCharBox, _I, _P, _I, _P)
 _get_text_object = bound(raw.FPDFText_GetTextObject, _P, _P, _I)
-_get_angle = bound(raw.FPDFText_GetCharAngle, ctypes.c_float, _P, _I)
 _get_weight = bound(raw.FPDFText_GetFontWeight, _I, _P, _I)
 _get_font = bound(raw.FPDFTextObj_GetFont, _P, _P)
 _get_mode = bound(raw.FPDFTextObj_GetTextRenderMode, _I, _P)
@@ -104,6 +103,8 @@ class Glyphs:
         self._four = (ctypes.c_double * 4)()
         at = ctypes.addressof(self._four)
         self._at = tuple(ctypes.c_void_p(at + 8 * i) for i in range(4))
+        self._matrix = (ctypes.c_float * 6)()
+        self._at_matrix = ctypes.addressof(self._matrix)
         self._letters = _letters(text.raw)
         self._looks: dict[int | None, _Look] = {}
         self._faces: dict[int | None, _Face] = {}
@@ -195,16 +196,15 @@ class Glyphs:
             here = Box(x0, y0, x1, y1).turned(quarter)
             start, after = self._advance(i, quarter)
             gap = 0.13 * self._size(i)
-            if parted or not made or not _on_one_line(made[-1][0], here):
-                made.append((here, letter, i))
-                begin, end = start, after
-            elif -3 * gap < start - end < gap:
+            along = bool(made) and _on_one_line(made[-1][0], here)
+            if not parted and along and -3 * gap < start - end < gap:
                 made[-1] = made[-1][0].union(here), made[-1][1] + letter, made[-1][2]
                 end = after
-            elif -3 * gap < begin - after < gap:  # upside down, some are given from the right
+            elif not parted and along and -3 * gap < begin - after < gap:
                 made[-1] = made[-1][0].union(here), letter + made[-1][1], made[-1][2]
                 begin, backwards = start, True
             else:
+                backwards |= along and start < begin  # upside down, they are given from the right
                 made.append((here, letter, i))
                 begin, end = start, after
             parted = False
@@ -226,9 +226,15 @@ class Glyphs:
 
     def _size(self, i: int) -> float:
         """The height of the font's square, in points."""
-        matrix = (ctypes.c_float * 6)()
-        _get_matrix(self._handle, i, ctypes.addressof(matrix))
-        return float(_get_font_size(self._handle, i) * math.hypot(matrix[2], matrix[3]))
+        _get_matrix(self._handle, i, self._at_matrix)
+        return float(_get_font_size(self._handle, i) * math.hypot(self._matrix[2], self._matrix[3]))
+
+    def _angle(self, i: int) -> int:
+        """Degrees clockwise of the line that a letter stands on. A slanted one is not turned, though
+        pdfium says so."""
+        if not _get_matrix(self._handle, i, self._at_matrix):
+            return 0
+        return round(-math.degrees(math.atan2(self._matrix[1], self._matrix[0]))) % 360
 
     def _with_signs(self, start: int, letters: str) -> str:
         return "".join(
@@ -372,7 +378,7 @@ class Glyphs:
         return found
 
     def _looked(self, start: int, thing: int | None) -> _Look:
-        angle = round(_get_angle(self._handle, start) * 57.29578) % 360
+        angle = self._angle(start)
         low, high, quarter = None, -math.inf, 0
         if angle < 15 or angle > 345:
             low = math.inf
