@@ -5,6 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,49 @@ def test_slanted_words_stay_in_their_paragraph(
 
     (block,) = read(drawn(tmp_path / "slanted.pdf", draw))
     assert block["text"] == " ".join(words)
+
+
+# Listings
+
+STATEMENTS = ["if x > 0 then", "y = x + 1", "return (x, y)", "while not done do", "S := S ∪ {e}"]
+VERSES = ["The birds come back", "They sing in the morning", "Nobody listens to them"]
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.lists(st.tuples(st.sampled_from(STATEMENTS[:4]), st.integers(0, 3)), min_size=4, max_size=9),
+       st.integers(1, 95), st.booleans())  # fmt: skip
+def test_numbered_statements_are_code_and_no_table(
+    tmp_path: Path, lines: list[tuple[str, int]], first: int, commented: bool
+) -> None:
+    lines = [(lines[0][0], 0), *lines[1:]]  # the indents count from the leftmost
+
+    def draw(page: canvas.Canvas) -> None:
+        page.drawString(60, 640, "The algorithm goes over the elements as the table says.")
+        for i, (line, depth) in enumerate(lines):
+            page.drawRightString(80, 600 - 13 * i, f"{first + i}:")
+            page.drawString(86 + 11 * depth, 600 - 13 * i, line)
+            if commented and i % 2:
+                page.drawString(330, 600 - 13 * i, "> a comment")
+        page.drawString(60, 430, "It ends when nothing is left of them to look at.")
+
+    found = read(drawn(tmp_path / "listing.pdf", draw))
+    assert [e["type"] for e in found] == ["NarrativeText", "CodeSnippet", "NarrativeText"]
+    got = found[1]["text"].split("\n")
+    assert [line.strip() for line in got] == [
+        f"{line} > a comment" if commented and i % 2 else line for i, (line, _) in enumerate(lines)
+    ]
+    indents = [len(line) - len(line.lstrip()) for line in got]
+    order = sorted(range(len(lines)), key=lambda i: lines[i][1])
+    assert all(indents[a] <= indents[b] for a, b in pairwise(order))
+
+
+def test_numbered_verses_are_no_code(tmp_path: Path) -> None:
+    def draw(page: canvas.Canvas) -> None:
+        for i, line in enumerate(VERSES * 2):
+            page.drawString(60, 600 - 16 * i, f"{i + 1}: {line}")
+
+    found = read(drawn(tmp_path / "verses.pdf", draw))
+    assert "CodeSnippet" not in {e["type"] for e in found}
 
 
 # Notes and fields

@@ -6,7 +6,7 @@ What an element is does not depend on the pages it was read with. Knows nothing 
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from pipeline.pdf.router import Route, may_hide_more, route
 from pipeline.pdf.tables import find, ruled
 from pipeline.pdf.tables.table import Table
 from pipeline.pdf.text import blocks as text
+from pipeline.pdf.text import listings
 from pipeline.pdf.text.blocks import Block
 
 LAYOUT_DPI = 100
@@ -194,21 +195,30 @@ def _scans() -> ModuleType:
 
 def _text_page(content: PageContent, grids: Grids, writer: Writer) -> None:
     lined = grids(content.number) if ruled.may_be_ruled(content.paths) else None
-    found = find.find_tables(content, lined)
+    code = listings.find(content.words)
+    held = frozenset[Box]().union(*(one.words for one in code))
+    found = find.find_tables(_without(content, held), lined)
     boxes = [t.box for t in found]
     pictures = figures.find_figures(content, boxes)
     free = [
         (i, w)
         for i, w in enumerate(content.words)
-        if not any(t.has(w.box) for t in found) and not any(p.holds(w.box) for p in pictures)
+        if not any(t.has(w.box) for t in found)
+        and not any(p.holds(w.box) for p in pictures)
+        and w.box not in held
     ]
-    blocks = text.read(content, free, writer.style)
+    blocks = [*text.read(content, free, writer.style), *(one.block for one in code)]
     blocks += _noted(content, blocks)
     placed: list[tuple[float, int, Any]] = [(b.index, 1, b) for b in blocks]
     for thing, box in [*((t, t.box) for t in found), *((p, p) for p in pictures)]:
         placed.append((_place(content, blocks, box), 0, thing))
     placed.sort(key=lambda item: item[:2])
     writer.drawn([thing for _, _, thing in placed])
+
+
+def _without(content: PageContent, held: Set[Box]) -> PageContent:
+    kept = tuple(w for w in content.words if w.box not in held) if held else content.words
+    return replace(content, words=kept)
 
 
 def _noted(content: PageContent, blocks: list[Block]) -> list[Block]:
