@@ -23,9 +23,14 @@ from tqdm import tqdm
 
 Json = dict[str, Any]
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
-_PASSING = frozenset({
-    "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable",
-    "identity_unavailable", "too_many_requests", "event_not_found", "http_502", "http_503", "http_504",
+_PASSING = frozenset({  # docs/errors.md, "again"; and what a server that went away leaves
+    "body_slow", "catalog_unavailable", "changed_elsewhere", "database_busy", "disk_full", "gpu_unavailable",
+    "hub_hourly_limit", "hub_unavailable", "identity_unavailable", "index_early", "live_store_failed",
+    "local_remote_failed", "mail_away", "mirror_behind", "model_mismatch", "model_not_found", "opening",
+    "publish_failed", "push_needs_owner", "restoring", "s3_unavailable", "start_failed", "store_in_use",
+    "taken_over", "too_many_codes", "too_many_jobs", "too_many_open_files", "too_many_requests",
+    "webhook_away", "worker_busy", "worker_starting", "worker_stopping", "worker_unavailable",
+    "event_not_found", "http_502", "http_503", "http_504",
 })  # fmt: skip
 _BROKEN = (httpx.HTTPError, httpx.StreamError, OSError, ValueError)
 _TIMES = httpx.Timeout(30, read=60)  # an open stream is never silent for so long

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import quire_client
 from errors import kinds
 from web.http_status import OF_CODE, OF_KIND, http_status
 
@@ -47,6 +48,14 @@ def test_every_error_code_is_documented_with_its_kind_status_and_whether_a_retry
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
     assert set(OF_CODE) <= set(wanted)
     assert set(OF_KIND) == set(kinds().values())
+
+
+def test_the_client_tries_again_what_may_succeed_later() -> None:
+    table = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    later = set(re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| yes \|", table, re.M))
+    assert {"database_busy", "too_many_requests"} <= later
+    lost = {"event_not_found", "http_502", "http_503", "http_504"}  # with a server that went away
+    assert later | lost == quire_client._PASSING
 
 
 def test_every_setting_is_in_the_readme_and_no_other() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from quire_client import Quire
 from tests.browser.conftest import choose, repaint, status
@@ -83,6 +83,27 @@ def test_a_broken_upload_can_be_repeated_and_nothing_is_lost(
     page.get_by_role("button", name="Upload greek.pdf again").click()
     expect(status(page, "greek.pdf")).to_have_text("done", timeout=60_000)
     expect(page.locator(".row")).to_have_count(1)
+
+
+def test_what_may_succeed_later_is_tried_again_by_itself(
+    page: Page, app: Running, collection: str
+) -> None:
+    """Refused once on each of its two ways, in the words of errors that pass."""
+    codes = {"upload": "database_busy", "documents": "worker_busy"}
+    left = dict(codes)
+
+    def once(route: Route) -> None:
+        code = route.request.method == "POST" and left.pop(route.request.url.split("/")[-1], None)
+        told = {"code": code, "message": f"It is {code}.", "advice": ""}
+        route.fulfill(status=503, json={"error": told}) if code else route.fallback()
+
+    page.goto(f"{app.url}/?collection={collection}")
+    expect(page.locator("#drop")).to_be_visible()
+    page.route(re.compile("/(upload|documents)$"), once)
+    choose(page, SAMPLES / "greek.pdf")
+    for code in codes.values():
+        expect(page.locator(".row", has_text="greek.pdf")).to_contain_text(f"It is {code}.")
+    expect(status(page, "greek.pdf")).to_have_text("done", timeout=60_000)
 
 
 def test_a_second_device_sees_a_job_begin_and_its_link_opens_it(

@@ -16,8 +16,7 @@ const fits = file => {
 };
 
 // Quire is away or starting: what was cut off is sent again until it is back; it knows files by their bytes.
-const PASSING = new Set(["connection", "worker_starting", "worker_unavailable", "worker_stopping", "catalog_unavailable", "identity_unavailable", "too_many_requests"]);
-export const passing = one => PASSING.has(one.problem?.code);
+export const passing = one => one.problem?.again;
 const later = one => {
   one.pause = Math.min(15_000, (one.pause || 1000) * 1.6);
   setTimeout(() => { if (sending.includes(one) && passing(one)) again(one); }, one.pause);

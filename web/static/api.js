@@ -1,4 +1,5 @@
-// Requests to the app's own routes. A refusal is thrown as { code, message, advice }.
+// Requests to the app's own routes. A refusal is thrown as { code, message, advice, again }: whether the
+// same may succeed later by itself.
 
 const root = (window.gradio_config?.root || "").replace(/\/$/, "");
 const sign = new URLSearchParams(location.search).get("__sign"); // a private Space's pass for its frame
@@ -8,7 +9,8 @@ export const url = path => {
   return sign ? `${whole}${whole.includes("?") ? "&" : "?"}__sign=${encodeURIComponent(sign)}` : whole;
 };
 
-const away = { code: "connection", message: "Quire cannot be reached.", advice: "Check the connection; it is tried again." };
+const away = { code: "connection", message: "Quire cannot be reached.", advice: "Check the connection; it is tried again.", again: true };
+const refused = (status, problem) => ({ ...problem, again: status === 408 || status === 503 || problem.code === "too_many_requests" });
 
 // In the frame of huggingface.co the page around it lends headers for one request: whose GPU quota it is.
 const lent = () => new Promise(done => {
@@ -29,8 +31,8 @@ const ask = async (method, path, body) => {
     });
   } catch { throw away; }
   const found = await answer.json().catch(() => null);
-  if (!answer.ok || found === null) throw found?.error || (answer.status < 502
-    ? { code: `http_${answer.status}`, message: "Something unexpected happened.", advice: "Try again; if it stays, reload the page." } : away);
+  if (!answer.ok || found === null) throw found?.error ? refused(answer.status, found.error) : answer.status < 502
+    ? { code: `http_${answer.status}`, message: "Something unexpected happened.", advice: "Try again; if it stays, reload the page." } : away;
   return found;
 };
 
@@ -44,7 +46,7 @@ export const page = (source, number, width) => url(`${at("pages", source, number
 
 // Why an upload was refused: in Quire's words, or what a proxy in between is known to mean.
 const refusal = request => {
-  try { return JSON.parse(request.responseText).error; } catch { /* not Quire's */ }
+  try { return refused(request.status, JSON.parse(request.responseText).error); } catch { /* not Quire's */ }
   if (request.status >= 502) return away;
   return request.status === 413
     ? { code: "file_too_large", message: "The file is larger than this Space takes.", advice: "Split it." }
@@ -61,7 +63,7 @@ export const upload = (file, progress, signal) => new Promise((done, failed) => 
   request.onload = () => request.status === 200
     ? done({ path: JSON.parse(request.responseText)[0], orig_name: file.name })
     : failed(refusal(request));
-  request.onerror = () => failed({ code: "connection", message: "The connection broke during the upload.", advice: "It is tried again when Quire can be reached." });
+  request.onerror = () => failed({ code: "connection", message: "The connection broke during the upload.", advice: "It is tried again when Quire can be reached.", again: true });
   request.onabort = () => failed({ code: "cancelled", message: "The upload was stopped.", advice: "" });
   signal.addEventListener("abort", () => request.abort());
   request.send(form);
