@@ -140,6 +140,11 @@ class Settings:
         return bool(self.space_id and self.visitor_hours and not self.allowed)
 
     @property
+    def asks_password(self) -> bool:
+        """Whether the one user has to know QUIRE_PASSWORD."""
+        return bool(self.password and not self.space_id)
+
+    @property
     def jobs_file(self) -> Path | None:
         """The job database, where it is a file."""
         url = self.database_url

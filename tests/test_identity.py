@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from huggingface_hub import constants
+from sqlalchemy import event
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
@@ -134,6 +135,16 @@ def test_a_token_is_stored_hashed_told_once_and_revoked_at_once(tmp_path: Path) 
     who.accounts.revoke(ada.key, token.id)
     with pytest.raises(Refused):
         who.of(bearer(text))
+
+
+def test_a_token_of_quire_s_is_not_looked_for_among_the_sign_ins(tmp_path: Path) -> None:
+    who = identity(tmp_path)
+    _, text = who.accounts.mint("a" * 32, "script", name="ada", orgs=())
+    asked: list[str] = []
+    heard = (who.accounts._engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    event.listen(*heard)
+    assert who.of(bearer(text)).kind == "token"
+    assert asked and not [text for text in asked if "sessions" in text]
 
 
 def test_a_token_ends(tmp_path: Path) -> None:
@@ -296,6 +307,29 @@ def test_a_visitor_who_comes_back_stays_the_same_also_while_the_database_is_away
             assert renewed(quire_visitor=mine, quire_visitor_part=other) == same
     strangers = [renewed(), *(renewed(quire_visitor=value) for value in odd)]
     assert all(len(cookies) == 2 and not cookies & same for cookies in strangers)
+
+
+@pytest.mark.parametrize("written", ["Bearer {}", "bearer {}", "BEARER  {} ", "Bearer   {}"])
+def test_what_is_sent_as_bearer_is_read_in_one_way_and_lent_only_where_it_is_the_hub_s(
+    tmp_path: Path, provider: Provider, written: str
+) -> None:
+    who = identity(tmp_path / "space", QUIRE_METRICS_TOKEN="for the numbers")
+
+    def sent(token: str) -> Request:
+        return request(Authorization=written.format(token))
+
+    ada = who.of(sent("hf_ada"))
+    assert (ada.kind, who.hub_token(sent("hf_ada"))) == ("hub_token", "hf_ada")
+    who.may_measure(sent("for the numbers"))
+    _, own = who.accounts.mint(ada.key, "script", name="ada", orgs=())
+    home = identity(tmp_path / "home", SPACE_ID="", QUIRE_PASSWORD=PASSWORD)
+    for place, token in ((who, own), (home, PASSWORD), (who, "")):
+        if token:
+            assert place.of(sent(token)).kind in {"token", "local"}
+        with pytest.raises(Refused) as caught:
+            place.hub_token(sent(token))
+        assert code(caught) == "push_sign_in"
+        assert place.hub_token(sent(token), "hf_ada") == "hf_ada"
 
 
 def test_the_memories_are_bounded() -> None:

@@ -177,8 +177,8 @@ class Guard:
     def _proved(self, request: Request) -> None:
         """Where a password is asked for, Gradio's own routes are nobody else's either."""
         refused: QuireError | None = request.scope.get("quire_refused")
-        asks = self.settings.password and not self.settings.space_id
-        if asks and refused and request.url.path != "/gradio_api/startup-events":
+        starts = request.url.path == "/gradio_api/startup-events"
+        if self.settings.asks_password and refused and not starts:
             raise refused
 
     def _share(self, request: Request, caller: Caller | None) -> Share:
@@ -197,11 +197,11 @@ class Guard:
     def _arrival(self, request: Request) -> list[str]:
         """The cookies of a visitor whose page is loaded; none for anybody else."""
         settings, path = self.settings, request.scope["path"]
-        if path not in _ARRIVALS or not settings.space_id or settings.allowed:
+        if path not in _ARRIVALS or not settings.visitors:
             return []
         caller = request.scope.get("quire_caller")
         tools = request.headers.get("x-gradio-user") == "mcp"
-        if not settings.visitor_hours or tools or (caller and caller.kind != "visitor"):
+        if tools or (caller and caller.kind != "visitor"):
             return []
         value = self.identity.cookie(request) or self.identity.new_visitor()
         ends = f"Path=/; Max-Age={settings.visitor_hours * 3600}; HttpOnly; Secure; SameSite=None"

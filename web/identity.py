@@ -118,10 +118,9 @@ class Identity:
         refused: QuireError | None = inner.scope.get("quire_refused")
         if refused and not oauth_token:
             raise refused
-        scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and bearer.strip():
-            return self._admitted(self._by_token(bearer.strip(), inner))
-        if self.settings.password and not self.settings.space_id:
+        if bearer := _bearer(inner):
+            return self._admitted(self._by_token(bearer, inner))
+        if self.settings.asks_password:
             if self.accounts.signed_in(inner.cookies.get(SESSION, "")):
                 return self._local()
             raise Refused("sign_in", "Nobody is signed in.", "Sign in with QUIRE_PASSWORD.")
@@ -150,9 +149,9 @@ class Identity:
     def hub_token(self, request: Any, oauth_token: str | None = None) -> str:
         """The caller's Hub token that came with this very request, to write a dataset of theirs."""
         inner = getattr(request, "request", None) or request
-        scheme, _, bearer = inner.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and not bearer.startswith(PREFIX):
-            return str(bearer.strip())
+        bearer = _bearer(inner)
+        if bearer and not bearer.startswith(PREFIX) and not self.settings.asks_password:
+            return bearer
         session = inner.scope.get("session") or {}
         if self._signed_in(session):
             oauth_token = session["oauth_info"]["access_token"] if _may_push(session) else None
@@ -189,9 +188,7 @@ class Identity:
 
     def may_measure(self, request: Any) -> None:
         """Refused unless the caller has QUIRE_METRICS_TOKEN, or is the one user where there is one."""
-        asked = request.headers.get("authorization", "").removeprefix("Bearer ")
-        wanted = self.settings.metrics_token
-        if wanted and _equal(asked, wanted):
+        if _equal(_bearer(request), self.settings.metrics_token or ""):
             return
         if self.settings.space_id:
             raise Refused(
@@ -255,7 +252,8 @@ class Identity:
     def _by_token(self, token: str, request: Any) -> Caller:
         """A token that was never good is asked about as often as its address may be wrong."""
         digest = hashlib.sha256(token.encode(errors="replace")).hexdigest()
-        if self.accounts.signed_in(token) is False:  # a sign-in's token, and they signed out
+        own = token.startswith(PREFIX)
+        if not own and self.accounts.signed_in(token) is False:  # of a sign-in that is over
             raise _token_refused()
         known = self._hub.get(digest)
         if isinstance(known, QuireError):
@@ -267,7 +265,6 @@ class Identity:
         if stranger and (wait := self._strangers.wait(place)):
             raise too_many(wait)
         try:
-            own = token.startswith(PREFIX)
             if own:
                 found = self._by_own_token(token)
             elif self.settings.space_id:
@@ -345,8 +342,7 @@ class Identity:
         return caller
 
     def _visitor(self, request: Any) -> Caller:
-        hours = self.settings.visitor_hours
-        if self.settings.allowed or not hours:
+        if not self.settings.visitors:
             raise Refused("sign_in", "Nobody is signed in.", "Sign in with Hugging Face.")
         # A tool call comes from inside, with a cookie that all callers of tools share.
         value = None if request.headers.get("x-gradio-user") == "mcp" else self.cookie(request)
@@ -361,8 +357,14 @@ class Identity:
         if not self._visits.get(key):
             self.accounts.saw_visitor(key, at)
             self._visits.put(key, True, _VISIT_EVERY)
-        ends = time.time() + hours * 3600
+        ends = time.time() + self.settings.visitor_hours * 3600
         return Caller(key=key, name="visitor", kind="visitor", expires_at=ends, address=at)
+
+
+def _bearer(request: Any) -> str:
+    """The token that was sent as Bearer, "" if none was."""
+    scheme, _, token = str(request.headers.get("authorization", "")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def address(request: Any, settings: Settings) -> str:

@@ -47,7 +47,7 @@ def head(settings: Settings) -> str:
         "max_file_mb": settings.max_file_mb,
         "max_pages": settings.max_pages,
         "version": api.VERSION,
-        "asks_password": bool(settings.password and not settings.space_id),
+        "asks_password": settings.asks_password,
         "may_ask_to_push": bool(PUSH_SCOPES & set(settings.oauth_scopes)),
     }
     return (

@@ -52,7 +52,7 @@ def routes(app: App) -> list[Route]:
     async def sign_in(request: Request) -> Response:
         """By the password, where one is set."""
         try:
-            if app.settings.space_id or not app.settings.password:
+            if not app.settings.asks_password:
                 raise NotFound("route_closed", "There is no such route.", "Reload the page.")
             given = str((await json_body(request)).get("password", ""))
             secret = await run_in_threadpool(app.identity.by_password, given, request)
