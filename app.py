@@ -215,6 +215,8 @@ if __name__ == "__main__":
         code = main()
     except QuireError as problem:
         log.critical("%s", problem, extra={"code": problem.code})
+    except SystemExit as problem:  # with a line on what it cannot read
+        log.critical("%s", problem)
     finally:
         if sys.exception() is not None:
             log.critical("Quire cannot start.", exc_info=True)

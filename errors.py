@@ -110,3 +110,7 @@ class PageProcessDied(QuireError):
 
 class Cancelled(QuireError):
     """The caller no longer wants the answer."""
+
+
+def was_cancelled() -> Cancelled:
+    return Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")

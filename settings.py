@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from errors import InputError, QuireError
 
 log = logging.getLogger(__name__)
+_DATABASES = ("postgresql", "postgresql+psycopg", "postgres", "sqlite")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -101,7 +102,7 @@ class Settings:
         return cls(
             data_dir=data_dir,
             secret=_secret(environ.get("QUIRE_SECRET"), data_dir, proved=not any_secret),
-            database_url=url("QUIRE_DATABASE_URL", "postgresql", "postgres", "sqlite")
+            database_url=url("QUIRE_DATABASE_URL", *_DATABASES)
             or f"sqlite:///{data_dir}/jobs.sqlite",
             hub_dataset=hub_dataset,
             hub_token=environ.get("HF_TOKEN") or None,
@@ -236,9 +237,11 @@ def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
         usable = found.port != 0
     except ValueError:  # a port that is no number
         return False
-    scheme = found.scheme.partition("+")[0]  # of a database the driver may be named
-    hosted = found.hostname or scheme in {"resend", "sqlite", "postgresql", "postgres"}
-    return bool(scheme in schemes and hosted and usable)
+    named = found.scheme in schemes and text.startswith(f"{found.scheme}://")
+    if found.scheme == "sqlite":
+        return named and not found.netloc and not found.query and found.path not in {"", "/"}
+    hosted = found.hostname or found.scheme in {"resend", *_DATABASES}
+    return bool(named and hosted and usable)
 
 
 def _listed(text: str) -> tuple[str, ...]:

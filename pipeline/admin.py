@@ -23,7 +23,7 @@ from storage.generations import erase, verify
 from storage.generations.compose import Wish
 from storage.generations.lease import Lease
 from storage.live import foreign_chroma, journal
-from storage.live.chroma import Record
+from storage.live.build_chroma import record_of
 from storage.live.workspace import Space
 from storage.paths import Paths
 from storage.remotes.remote import Remote
@@ -166,18 +166,7 @@ def import_chroma(
     )
     with stores.workspaces.open(user) as workspace:
         for start in range(0, len(rows), _BATCH):
-            workspace.upsert(
-                space,
-                [
-                    Record(
-                        id=r.id,
-                        document=r.document,
-                        embedding=r.embedding,
-                        metadata={**(r.metadata or {}), "model": space.model},
-                    )
-                    for r in rows[start : start + _BATCH]
-                ],
-            )
+            workspace.upsert(space, list(map(record_of, rows[start : start + _BATCH])))
     catalog.set_model(user, made.id, space.model)
     stores.replication.save(user)
     return len(rows)

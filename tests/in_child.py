@@ -96,3 +96,7 @@ def limits() -> tuple[str | None, str | None, int]:
     """Threads of tesseract, whether libraries may report to their makers, MB of addresses."""
     allowed = resource.getrlimit(resource.RLIMIT_AS)[0] >> 20
     return os.environ.get("OMP_THREAD_LIMIT"), os.environ.get("DO_NOT_TRACK"), allowed
+
+
+def written(path: str) -> int:
+    return Path(path).write_bytes(b"x" * 9000)

@@ -66,7 +66,21 @@ def test_an_empty_one_is_not_set_and_what_is_no_url_is_refused(name: str) -> Non
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite://", "sqlite:///", "sqlite://host/a", "sqlite+pysqlite:///a", "SQLITE:///a",
+        "sqlite:///a?mode=memory", "postgresql+asyncpg://h/q", "postgres+x://h/q", "postgresql:/q",
+    ],
+)  # fmt: skip
+def test_a_database_that_not_every_process_would_find_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="QUIRE_DATABASE_URL has to be"):
+        settings(DATABASE_URL=text)
+
+
 def test_what_is_written_on_purpose_is_read() -> None:
+    assert settings(DATABASE_URL="sqlite:////srv/quire/jobs.sqlite").jobs_file
+    assert settings(DATABASE_URL="postgres://h/q").database_url
     assert settings(MAX_PAGES=" 12 ").max_pages == 12
     assert settings(MAIL_URL="resend://:key@").mail_url
     assert settings(MAIL_URL="ses://eu-west-1").mail_url
@@ -111,3 +125,4 @@ def test_a_program_ends_with_one_line(
     (line,) = done.stderr.splitlines()
     assert told in line
     assert "hunter2" not in line
+    assert "Traceback" not in line

@@ -319,7 +319,7 @@ def register(app: App) -> None:
 
     def cancel(caller: Caller, job_id: str, keep: bool = True) -> dict:  # type: ignore[type-arg]
         """Stop a job. What it has indexed stays and /retry goes on from there, or is removed when
-        `keep` is false."""
+        `keep` is false; a document that was there before, whole, stays."""
         return app.jobs.cancel(caller.key, job_id, keep=bool(keep))
 
     def retry(

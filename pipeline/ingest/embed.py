@@ -28,7 +28,7 @@ class Encoder(Protocol):
 
 
 def records(
-    chunks: Sequence[Chunk], encode: Encode, *, source_id: str, filename: str, model: str
+    chunks: Sequence[Chunk], encode: Encode, *, source_id: str, filename: str
 ) -> list[Record]:
     """One record per chunk; ids come from content, so the same chunks give the same records."""
     vectors = encode([c.text for c in chunks])
@@ -37,14 +37,14 @@ def records(
             id=c.record_id(source_id),
             document=c.text,
             embedding=v,
-            metadata=metadata(c, source_id=source_id, filename=filename, model=model),
+            metadata=metadata(c, source_id=source_id, filename=filename),
         )
         for c, v in zip(chunks, vectors, strict=True)
     }
     return list(made.values())
 
 
-def metadata(chunk: Chunk, *, source_id: str, filename: str, model: str) -> dict[str, Any]:
+def metadata(chunk: Chunk, *, source_id: str, filename: str) -> dict[str, Any]:
     """Scalars and lists of one type, as Chroma takes them; keys without a value are left out."""
     values: dict[str, Any] = {
         "source_id": source_id,
@@ -61,6 +61,5 @@ def metadata(chunk: Chunk, *, source_id: str, filename: str, model: str) -> dict
         "table_html": chunk.table_html,
         "image": chunk.image,
         "caption": chunk.caption,
-        "model": model,
     }
     return {k: v for k, v in values.items() if v not in (None, [], "")}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import Cancelled, InputError, NotFound, QuireError, Refused, Unavailable
+from errors import InputError, NotFound, QuireError, Refused, Unavailable, was_cancelled
 from pipeline.ingest.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.ingest.embed import Encoder, records
 from pipeline.ingest.partition import (
@@ -36,7 +36,7 @@ from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
 from pipeline.processes.pool import Pool, Pools
 from settings import Settings
-from storage.catalog.catalog import FINISHED, Catalog, SourceRow
+from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
 from storage.paths import Paths
@@ -119,8 +119,7 @@ class Place:
         policy = spec.get("gpu", "auto")
         until = 0.0
         if policy == "wait":
-            row = self.tools.catalog.job(spec["user"], spec["job"])
-            until = (row.started_at or row.created_at) + GPU_WAIT
+            until = (self.row.started_at or self.row.created_at) + GPU_WAIT
 
         def tell(message: str) -> None:
             if not self.cancelled()():
@@ -132,6 +131,20 @@ class Place:
         """The layout models, borrowed or here; what was decided goes into `spent`."""
         return lambda: _Seeing(self, spent)
 
+    @property
+    def row(self) -> JobRow:
+        return self.tools.catalog.job(self.spec["user"], self.spec["job"])
+
+    @property
+    def newest(self) -> bool:
+        """No later attempt of the job was begun."""
+        return bool(self.row.attempt == self.spec["attempt"])
+
+    def go_on(self) -> None:
+        """Cancelled when the job was cancelled, or runs again by now."""
+        if self.cancelled()():
+            raise was_cancelled()
+
     def cancelled(self) -> Callable[[], bool]:
         """Whether the job was cancelled, or runs again by now; looks at most twice a second."""
         looked, answer = 0.0, False
@@ -140,10 +153,8 @@ class Place:
             nonlocal looked, answer
             now = time.monotonic()
             if now - looked > _CANCEL_LOOKS:
-                looked = now
-                row = self.tools.catalog.job(self.spec["user"], self.spec["job"])
-                newest = row.attempt == self.spec["attempt"]
-                answer = row.status == "cancelled" or not newest
+                looked, row = now, self.row
+                answer = row.status == "cancelled" or row.attempt != self.spec["attempt"]
             return answer
 
         return look
@@ -324,7 +335,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], Spent]:
     space, encoder = _space(place)
     ids = list(dict.fromkeys(c.record_id(spec["sha256"]) for c in made))
     with tools.stores.workspaces.open(user) as workspace:
-        there = {r.id for r in workspace.get(collection, ids=ids)} if ids else set()
+        there = workspace.ids(collection)
     spent = Spent()
 
     def encode(texts: Sequence[str]) -> list[list[float]]:
@@ -335,10 +346,9 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], Spent]:
         encode,
         source_id=spec["sha256"],
         filename=spec["filename"],
-        model=space.model,
     )
-    if place.cancelled()():
-        raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
+    place.go_on()  # vectors may have taken an hour
+    tools.catalog.find_collection(user, collection)
     place.grow(bytes_of(fresh))
     with tools.stores.workspaces.open(user) as workspace:
         workspace.upsert(space, fresh)
@@ -367,27 +377,30 @@ def _space(place: Place) -> tuple[Space, Encoder]:
     return space, encoder
 
 
-def finish_index(place: Place, pages: int) -> Json:
-    """Records of this source that its chunks no longer make are removed; the source is listed."""
+def finish_index(place: Place, pages: int, batches: int) -> Json:
+    """Records of this source that its chunks no longer make are removed, as far as all of its chunks
+    are known; the source is listed."""
     spec, tools = place.spec, place.tools
     if spec["again"].get("pages"):  # what is saved of these elements is not what they are now
         write_once(place.elements / saved_jobs.EDITION, str(saved_jobs.edition(place.elements) + 1))
-    folder = place.chunks
-    current = {i for path in folder.glob("ids-*.json") for i in json.loads(path.read_text("ascii"))}
-    with tools.stores.workspaces.open(spec["user"]) as workspace:
-        held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
-        workspace.delete(spec["collection"], [r.id for r in held if r.id not in current])
+    told = list(place.chunks.glob("ids-*.json"))
+    current = {i for path in told for i in json.loads(path.read_text("ascii"))}
+    if len(told) == batches:
+        with tools.stores.workspaces.open(spec["user"]) as workspace:
+            held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
+            workspace.delete(spec["collection"], sorted(held - current))
+    else:
+        log.warning(
+            "no old records are removed: what was indexed is not known", extra={"job": spec["job"]}
+        )
     _list_source(place, pages)
     return {"records": len(current)}
 
 
 def _list_source(place: Place, pages: int) -> None:
-    place.tools.catalog.put_source(place.spec["user"], _source(place, pages))
-
-
-def _source(place: Place, pages: int) -> SourceRow:
-    spec = place.spec
-    return SourceRow(
+    spec, catalog = place.spec, place.tools.catalog
+    catalog.find_collection(spec["user"], spec["collection"])  # NotFound: it was deleted meanwhile
+    source = SourceRow(
         collection=spec["collection"],
         sha256=spec["sha256"],
         filename=spec["filename"],
@@ -396,6 +409,7 @@ def _source(place: Place, pages: int) -> SourceRow:
         version=place.options.version(),
         created_at=time.time(),
     )
+    catalog.put_source(spec["user"], source)
 
 
 def save(place: Place, outcome: Json) -> Json:
@@ -409,9 +423,9 @@ def save(place: Place, outcome: Json) -> Json:
 def keep(place: Place) -> Json:
     """What a cancelled job had indexed is listed: its source, of which some pages are searchable."""
     spec, tools = place.spec, place.tools
-    row = tools.catalog.job(spec["user"], spec["job"])
+    row = place.row
     with tools.stores.workspaces.open(spec["user"]) as workspace:
-        held = workspace.get(spec["collection"], where={"source_id": spec["sha256"]})
+        held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
     if held and row.status == "cancelled":
         _list_source(place, int(row.summary.get("pages", 0)))
         tools.stores.committer.touch(spec["user"])
@@ -419,7 +433,23 @@ def keep(place: Place) -> Json:
 
 
 def undo(place: Place) -> Json:
-    """What a cancelled job had read and indexed is removed again, with its files."""
+    """What a cancelled job had read and indexed is removed again, with its files: not what was whole in
+    the collection before, nor anything once the job runs again."""
+    if place.row.status != "cancelled" or not place.newest or _was_whole(place):
+        return {}
+    return _remove(place)
+
+
+def discard(place: Place) -> Json:
+    """A job that failed or was cancelled is off its owner's list: what it left goes, unless the
+    document is in the collection, or the job was put back meanwhile."""
+    row = place.row
+    if row.status not in FINISHED or not row.summary.get("dismissed") or _listed(place):
+        return {}
+    return _remove(place)
+
+
+def _remove(place: Place) -> Json:
     spec, tools = place.spec, place.tools
     user, sha256 = spec["user"], spec["sha256"]
     with tools.stores.workspaces.open(user) as workspace:
@@ -432,15 +462,18 @@ def undo(place: Place) -> Json:
     return {"records": gone}
 
 
-def discard(place: Place) -> Json:
-    """A job that failed or was cancelled is off its owner's list: what it left goes, unless the
-    document is in the collection, or the job was put back meanwhile."""
-    spec, tools = place.spec, place.tools
-    row = tools.catalog.job(spec["user"], spec["job"])
-    listed = {s.sha256 for s in tools.catalog.sources(spec["user"], spec["collection"])}
-    if row.status not in FINISHED or not row.summary.get("dismissed") or spec["sha256"] in listed:
-        return {}
-    return undo(place)
+def _was_whole(place: Place) -> bool:
+    """Whether an earlier attempt, or another job, had the whole document in the collection."""
+    spec, catalog = place.spec, place.tools.catalog
+    same = {"collection": spec["collection"], "sha256": spec["sha256"]}
+    done = catalog.jobs(spec["user"], ("succeeded", "partial"), 1, **same)
+    listed = any(s.created_at < spec["came"] for s in _listed(place))
+    return listed and bool(done or place.row.summary.get("saved_generation"))
+
+
+def _listed(place: Place) -> list[SourceRow]:
+    spec = place.spec
+    return place.tools.catalog.sources(spec["user"], spec["collection"], sha256=spec["sha256"])
 
 
 def notify(place: Place, result: Json) -> Json:
@@ -460,8 +493,8 @@ def notify(place: Place, result: Json) -> Json:
 
 
 def clean(place: Place, result: Json) -> Json:
-    """The job's own artifacts go once nothing can need them again."""
-    if result["status"] in {"succeeded", "partial"}:
+    """The job's own artifacts go once nothing can need them again: no later attempt is at work."""
+    if result["status"] in {"succeeded", "partial"} and place.newest:
         shutil.rmtree(place.work, ignore_errors=True)
     return {}
 
@@ -471,7 +504,7 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
     "partition": lambda place, batch, _: read_pages(place, batch),
     "reread": lambda place, batch, _: reread_pages(place, batch),
     "index": lambda place, batch, value: index_batch(place, batch, last=value["last"]),
-    "finish": lambda place, _, value: finish_index(place, int(value["pages"])),
+    "finish": lambda place, _, value: finish_index(place, **value),
     "save": lambda place, _, value: save(place, value),
     "keep": lambda place, _, __: keep(place),
     "undo": lambda place, _, __: undo(place),
@@ -492,8 +525,8 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
     began = time.monotonic()
     code = None
     try:
-        if name not in _AFTER_ALL and place.cancelled()():
-            raise Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
+        if name not in _AFTER_ALL:
+            place.go_on()
         return STAGES[name](place, Batch(**batch), value)
     except QuireError as problem:
         code = problem.code

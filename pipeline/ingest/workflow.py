@@ -299,7 +299,7 @@ async def _compose(run: _Run) -> None:
         )
     batches = [asdict(b) for b in plan(Probe(**found))]
     await _read_and_index(run, batches, pages)
-    await run.settle(QUEUE_INDEX, "finish", value={"pages": pages})
+    await run.settle(QUEUE_INDEX, "finish", value={"pages": pages, "batches": len(batches)})
     status = "partial" if run.failed else "succeeded"
     outcome = {"status": status, "message": _summary(run, status, None), "pages_failed": run.failed}
     saved = await run.settle(QUEUE_OUT, "save", value=outcome)

@@ -36,8 +36,7 @@ from pipeline.jobs.queue import (
 )
 from pipeline.jobs.service import Jobs
 from storage import disk_reserve
-from storage.catalog.catalog import ACTIVE, Catalog, JobRow
-from storage.generations.committer import users_here
+from storage.catalog.catalog import ACTIVE, JobRow
 from storage.live import journal
 from storage.stores import Stores
 
@@ -62,7 +61,6 @@ class Upkeep:
     not `main` gives signs of life and no more."""
 
     jobs: Jobs
-    catalog: Catalog
     executor: str
     here: set[str]
     role: str
@@ -85,7 +83,7 @@ class Upkeep:
     def once(self) -> None:
         if self.role == "main":
             disk_reserve.tend(self.jobs.paths)
-            unfinished = self.catalog.jobs(None, ACTIVE, 10_000)
+            unfinished = self.jobs.catalog.jobs(None, ACTIVE, 10_000)
             self._look(busy=bool(unfinished))
             suspects = self._orphans(unfinished) | self._stuck()
             for name in suspects & self._suspects:  # seen twice: not in the middle of something
@@ -97,7 +95,7 @@ class Upkeep:
                 self._tell_again()
                 self._clean()
                 self._cleaned = time.time()
-        self.catalog.workers.beat(self.executor, self.role)
+        self.jobs.catalog.workers.beat(self.executor, self.role)
         self._passed = time.monotonic()
 
     def silent(self) -> float:
@@ -107,13 +105,10 @@ class Upkeep:
     def _index_again(self) -> None:
         """Of whom a damaged disk has lost changes before they were saved: what their jobs have read is
         still there, and is indexed again."""
-        paths = self.stores.replication.paths
-        for user in users_here(paths):
-            since = journal.lost_since(paths, user)
-            if since is None:
-                continue
-            held = {(s.collection, s.sha256) for s in self.catalog.sources(user)}
-            for row in self.catalog.jobs(user, (*ACTIVE, "succeeded", "partial"), 10_000):
+        paths = self.jobs.paths
+        for user, since in journal.losses(paths).items():
+            held = {(s.collection, s.sha256) for s in self.jobs.catalog.sources(user)}
+            for row in self.jobs.catalog.jobs(user, (*ACTIVE, "succeeded", "partial"), 10_000):
                 late = row.status in ACTIVE or (
                     (row.finished_at or 0) * 1e9 >= since and (row.collection, row.sha256) in held
                 )
@@ -159,7 +154,7 @@ class Upkeep:
     def _stuck(self) -> set[str]:
         """Workflows that are said to run in this process and do not, or in one that is dead."""
         found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-        elsewhere = self.catalog.workers.alive(DEAD_AFTER) - {self.executor}
+        elsewhere = self.jobs.catalog.workers.alive(DEAD_AFTER) - {self.executor}
         return {
             f"run {w.workflow_id}"
             for w in found
@@ -178,7 +173,7 @@ class Upkeep:
                 DBOS.resume_workflow(name, queue_name=found.queue_name or QUEUE_AGAIN)
             return
         user, job = name.split(" ")
-        row = self.catalog.job(user, job)
+        row = self.jobs.catalog.job(user, job)
         if row.status in ACTIVE:
             self._again(row)
 
@@ -188,7 +183,7 @@ class Upkeep:
             self.jobs.give_up(row)
             return
         self.jobs.engine.stop(row.id)
-        self.catalog.update_job(row.id, summary={"taken_up": times})
+        self.jobs.catalog.update_job(row.id, summary={"taken_up": times})
         self.jobs.again(row, "The job was taken up again.", row.summary.get("again", {}))
 
     def _tell_again(self) -> None:
@@ -211,11 +206,11 @@ class Upkeep:
         old = DBOS.list_workflows(
             completed_before=before.isoformat(), limit=5000, load_input=False, load_output=False
         )
-        unfinished = {row.id for row in self.catalog.jobs(None, ACTIVE, 10_000)}
+        unfinished = {row.id for row in self.jobs.catalog.jobs(None, ACTIVE, 10_000)}
         gone = [w.workflow_id for w in old if w.workflow_id.split("~")[0] not in unfinished]
         if gone:
             DBOS.delete_workflows(gone)
-        for row in self.catalog.forget_jobs(time.time() - KEEP_JOBS):
+        for row in self.jobs.catalog.forget_jobs(time.time() - KEEP_JOBS):
             shutil.rmtree(self.jobs.paths.work(row.user, row.id), ignore_errors=True)
-        self.catalog.workers.bury(86400.0)
-        self.catalog.vacuum()
+        self.jobs.catalog.workers.bury(86400.0)
+        self.jobs.catalog.vacuum()

@@ -271,10 +271,11 @@ class Jobs:
         return self.job(user, job_id)
 
     def _after_cancel(self, row: JobRow, kind: str, *, kept: bool) -> None:
-        """Once, however often it is asked for: what is indexed is listed, or goes."""
+        """Once, however often it is asked for: what is indexed is listed, or goes; so does what an export
+        or a push had written, and the token that was lent for it."""
         if kind == "ingest":
             self._start_stage(row, "keep" if kept else "undo")
-        elif kind == "import" and not kept:
+        elif kind != "import" or not kept:
             attempt = row.attempt
             name, body = f"undo-{run_id(row.id, attempt)}", self._body(row, attempt, {})
             self.engine.start(row.spec, TRANSFER_WORKFLOW, QUEUE_AGAIN, name, body)

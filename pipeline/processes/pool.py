@@ -27,9 +27,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from errors import Cancelled, PageProcessDied, QuireError, Unavailable
+from errors import PageProcessDied, QuireError, Unavailable, was_cancelled
 from pipeline.processes import environment, sandbox, wire
 from pipeline.processes.sandbox import Confined
+from storage.scarce import scarce
 
 NICE = 5  # whoever is waited for by a person goes first
 _TICK = 0.05
@@ -189,7 +190,7 @@ class Pool:
         size = Size(memory_mb, self._folders)
         while not self._closed.is_set():
             if cancelled():
-                raise _cancelled()
+                raise was_cancelled()
             with self._news:
                 if not self._idle:
                     self._news.wait(_TICK)
@@ -313,7 +314,7 @@ class Lane:
         try:
             while (line := child.line()) is None:
                 if self._cancelled():
-                    raise _cancelled()
+                    raise was_cancelled()
                 if time.monotonic() > limit:
                     raise _late(self._limits.seconds)
             return json.loads(line)
@@ -342,10 +343,6 @@ def _died() -> PageProcessDied:
     )
 
 
-def _cancelled() -> Cancelled:
-    return Cancelled("cancelled", "The job was cancelled.", "Retry it when you want it.")
-
-
 def serve(parent: socket.socket, confined: Confined) -> None:
     """The child's loop: one call at a time until the parent is gone."""
     parent.sendall(wire.packed(_Said(confined)))
@@ -370,6 +367,11 @@ def _answered(name: str, given: list[Any], cpu_seconds: float) -> Iterator[_Said
         yield _Said(None, error=wire.packed_error(problem))
     except MemoryError:
         yield _Said(None, error=wire.packed_error(_died()))
+    except OSError as problem:
+        found = scarce(problem, Path())
+        if found is None:
+            raise
+        yield _Said(None, error=wire.packed_error(found))
 
 
 def _allow(cpu_seconds: float) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 from errors import Corrupt, InputError
 from pipeline.transfers import unzip
 from storage.files import is_plain
-from storage.live import foreign_chroma, parquet_shards
+from storage.live import foreign_chroma, parquet_shards, seal
 from storage.live.chroma import Record
 from storage.live.record_metadata import MAX_DIMENSION, checked, unreadable
 from storage.names import CropName, Sha256, is_one, line, number
+from storage.scarce import scarce
 
 _MAX_PAGES = 100_000
 _MAX_SOURCES = 10_000
@@ -147,7 +148,8 @@ def _chroma(directory: Path) -> Iterator[list[Record]]:
                 raise unreadable("there is more than one collection in its Chroma directory")
             yield list(map(checked, batch.records))
     except Corrupt as problem:
-        raise unreadable("its Chroma directory cannot be opened") from problem
+        found = scarce(problem, directory)
+        raise found or unreadable("its Chroma directory cannot be opened") from problem
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -199,8 +201,11 @@ def _files(folder: Path, fits: Callable[[str], bool]) -> list[str]:
     """Names whose content has the hash that the name says; any other file is left out."""
     kept = []
     for path in sorted(folder.glob("*")):
-        if fits(path.name) and is_plain(path):
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == path.name.split(".")[0]:
-                    kept.append(path.name)
+        if fits(path.name) and is_as_named(path):
+            kept.append(path.name)
     return kept
+
+
+def is_as_named(path: Path) -> bool:
+    """Whether it is a plain file with the content that its name says."""
+    return is_plain(path) and seal.digest(path) == path.name.split(".")[0]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.ingest.embed import Encode
+from storage.atomic_write import atomic_write
 from storage.live import segments
 from storage.live.chroma import BATCH
 from storage.live.open_stores import Workspaces
@@ -77,13 +78,11 @@ def _vectors(
 
 
 def _write(folder: Path, model: str, vectors: Mapping[str, Sequence[float]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     last = max((int(p.stem.split("-")[1]) for p in folder.glob("vectors-*.parquet")), default=0)
     path = folder / f"vectors-{last + 1:05d}.parquet"
-    aside = path.with_suffix(".tmp")
     rows = (Row(op="put", collection=model, id=i, embedding=v) for i, v in vectors.items())
-    aside.write_bytes(segments.encode(rows))
-    return aside.replace(path)
+    atomic_write(path, segments.encode(rows))
+    return path
 
 
 def _kept(folder: Path, model: str) -> dict[str, Path]:

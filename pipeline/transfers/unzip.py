@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from errors import InputError
+from storage.scarce import scarce
 
 MAX_ENTRIES = 20_000
 MAX_RATIO = 300  # a page of zeros is 1,000; text and vectors stay below 20
@@ -26,8 +27,10 @@ def unpack(archive: Path, folder: Path, most_bytes: int) -> list[str]:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _write(opened, entry, target)
+    except OSError as problem:
+        raise scarce(problem, folder.parent) or _refused("it is not a whole zip file") from problem
     except (
-        zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError, ValueError
+        zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError
     ) as problem:  # fmt: skip
         raise _refused("it is not a whole zip file") from problem
     return [entry.filename for entry in files]

@@ -6,8 +6,11 @@ made. Progress is numbered events, as everywhere. Knows nothing of HTTP.
 """
 
 import contextlib
+import hashlib
+import json
 import logging
 import random
+import secrets
 import shutil
 import time
 import zipfile
@@ -19,22 +22,31 @@ from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
-from errors import Cancelled, NotFound, PageProcessDied, QuireError, Refused
+from errors import NotFound, PageProcessDied, QuireError, Refused, was_cancelled
 from pipeline.ingest.assemble import document_elements
 from pipeline.ingest.embed import Encoder
 from pipeline.jobs.queue import BACKOFF, QUEUE_AGAIN, TRANSFER_WORKFLOW, place, run_id, telling
-from pipeline.jobs.uploads import Admission, Promise, write_private
+from pipeline.jobs.uploads import Admission, Promise
 from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
 from pipeline.processes.pool import Pools
 from pipeline.transfers.export import Shelf, export
-from pipeline.transfers.import_archive import Taken, take_in
+from pipeline.transfers.import_archive import Taken, is_as_named, take_in
 from pipeline.transfers.push_tokens import Lent, dataset_name
 from pipeline.transfers.reembed import reembed
 from settings import Settings
-from storage.catalog.catalog import FINISHED, IMPORTED, Catalog, SourceRow, free_title
+from storage.catalog.catalog import (
+    ACTIVE,
+    FINISHED,
+    IMPORTED,
+    Catalog,
+    Collection,
+    JobRow,
+    SourceRow,
+)  # fmt: skip
 from storage.live import parquet_shards
 from storage.live.chroma import BATCH, Record
 from storage.live.workspace import Space, bytes_of
+from storage.names import line
 from storage.paths import Paths
 from storage.removal import crops_in, put_aside, remove_files
 from storage.scarce import known
@@ -84,6 +96,10 @@ class Job:
         return str(self.spec["kind"])
 
     @property
+    def row(self) -> JobRow:
+        return self.tools.catalog.job(self.user, self.id)
+
+    @property
     def work(self) -> Path:
         return self.tools.paths.work(self.user, self.id)
 
@@ -104,8 +120,12 @@ class Job:
 
     def cancelled(self) -> bool:
         """It was cancelled, or runs again by now."""
-        row = self.tools.catalog.job(self.user, self.id)
+        row = self.row
         return row.status == "cancelled" or row.attempt != self.spec["attempt"]
+
+    def go_on(self) -> None:
+        if self.cancelled():
+            raise was_cancelled()
 
     def report(self, what: str) -> Callable[[int, int], None]:
         """Counts what was moved: an event now and then, an end when it was cancelled."""
@@ -114,8 +134,7 @@ class Job:
         def count(done: int, total: int) -> None:
             nonlocal told
             if done - told >= _NOTE_EVERY or done == total:
-                if self.cancelled():
-                    raise Cancelled("cancelled", "The job was cancelled.", "Start it again.")
+                self.go_on()
                 told = done
                 self.note(f"{done:,} of {total:,} {what}.", done, total)
 
@@ -163,6 +182,10 @@ def run(job: Job) -> Json:
     """The final `status`, or `waiting` and the error that may pass by itself."""
     if job.cancelled():
         return _stopped(job)
+    if (
+        status := job.row.status
+    ) in FINISHED:  # by a run that was killed before its answer was kept
+        return _over(job, status)
     works = {"export": _out, "push": _push, "import": _in, "reembed": _anew}
     if job.spec.get("turn"):
         job.note("Trying again.", status="running", summary={"retry_at": None})
@@ -179,48 +202,63 @@ def run(job: Job) -> Json:
         error = problem.as_dict()
         if not problem.permanent and int(job.spec.get("tries", 0)) < len(BACKOFF):
             return {"status": "waiting", "error": error}
-        job.note(str(problem), status="failed", error=error, finished_at=time.time())
         if problem.permanent:
             _leave_nothing(job)
+        job.note(str(problem), status="failed", error=error, finished_at=time.time())
         return _over(job, "failed")
     if job.cancelled():
         return _stopped(job)
     job.note(message, status="succeeded", summary={"result": result}, finished_at=time.time())
-    shutil.rmtree(job.work, ignore_errors=True)
     return _over(job, "succeeded")
 
 
 def _stopped(job: Job) -> Json:
-    """The collection of an import that was cancelled is removed when its owner wants that; as
-    often as it takes, since its last batch may come after the first time."""
-    row = job.tools.catalog.job(job.user, job.id)
-    if row.status == "cancelled":
-        if not row.summary.get("kept", True):
-            _leave_nothing(job)
-        elif job.kind != "import":  # which can go on from its archive
-            shutil.rmtree(job.work, ignore_errors=True)
+    """What is left of it goes, as often as it takes: the last batch may come after the first time. An
+    import that is kept can go on from its archive."""
+    row = job.row
+    if row.status == "cancelled" and (job.kind != "import" or not row.summary.get("kept", True)):
+        _leave_nothing(job)
     return _over(job, "cancelled")
 
 
 def _leave_nothing(job: Job) -> None:
-    """The collection of an import that did not end goes, and what was written for the job."""
-    tools, noted = job.tools, job.work / "collection"
-    if noted.exists():
-        collection = noted.read_text(encoding="ascii")
-        sources = tools.catalog.sources(job.user, collection)
-        with tools.stores.workspaces.open(job.user) as workspace:
-            put_aside(tools.paths, job.user, crops_in(workspace, collection))
-            workspace.drop(collection)
-        tools.catalog.drop_collection(job.user, collection)
-        for source in sources:
-            remove_files(tools.paths, tools.catalog, job.user, source.sha256)
-        tools.stores.committer.touch(job.user)
+    """What an import has made goes, unless it was to be kept, and what was written for the job."""
+    made = job.row.summary.get("made")
+    if made and not job.row.summary.get("kept"):
+        _take_back(job, made)
     shutil.rmtree(job.work, ignore_errors=True)
 
 
+def _take_back(job: Job, collection: str) -> None:
+    """The collection of an import, but for the documents that its owner has added since."""
+    tools, user = job.tools, job.user
+    sources = tools.catalog.sources(user, collection)
+    added = {s.sha256 for s in sources if s.version != IMPORTED}
+    most = tools.settings.max_jobs
+    coming = tools.catalog.jobs(user, ACTIVE, most, collection=collection)
+    added |= {j.sha256 for j in coming if j.sha256}
+    with tools.stores.workspaces.open(user) as workspace:
+        put_aside(tools.paths, user, crops_in(workspace, collection))
+        if added:
+            workspace.delete_where(collection, {"source_id": {"$nin": sorted(added)}})
+        else:
+            workspace.drop(collection)
+    gone = [s.sha256 for s in sources if s.sha256 not in added]
+    if added:
+        for sha256 in gone:
+            tools.catalog.drop_source(user, collection, sha256)
+    else:
+        tools.catalog.drop_collection(user, collection)
+    for sha256 in gone:
+        remove_files(tools.paths, tools.catalog, user, sha256)
+    tools.stores.committer.touch(user)
+
+
 def _over(job: Job, status: str) -> Json:
-    if job.tools.catalog.job(job.user, job.id).status in FINISHED:  # else it runs again by now
+    if job.row.status in FINISHED:  # else it runs again by now
         job.tools.lent.forget(job.id)
+    if status == "succeeded":
+        shutil.rmtree(job.work, ignore_errors=True)
     return {"status": status}
 
 
@@ -260,11 +298,12 @@ def _written(job: Job, kind: str, target: Path, promise: Promise, what: str) -> 
 
 
 def _push(job: Job) -> tuple[str, Json]:
-    """The Parquet export, unpacked, as a dataset of the owner's; what is written is written once."""
-    folder, name = job.work / "push", dataset_name("", "", str(job.spec["dataset"]))
+    """The Parquet export, unpacked, as a dataset of the owner's; written once for what the collection
+    holds: nothing goes out that was deleted while the job waited."""
+    folder, name = job.work / _contents(job), dataset_name("", "", str(job.spec["dataset"]))
     if not folder.exists():
+        shutil.rmtree(job.work, ignore_errors=True)
         archive, aside = job.work / "push.zip", job.work / "unpacked"
-        shutil.rmtree(aside, ignore_errors=True)
         with job.promised() as promise:
             _written(job, "parquet", archive, promise, "records are written")
             with zipfile.ZipFile(archive) as written:
@@ -282,11 +321,22 @@ def _push(job: Job) -> tuple[str, Json]:
     return f"It is in the private dataset {name}.", result
 
 
+def _contents(job: Job) -> str:
+    """A name for what the collection holds now."""
+    tools, user = job.tools, job.user
+    found = tools.catalog.find_collection(user, job.spec["collection"])
+    with tools.stores.workspaces.open(user) as workspace:
+        ids = sorted(workspace.ids(found.id))
+    sources = [s.sha256 for s in tools.catalog.sources(user, found.id)]
+    told = json.dumps([found.title, found.model, sources, ids])
+    return f"push-{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+
+
 def _shelf(job: Job) -> Shelf:
     tools, user = job.tools, job.user
     found = tools.catalog.find_collection(user, job.spec["collection"])
     with tools.stores.workspaces.open(user) as workspace:
-        ids = [r.id for r in workspace.get(found.id)]
+        ids = sorted(workspace.ids(found.id))
 
     def records() -> Iterator[Sequence[Record]]:
         for start in range(0, len(ids), BATCH):
@@ -321,18 +371,17 @@ def _shelf(job: Job) -> Shelf:
 
 def _in(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
-    for leftover in ("in", "rows"):  # of a run that was killed
-        shutil.rmtree(job.work / leftover, ignore_errors=True)
-    archive = job.work / "archive.zip"
+    archive, inside = job.work / "archive.zip", job.work / "taken"
+    shutil.rmtree(inside, ignore_errors=True)  # of a run that was killed
     try:
         with job.promised() as promise:
             size = archive.stat().st_size
             promise.need(size, ahead=_UNPACKED * size + _UNPACKED_LEAST)
-            reader = tools.reader.of(visitor="address" in spec).within((), (job.work,))
+            reader = tools.reader.of(visitor="address" in spec).within((job.work,), (inside,))
             answer = reader.run(
                 take_in,
                 archive,
-                job.work,
+                inside,
                 promise.bytes - size,
                 seconds=_INTAKE_SECONDS,
                 cancelled=job.cancelled,
@@ -344,7 +393,7 @@ def _in(job: Job) -> tuple[str, Json]:
             "Reading the archive needed too much memory or time.",
             "Export the collection in parts, and import those.",
         ) from problem
-    taken = Taken.of(answer, job.work)
+    taken = Taken.of(answer, inside)
     encoder = tools.encoder(_named(job, taken.model))
     if (taken.model, taken.dimension) != (encoder.name, encoder.dimension):
         raise Refused(
@@ -353,21 +402,22 @@ def _in(job: Job) -> tuple[str, Json]:
             f"here questions are embedded with {encoder.name} ({encoder.dimension}).",
             "Name that model in QUIRE_EMBEDDING_MODELS, or submit the PDFs again.",
         )
-    collection = _collection(job, str(spec["title"] or taken.title))
+    collection = _collection(job, line(spec["title"], 200) or taken.title or "Imported")
     space = Space(
         collection=collection, title=tools.catalog.find_collection(user, collection).title,
         model=encoder.name, dimension=encoder.dimension,
     )  # fmt: skip
     report, done = job.report("records are in"), 0
-    for shard in sorted((job.work / "rows").glob("*.parquet")):
+    for shard in sorted((inside / "rows").glob("*.parquet")):
         for batch in parquet_shards.read(shard):
+            tools.catalog.find_collection(user, collection)  # NotFound: it was deleted meanwhile
             tools.admission.grow(user, bytes_of(batch))
             with tools.stores.workspaces.open(user) as workspace:
                 workspace.upsert(space, batch)
             done += len(batch)
             report(done, taken.records)
+    tools.catalog.find_collection(user, collection)
     tools.catalog.set_model(user, collection, encoder.name)
-    _files(job, taken)
     for source in taken.sources:
         tools.catalog.put_source(
             user,
@@ -378,6 +428,7 @@ def _in(job: Job) -> tuple[str, Json]:
                 **asdict(source),
             ),
         )
+    _files(job, taken, inside / "in")
     generation = tools.stores.committer.save(user)
     result = {"collection": collection, "records": done, "saved_generation": generation}
     return f"{done:,} records are in {space.title}.", result
@@ -395,29 +446,27 @@ def _named(job: Job, model: str) -> str | None:
 
 
 def _collection(job: Job, title: str) -> str:
-    """A new collection, the same one when the job begins again; its title gets a number if need be."""
-    noted, there = job.work / "collection", job.tools.catalog.collections(job.user)
-    if noted.exists() and (made_before := noted.read_text(encoding="ascii")) in {
-        c.id for c in there
-    }:
-        return made_before
-    taken = {c.title for c in there}
-    made = job.tools.catalog.create_collection(job.user, free_title(title, taken))
-    write_private(noted, made.id)
-    return made.id
+    """A new collection, the same one when the job begins again: its id is known before it is made. Its
+    title gets a number if need be."""
+    catalog = job.tools.catalog
+    made = str(job.row.summary.get("made") or f"c-{secrets.token_hex(8)}")
+    catalog.update_job(job.id, summary={"made": made})
+    catalog.restore_collection(
+        job.user, Collection(id=made, title=title, model=None, created_at=time.time())
+    )
+    return made
 
 
-def _files(job: Job, taken: Taken) -> None:
-    """Pictures and PDFs, whose names are their hashes, to where the user's others are."""
-    paths, user, inside = job.tools.paths, job.user, job.work / "in"
-    for name in taken.figures:
-        target = paths.crop(user, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (inside / "figures" / name).replace(target)
-    for sha256 in taken.files:
-        target = paths.source(user, sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (inside / "sources" / f"{sha256}.pdf").replace(target)
+def _files(job: Job, taken: Taken, inside: Path) -> None:
+    """Pictures and PDFs, whose names are their hashes, to where the user's others are; their reader is
+    not believed that they have these."""
+    paths, user = job.tools.paths, job.user
+    places = {inside / "figures" / name: paths.crop(user, name) for name in taken.figures}
+    places |= {inside / "sources" / f"{s}.pdf": paths.source(user, s) for s in taken.files}
+    for path, target in places.items():
+        if not target.exists() and is_as_named(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
 
 # Another model
@@ -430,13 +479,12 @@ def _anew(job: Job) -> tuple[str, Json]:
     space = Space(
         collection=found.id, title=found.title, model=encoder.name, dimension=encoder.dimension
     )
-    row = tools.catalog.job(user, spec["job"])
 
     def tell(message: str) -> None:
         if not job.cancelled():
             tools.catalog.update_job(spec["job"], summary={"message": message})
 
-    until = row.created_at + GPU_WAIT
+    until = job.row.created_at + GPU_WAIT
     ask = Ask(user=user, job=spec["job"], policy=spec["gpu"], until=until, tell=tell)
     spent = Spent(seconds=float(spec.get("gpu_seconds") or 0))
 
@@ -449,8 +497,7 @@ def _anew(job: Job) -> tuple[str, Json]:
         return answers.made
 
     def report(done: int, total: int) -> None:
-        if job.cancelled():
-            raise Cancelled("cancelled", "The job was cancelled.", "Start it again.")
+        job.go_on()
         job.note(f"{done:,} of {total:,} records have vectors of {space.model}.", done, total)
 
     with tools.stores.workspaces.open(user) as workspace:

@@ -177,21 +177,8 @@ def _run(
     # A process is started when it is first needed: where there are no visitors, none is for them.
     pages = settings.page_processes
     pool = Pools(Pool(pages), Pool(queues.visitor_pages(pages), nice=2 * NICE, memory_mb=1000))
-    viewer = Pools(Pool(1, nice=0), Pool(1))
     lent = Lent()
     admission = Admission(settings, paths, catalog)
-    library = Library(
-        settings=settings,
-        paths=paths,
-        catalog=catalog,
-        stores=stores,
-        viewer=viewer,
-        confined=Once(viewer.people.within((), ()).confined),
-        encoder=encoder,
-        loaded=encoder.state,
-        lent=lent,
-        admission=admission,
-    )
     here: set[str] = set()
     workflow.register(
         here,
@@ -223,12 +210,6 @@ def _run(
             admission=admission,
         ),
     )
-    house = cleanup.House(
-        paths=paths,
-        accounts=Accounts(catalog_url(settings, paths)),
-        erase=stores.committer.erase,
-        visitor_hours=settings.visitor_hours,
-    )
     role = "reader" if reader else "main"
     if not reader:
         end_promises(paths)
@@ -239,20 +220,39 @@ def _run(
     catalog.workers.beat(executor, role)  # before it takes anything: else nobody would miss it
     busy = bool(catalog.jobs(None, ACTIVE, 1))
     _launch(settings, executor, reader=reader, busy=busy)
-    upkeep = Upkeep(Jobs(settings, paths, catalog), catalog, executor, here, role, stores)
+    upkeep = Upkeep(Jobs(settings, paths, catalog), executor, here, role, stores)
     looking_after = functools.partial(upkeep.run, stopping)
     threading.Thread(target=_lasting, args=(looking_after, stopping), daemon=True).start()
     if reader:
         stopping.wait()
     else:
-        saving = threading.Thread(
-            target=_lasting, args=(stores.committer.run, stopping), daemon=True
+        saving = functools.partial(_lasting, stores.committer.run, stopping)
+        threading.Thread(target=saving, daemon=True).start()
+        accounts = Accounts(catalog_url(settings, paths))
+        house = cleanup.House(
+            paths=paths,
+            accounts=accounts,
+            erase=stores.committer.erase,
+            visitor_hours=settings.visitor_hours,
         )
-        saving.start()
         threading.Thread(target=cleanup.keep, args=(house, stopping), daemon=True).start()
+        viewer = Pools(Pool(1, nice=0), Pool(1))
+        library = Library(
+            settings=settings,
+            paths=paths,
+            catalog=catalog,
+            stores=stores,
+            viewer=viewer,
+            confined=Once(viewer.people.within((), ()).confined),
+            encoder=encoder,
+            loaded=encoder.state,
+            lent=lent,
+            admission=admission,
+        )
         _answer_calls(paths, library, upkeep, encoder, stopping)
+        viewer.close()
+        accounts.close()
     pool.close()
-    viewer.close()
     intake.close()
     DBOS.destroy(workflow_completion_timeout_sec=0)
     if not reader:

@@ -286,19 +286,21 @@ def _being_read(job: JobRow, settings: Settings) -> SourceRow:
     )
 
 
-CALLS = frozenset(
-    name for name in vars(Library) if not name.startswith("_") and callable(vars(Library)[name])
-)
+CALLS = {
+    name: {n: p.annotation for n, p in inspect.signature(call).parameters.items()}
+    for name, call in vars(Library).items()
+    if not name.startswith("_") and callable(call)
+}
 
 
 def dispatch(library: Library, body: bytes) -> Any:
     """A call of `rpc.py`, checked against the names above; each argument is of its parameter's type."""
     request = json.loads(body)
-    if request["call"] not in CALLS:
+    types = CALLS.get(request["call"])
+    if types is None:
         raise InputError("call_unknown", "There is no such call.", "Update the app.")
     user = UserKey(request["user"])
     call = getattr(library, request["call"])
-    types = {n: p.annotation for n, p in inspect.signature(call).parameters.items()}
     arguments = {n: _argument(types.get(n), v) for n, v in request["arguments"].items()}
     if request["call"] != "status":  # which tells, also when the remotes are away
         library.stores.replication.adopt(user)

@@ -6,7 +6,6 @@ end with what the content's sha256 begins with, so that a damaged file is never 
 """
 
 import hashlib
-import os
 import re
 import secrets
 import time
@@ -15,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from errors import Corrupt
+from storage.atomic_write import atomic_write
 from storage.live import seal, segments
 from storage.live.segments import Row
+from storage.names import UserKey, is_one
 from storage.paths import Paths
 
 _DIGITS = 16
@@ -25,16 +26,10 @@ _INSTANCE = re.compile(rb"[0-9a-f]{16}")
 
 def write(folder: Path, content: bytes, after: str = "") -> str:
     """A file that is whole or not there; returns its name, which is greater than `after`."""
-    folder.mkdir(parents=True, exist_ok=True)
     last = max([after, *(p.name for p in folder.glob("*.parquet*"))])
     count = max(time.time_ns(), number(last) + 1)
     path = folder / f"{count:020d}-{hashlib.sha256(content).hexdigest()[:_DIGITS]}.parquet"
-    aside = path.with_suffix(".tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    atomic_write(path, content, durable=True)
     return path.name
 
 
@@ -110,7 +105,15 @@ def erase(paths: Paths, user: str, before: float) -> None:
 def note_lost(paths: Paths, user: str, names: Iterable[str]) -> None:
     """For whoever can make these changes again."""
     since = min([*map(number, names), lost_since(paths, user) or number("9" * 20)])
-    paths.lost(user).write_text(str(since), encoding="ascii")
+    atomic_write(paths.lost(user), str(since).encode())
+
+
+def losses(paths: Paths) -> dict[str, int]:
+    """By user, of all that have lost changes: when, in nanoseconds, the first of these was made."""
+    marks = (paths.root / "users").glob(f"*/{paths.lost('0' * 32).name}")
+    users = [p.parent.name for p in marks if is_one(UserKey, p.parent.name)]
+    told = {user: lost_since(paths, user) for user in users}
+    return {user: since for user, since in told.items() if since is not None}
 
 
 def lost_since(paths: Paths, user: str) -> int | None:
@@ -135,9 +138,6 @@ def instance(paths: Paths) -> str:
     """This data directory's name among the instances, made once; and again when it is damaged."""
     told = paths.instance.read_bytes() if paths.instance.exists() else b""
     if not _INSTANCE.fullmatch(told):
-        paths.root.mkdir(parents=True, exist_ok=True)
-        aside = paths.instance.with_name(f".instance.{secrets.token_hex(4)}")
-        aside.write_text(secrets.token_hex(8), encoding="ascii")
-        aside.replace(paths.instance)
+        atomic_write(paths.instance, secrets.token_hex(8).encode())
         told = paths.instance.read_bytes()
     return told.decode("ascii")

@@ -73,15 +73,13 @@ class _Slot:
     mended: float = float("-inf")
 
     def close(self) -> None:
-        """The store, then its lock. One that cannot be closed is not sealed, and built anew."""
+        """The store, not its lock. One that cannot be closed is not sealed, and built anew."""
         workspace, self.workspace = self.workspace, None
         try:
             if workspace is not None:
                 workspace.close()
         except (QuireError, OSError) as problem:
             log.warning("a store was not closed: %s", problem)
-        finally:
-            self.release()
 
     def release(self) -> None:
         lock, self.lock = self.lock, None
@@ -169,6 +167,7 @@ class Workspaces:
             self._slots.clear()
         for slot in slots:
             slot.close()
+            slot.release()
 
     def forget(self, user: str) -> None:
         """Close a user's live store; it is rebuilt at the next touch."""
@@ -235,11 +234,13 @@ class Workspaces:
         if held is None:
             raise index_damaged()
         files = journal.proved(self.paths, user, self.truth.shipped(user))
-        seal.write(self.paths.opened(user), Seal(journal=held.journal))
-        clean.unlink()
         try:
+            seal.write(self.paths.opened(user), Seal(journal=held.journal))
+            clean.unlink()
             closed_copy.copy(self.paths.chroma(user), target)
         except OSError as problem:
+            shutil.rmtree(target, ignore_errors=True)  # what there is of it would fill the disk
+            self._sealed_again(user, held)
             raise Unavailable(
                 "publish_failed",
                 f"The Chroma directory cannot be copied ({problem.strerror}).",
@@ -272,8 +273,15 @@ class Workspaces:
             if held is None and slot.workspace is not None:
                 slot.workspace.damaged = True
             if held is not None and slot.workspace is None and slot.opening is None:
-                seal.write(self.paths.clean(user), held)
-                self.paths.opened(user).unlink(missing_ok=True)
+                self._sealed_again(user, held)
+
+    def _sealed_again(self, user: str, held: Seal) -> None:
+        """One that cannot be written for want of room is built anew at the next touch."""
+        try:
+            seal.write(self.paths.clean(user), held)
+            self.paths.opened(user).unlink(missing_ok=True)
+        except OSError as problem:
+            log.warning("a store was not sealed: %s", problem, extra={"user": user})
 
     # Opening
 
@@ -290,13 +298,11 @@ class Workspaces:
                     if only_idle and slot.busy:
                         return False
                     slot.opening = done
-                    workspace, slot.workspace = slot.workspace, None
                     break
             wait([waiting])
         try:
             slot.lock = slot.lock or locked(self.paths.lock(user))
-            if workspace is not None:
-                workspace.close()
+            slot.close()
             work()
         finally:
             slot.release()
@@ -355,10 +361,7 @@ class Workspaces:
 
     def _opened(self, user: str, slot: _Slot) -> Workspace:
         spoilt = slot.workspace is not None and slot.workspace.damaged
-        if slot.workspace is not None:
-            lock, slot.lock = slot.lock, None
-            slot.close()
-            slot.lock = lock
+        slot.close()
         slot.lock = slot.lock or locked(self.paths.lock(user))
         held = self._sealed(user)
         proved = held and self._proved(user, held)
@@ -428,7 +431,7 @@ class Workspaces:
         if slot.workspace is not None:
             slot.workspace.base = _followed(slot.went, slot.workspace.base)
         elif held := seal.read(self.paths.clean(user)):
-            seal.write(self.paths.clean(user), replace(held, base=_followed(slot.went, held.base)))
+            self._sealed_again(user, replace(held, base=_followed(slot.went, held.base)))
         slot.went.clear()
 
     def _make_room(self, opened: str) -> None:

@@ -186,8 +186,11 @@ class Workspace:
 
     def upsert(self, space: Space, records: Sequence[Record]) -> None:
         """Journal, then both indexes; the same records again change nothing. Of several with one id
-        the last counts."""
-        records = list({r.id: r for r in records}.values())
+        the last counts. Each says that its vector is of the space's model, whatever it said."""
+        told = {"model": space.model}
+        records = list(
+            {r.id: replace(r, metadata={**r.metadata, **told}) for r in records}.values()
+        )
         if not records:
             return
         ids = [r.id for r in records]
@@ -211,15 +214,15 @@ class Workspace:
                     self._vectors.delete(collection, ids)
                     self._with_words(lambda w: w.delete(collection, ids))
                     self._changed_records(collection, ids)
-                self._hold(collection, self._ids.get(collection, set()) - set(ids))
+                held = self._ids.get(collection, set())
+                held.difference_update(ids)
+                self._hold(collection, held)
             return len(ids)
 
     def delete_where(self, collection: str, where: Mapping[str, Any]) -> int:
         """How many records of that collection fitted and are gone."""
         with self._use():
-            if not self._vectors.has(collection):
-                return 0
-            return self.delete(collection, self._vectors.ids(collection, where))
+            return self.delete(collection, sorted(self.ids(collection, where)))
 
     def drop(self, collection: str) -> int:
         with self._use():
@@ -356,6 +359,17 @@ class Workspace:
             except NotFound:
                 return self._nothing(collection)
 
+    def ids(self, collection: str, where: Mapping[str, Any] | None = None) -> set[str]:
+        """Of all its records, or of those that fit."""
+        with self._use():
+            held = self._ids.get(collection, set())
+            if not held or not where:
+                return set(held)
+            try:
+                return set(self._vectors.ids(collection, where))
+            except NotFound:
+                return set(self._nothing(collection))
+
     @property
     def journal(self) -> tuple[str, ...]:
         """Files of the journal that it holds on top of what is saved, and some that are saved."""
@@ -397,13 +411,17 @@ class Workspace:
             shipped = self._shipped(self._user)
             names = [n for n in names if n > shipped]
             self._prune_at = len(names) + _NAMES
-        self._note_names(names)
+        try:
+            self._note_names(names)
+        except OSError:  # the change is refused, and no save may hold it
+            (folder / self._last).unlink()
+            raise
         self._changed(self._user)
         return folder / self._last
 
     def _note_names(self, names: list[str]) -> None:
-        self._names = names
         seal.write(self._paths.opened(self._user), Seal(journal=tuple(names)))
+        self._names = names
 
     # Inside
 
