@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from pipeline.ingest.partition import write_batch, write_once
-from pipeline.ingest.stages import Place, Tools, answer
+from pipeline.ingest.place import Place, Tools
+from pipeline.ingest.stages import answer
 from pipeline.jobs.queue import NO_BATCH
 from pipeline.jobs.uploads import Admission
 from pipeline.processes.pool import Pool, Pools

@@ -25,13 +25,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from starlette.requests import Request as HttpRequest
 
 from errors import NotFound, Refused
-from pipeline.ingest import stages
+from pipeline.ingest import endings, stages
 from pipeline.ingest.partition import Batch, BatchResult, write_batch
+from pipeline.ingest.place import Place, Tools
 from pipeline.jobs.service import Jobs, Request
 from pipeline.jobs.uploads import Admission
 from pipeline.models.gpu import Answers
 from pipeline.pdf.elements import element
 from pipeline.pdf.page import Box, PageRecord
+from pipeline.transfers import job as moving
 from pipeline.transfers import workflow as transfers
 from pipeline.worker.cleanup import UPLOADS_FOR, House, tidy
 from pipeline.worker.handlers import Library
@@ -164,10 +166,10 @@ class Home:
             "stores": self.stores, "encoder": lambda _: Numbers(),
             "admission": Admission(self.settings, self.paths, self.catalog),
         }  # fmt: skip
-        self.tools = stages.Tools(
+        self.tools = Tools(
             **common, pool=Direct(), notifier=None, borrower=Borrowing(), detector=None
         )  # type: ignore[arg-type]
-        self.moves = transfers.Tools(**common, borrower=None, reader=Direct(), lent=Forgetful())  # type: ignore[arg-type]
+        self.moves = moving.Tools(**common, borrower=None, reader=Direct(), lent=Forgetful())  # type: ignore[arg-type]
         self.library = Library(
             **common, viewer=Direct(), loaded=lambda: None, lent=None, confined=None
         )  # type: ignore[arg-type]
@@ -295,7 +297,7 @@ class Owners(RuleBasedStateMachine):
     def worked(self, user: str, job: str, pages: int) -> None:
         row = self.home.catalog.job(user, job)
         spec = {**self.home.jobs._body(row, 1, {})}
-        place = stages.Place(self.home.tools, spec)
+        place = Place(self.home.tools, spec)
         status = "succeeded"
         try:
             for first in range(1, pages + 1, 4):
@@ -303,9 +305,9 @@ class Owners(RuleBasedStateMachine):
                 batch = Batch(index=(first - 1) // 4, first=first, last=last)
                 stages.read_pages(place, batch)
                 stages.index_batch(place, batch, last=last == pages)
-            stages.finish_index(place, pages)
-            stages.save(place, {"status": status, "pages_failed": [], "message": "Done."})
-            stages.clean(place, {"status": status})
+            stages.finish_index(place, pages, -(-pages // 4))
+            endings.save(place, {"status": status, "pages_failed": [], "message": "Done."})
+            endings.clean(place, {"status": status})
         except Refused as problem:
             assert problem.code == "quota_exceeded"
             status = "failed"
@@ -318,7 +320,7 @@ class Owners(RuleBasedStateMachine):
             row = waiting[n % len(waiting)]
             self.home.jobs.cancel(user, row.id, keep=keep)
             if not keep and row.sha256:
-                stages.undo(stages.Place(self.home.tools, self.home.jobs._body(row, 1, {})))
+                endings.undo(Place(self.home.tools, self.home.jobs._body(row, 1, {})))
                 listed = {s.sha256 for s in self.home.catalog.sources(user)}
                 reading = self.home.catalog.jobs(user, ["queued"], 9, sha256=row.sha256)
                 there = self.home.paths.source(user, row.sha256).exists()
@@ -330,7 +332,7 @@ class Owners(RuleBasedStateMachine):
         if over:
             row = over[n % len(over)]
             self.home.jobs.dismiss(user, row.id)
-            stages.discard(stages.Place(self.home.tools, self.home.jobs._body(row, 1, {})))
+            endings.discard(Place(self.home.tools, self.home.jobs._body(row, 1, {})))
 
     # Collections
 
@@ -377,7 +379,7 @@ class Owners(RuleBasedStateMachine):
     def moved(self, user: str, job: str) -> None:
         row = self.home.catalog.job(user, job)
         spec = self.home.jobs._body(row, 1, {})
-        found = transfers.run(transfers.Job(self.home.moves, spec))
+        found = transfers.run(moving.Job(self.home.moves, spec))
         error = self.home.jobs.job(user, job)["error"]
         assert found["status"] == "succeeded" or error["code"] in {
             "quota_exceeded", "archive_refused", "import_unreadable",

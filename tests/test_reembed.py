@@ -13,7 +13,8 @@ from gradio_client.exceptions import AppError
 
 from errors import Cancelled, Conflict, QuireError
 from pipeline.ingest.partition import write_batch
-from pipeline.ingest.stages import Place, Tools, answer
+from pipeline.ingest.place import Place, Tools
+from pipeline.ingest.stages import answer
 from pipeline.processes.pool import Pool, Pools
 from pipeline.transfers import reembed as module
 from pipeline.transfers.reembed import reembed

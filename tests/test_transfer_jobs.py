@@ -17,11 +17,13 @@ import pytest
 from errors import PageProcessDied, QuireError, Unavailable
 from pipeline.jobs.service import Jobs
 from pipeline.processes.pool import Pool
-from pipeline.transfers import unzip, workflow
+from pipeline.transfers import incoming, unzip, workflow
+from pipeline.transfers.job import Job, Tools
 from pipeline.transfers.push_tokens import Lent
-from pipeline.transfers.workflow import Job, Tools, run
+from pipeline.transfers.workflow import run
 from settings import Settings
 from storage.catalog.catalog import JobRow, SourceRow
+from storage.live.workspace import Space
 from tests import in_child
 from tests.house import USER, House, record
 
@@ -176,7 +178,7 @@ def test_a_failed_import_takes_no_document_of_its_owner_with_it(
 
     def added(*_: Any) -> None:
         (made,) = catalog.collections(USER)
-        space = workflow.Space(collection=made.id, title=made.title, model="m", dimension=3)
+        space = Space(collection=made.id, title=made.title, model="m", dimension=3)
         with desk.house.workspaces.open(USER) as workspace:
             workspace.upsert(space, [record(7, source_id="b" * 64)])
         own = SourceRow(collection=made.id, sha256="b" * 64, filename="mine", bytes=1, pages=1,
@@ -184,7 +186,7 @@ def test_a_failed_import_takes_no_document_of_its_owner_with_it(
         catalog.put_source(USER, own)
         raise QuireError("quota_exceeded", "Full.", "Delete.")
 
-    monkeypatch.setattr(workflow, "_files", added)
+    monkeypatch.setattr(incoming, "_files", added)
     assert run(job) == {"status": "failed"}
     assert set(desk.records()) == {"id7"}
     assert [s.filename for s in catalog.sources(USER)] == ["mine"]

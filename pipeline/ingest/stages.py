@@ -8,16 +8,15 @@ changes nothing. `answer` gives errors as values: the workflow decides on their 
 import contextlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from errors import InputError, NotFound, QuireError, Refused, Unavailable, was_cancelled
+from errors import InputError, NotFound, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import Carry, Chunk, ChunkOptions, chunk_batch
 from pipeline.ingest.embed import Encoder, records
+from pipeline.ingest.endings import clean, discard, keep, list_source, notify, save, undo
 from pipeline.ingest.partition import (
     STYLE,
     Batch,
@@ -27,153 +26,18 @@ from pipeline.ingest.partition import (
     write_batch,
     write_once,
 )
-from pipeline.jobs.notify import Notifier, unsealed
-from pipeline.jobs.uploads import Admission
-from pipeline.models.gpu import GPU_WAIT, Ask, Borrower, Spent
-from pipeline.options import PartitionOptions
-from pipeline.pdf.hi_res import Detector, Region
+from pipeline.ingest.place import Json, Place
+from pipeline.models.gpu import Spent
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
-from pipeline.processes.pool import Pool, Pools
-from settings import Settings
-from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
-from storage.paths import Paths
-from storage.removal import crops_in, put_aside, remove_batch, remove_files
+from storage.removal import remove_batch
 from storage.scarce import known
-from storage.stores import Stores
 
 log = logging.getLogger(__name__)
-Json = dict[str, Any]
 # Seconds of work for each page of these, whatever is on it.
 _EACH = {"ocr_only": 1.0, "hi_res": 2.0, "reference": 2.0}
-_CANCEL_LOOKS = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What the stages work with; the worker makes it once."""
-
-    settings: Settings
-    paths: Paths
-    catalog: Catalog
-    pool: Pools
-    stores: Stores
-    notifier: Notifier
-    encoder: Callable[[str | None], Encoder]
-    borrower: Borrower
-    detector: Callable[[], Detector]
-    admission: Admission
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a job's artifacts are."""
-
-    tools: Tools
-    spec: Json
-
-    def grow(self, size: int = 0) -> None:
-        """That many bytes come to what the job's owner has; Refused when there is no room."""
-        self.tools.admission.grow(self.spec["user"], size)
-
-    @property
-    def options(self) -> PartitionOptions:
-        settings = self.tools.settings
-        return PartitionOptions.of(self.spec, settings.layout_model, settings.table_model)
-
-    @property
-    def elements(self) -> Path:
-        spec = self.spec
-        return self.tools.paths.elements(spec["user"], spec["sha256"], self.options.version())
-
-    @property
-    def pool(self) -> Pool:
-        """Page processes that open the files of this job's user, and nobody else's."""
-        mine = self.tools.pool.of(visitor="address" in self.spec)
-        return mine.within(*self.tools.paths.for_pages(self.spec["user"]))
-
-    @property
-    def work(self) -> Path:
-        return self.tools.paths.work(self.spec["user"], self.spec["job"])
-
-    @property
-    def chunks(self) -> Path:
-        return self.work / f"chunks-{self.spec['attempt']}"
-
-    @property
-    def readable(self) -> Path:
-        """The decrypted or repaired copy when there is one, else the original."""
-        original = self.tools.paths.source(self.spec["user"], self.spec["sha256"])
-        return self.copy if self.copy.exists() else original
-
-    @property
-    def copy(self) -> Path:
-        return self.elements / "readable.pdf"
-
-    @property
-    def ask(self) -> Ask:
-        """How this job may borrow a GPU: one that waits for it waits an hour at most."""
-        spec = self.spec
-        policy = spec.get("gpu", "auto")
-        until = 0.0
-        if policy == "wait":
-            until = (self.row.started_at or self.row.created_at) + GPU_WAIT
-
-        def tell(message: str) -> None:
-            if not self.cancelled()():
-                self.tools.catalog.update_job(spec["job"], summary={"message": message})
-
-        return Ask(user=spec["user"], job=spec["job"], policy=policy, until=until, tell=tell)
-
-    def detector(self, spent: Spent) -> Callable[[], Detector]:
-        """The layout models, borrowed or here; what was decided goes into `spent`."""
-        return lambda: _Seeing(self, spent)
-
-    @property
-    def row(self) -> JobRow:
-        return self.tools.catalog.job(self.spec["user"], self.spec["job"])
-
-    @property
-    def newest(self) -> bool:
-        """No later attempt of the job was begun."""
-        return bool(self.row.attempt == self.spec["attempt"])
-
-    def go_on(self) -> None:
-        """Cancelled when the job was cancelled, or runs again by now."""
-        if self.cancelled()():
-            raise was_cancelled()
-
-    def cancelled(self) -> Callable[[], bool]:
-        """Whether the job was cancelled, or runs again by now; looks at most twice a second."""
-        looked, answer = 0.0, False
-
-        def look() -> bool:
-            nonlocal looked, answer
-            now = time.monotonic()
-            if now - looked > _CANCEL_LOOKS:
-                looked, row = now, self.row
-                answer = row.status == "cancelled" or row.attempt != self.spec["attempt"]
-            return answer
-
-        return look
-
-
-@dataclass(frozen=True, slots=True)
-class _Seeing:
-    place: Place
-    spent: Spent
-
-    def detect(self, pictures: Sequence[Path]) -> list[tuple[Region, ...]]:
-        tools = self.place.tools
-        models = (tools.settings.layout_model, tools.settings.table_model)
-        return self.spent.add(
-            tools.borrower.detect(self.place.ask, pictures, models, tools.detector)
-        )
-
-
-# Stages: plain functions over artifacts, each idempotent
 
 
 def probe_source(place: Place) -> Json:
@@ -393,110 +257,8 @@ def finish_index(place: Place, pages: int, batches: int) -> Json:
         log.warning(
             "no old records are removed: what was indexed is not known", extra={"job": spec["job"]}
         )
-    _list_source(place, pages)
+    list_source(place, pages)
     return {"records": len(current)}
-
-
-def _list_source(place: Place, pages: int) -> None:
-    spec, catalog = place.spec, place.tools.catalog
-    catalog.find_collection(spec["user"], spec["collection"])  # NotFound: it was deleted meanwhile
-    source = SourceRow(
-        collection=spec["collection"],
-        sha256=spec["sha256"],
-        filename=spec["filename"],
-        bytes=spec["bytes"],
-        pages=pages,
-        version=place.options.version(),
-        created_at=time.time(),
-    )
-    catalog.put_source(spec["user"], source)
-
-
-def save(place: Place, outcome: Json) -> Json:
-    """One confirmed generation of this user: once it stands, so does the job's outcome."""
-    place.tools.catalog.update_job(
-        place.spec["job"], summary={"outcome": {**outcome, "at": time.time()}}
-    )
-    return {"generation": place.tools.stores.committer.save(place.spec["user"])}
-
-
-def keep(place: Place) -> Json:
-    """What a cancelled job had indexed is listed: its source, of which some pages are searchable."""
-    spec, tools = place.spec, place.tools
-    row = place.row
-    with tools.stores.workspaces.open(spec["user"]) as workspace:
-        held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
-    if held and row.status == "cancelled":
-        _list_source(place, int(row.summary.get("pages", 0)))
-        tools.stores.committer.touch(spec["user"])
-    return {"records": len(held)}
-
-
-def undo(place: Place) -> Json:
-    """What a cancelled job had read and indexed is removed again, with its files: not what was whole in
-    the collection before, nor anything once the job runs again."""
-    if place.row.status != "cancelled" or not place.newest or _was_whole(place):
-        return {}
-    return _remove(place)
-
-
-def discard(place: Place) -> Json:
-    """A job that failed or was cancelled is off its owner's list: what it left goes, unless the
-    document is in the collection, or the job was put back meanwhile."""
-    row = place.row
-    if row.status not in FINISHED or not row.summary.get("dismissed") or _listed(place):
-        return {}
-    return _remove(place)
-
-
-def _remove(place: Place) -> Json:
-    spec, tools = place.spec, place.tools
-    user, sha256 = spec["user"], spec["sha256"]
-    with tools.stores.workspaces.open(user) as workspace:
-        put_aside(tools.paths, user, crops_in(workspace, spec["collection"], sha256))
-        gone = workspace.delete_where(spec["collection"], {"source_id": sha256})
-    tools.catalog.drop_source(user, spec["collection"], sha256)
-    remove_files(tools.paths, tools.catalog, user, sha256)
-    shutil.rmtree(place.work, ignore_errors=True)
-    tools.stores.committer.touch(user)
-    return {"records": gone}
-
-
-def _was_whole(place: Place) -> bool:
-    """Whether an earlier attempt, or another job, had the whole document in the collection."""
-    spec, catalog = place.spec, place.tools.catalog
-    same = {"collection": spec["collection"], "sha256": spec["sha256"]}
-    done = catalog.jobs(spec["user"], ("succeeded", "partial"), 1, **same)
-    listed = any(s.created_at < spec["came"] for s in _listed(place))
-    return listed and bool(done or place.row.summary.get("saved_generation"))
-
-
-def _listed(place: Place) -> list[SourceRow]:
-    spec = place.spec
-    return place.tools.catalog.sources(spec["user"], spec["collection"], sha256=spec["sha256"])
-
-
-def notify(place: Place, result: Json) -> Json:
-    """Tell whoever asked. An error that may pass is raised while there are tries left; every other
-    end is told in the job's row."""
-    address = place.spec.get("notify")
-    if not address:
-        return {}
-    try:
-        told = place.tools.notifier.send(
-            unsealed(place.tools.settings.secret, address), place.spec, result
-        )
-    except InputError as problem:
-        told = {"state": "failed", "reason": str(problem)}
-    place.tools.catalog.update_job(place.spec["job"], summary={"notified": told})
-    return told
-
-
-def clean(place: Place, result: Json) -> Json:
-    """The job's own artifacts go once nothing can need them again: no later attempt is at work."""
-    if result["status"] in {"succeeded", "partial"} and place.newest:
-        shutil.rmtree(place.work, ignore_errors=True)
-    return {}
 
 
 STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {

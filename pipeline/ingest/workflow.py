@@ -13,7 +13,8 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
 from pipeline.ingest.partition import plan
-from pipeline.ingest.stages import Json, Place, Tools, answer
+from pipeline.ingest.place import Json, Place, Tools
+from pipeline.ingest.stages import answer
 from pipeline.jobs.queue import (
     BACKOFF,
     NO_BATCH,

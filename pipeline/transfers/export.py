@@ -1,7 +1,7 @@
 """A collection to take away: Parquet, a Chroma directory, JSON elements, Markdown; one zip each.
 
 Nothing is held whole: records come in batches, documents one after another, the zip is written as it
-goes. What `pipeline/transfers/workflow.py` asks for; knows nothing of jobs.
+goes. What `outgoing.py` asks for; knows nothing of jobs.
 """
 
 import io

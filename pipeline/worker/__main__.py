@@ -28,7 +28,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 from errors import QuireError
 from pipeline.ingest import workflow
 from pipeline.ingest.embed import Encoder
-from pipeline.ingest.stages import Tools
+from pipeline.ingest.place import Tools
 from pipeline.jobs import queues
 from pipeline.jobs.notify import Notifier
 from pipeline.jobs.queue import (
@@ -47,6 +47,7 @@ from pipeline.processes.channel import Channel
 from pipeline.processes.pool import NICE, Pool, Pools
 from pipeline.processes.rpc import PING, address, key
 from pipeline.processes.supervisor import die_with_parent
+from pipeline.transfers import job
 from pipeline.transfers import workflow as transfer
 from pipeline.transfers.push_tokens import Lent
 from pipeline.worker import cleanup
@@ -198,7 +199,7 @@ def _run(
     intake = Pools(*(Pool(1, memory_mb=4000, recycle_after=1) for _ in range(2)))
     transfer.register(
         here,
-        transfer.Tools(
+        job.Tools(
             paths=paths,
             catalog=catalog,
             stores=stores,
