@@ -12,7 +12,7 @@ from pipeline.ingest.partition import write_batch, write_once
 from pipeline.ingest.place import Place, Tools
 from pipeline.ingest.stages import answer
 from pipeline.jobs.queue import NO_BATCH
-from pipeline.jobs.uploads import Admission
+from pipeline.jobs.uploads import Admission, write_private
 from pipeline.processes.pool import Pool, Pools
 from settings import Settings
 from storage.catalog.catalog import JobRow, SourceRow
@@ -83,6 +83,19 @@ def test_an_earlier_attempt_takes_nothing_from_a_later_one(
     assert house.ids() == ["id1", "id2"]
     assert (later.chunks / "ids-00000.json").exists()
     assert not house.catalog.sources(USER)
+
+
+@pytest.mark.parametrize(
+    ("stage", "value"),
+    [("keep", {}), ("clean", {"status": "failed"}), ("clean", {"status": "partial"})],
+)
+def test_a_password_does_not_outlive_its_attempt(
+    house: House, stage: str, value: dict[str, Any]
+) -> None:
+    here = place(house, 1, status="cancelled" if stage == "keep" else "running")
+    write_private(here.work / "password", "secret")
+    answer(stage, here, NO_BATCH, value)
+    assert not (here.work / "password").exists()
 
 
 @pytest.mark.parametrize("before", ["this job", "another job", "kept", "nothing"])

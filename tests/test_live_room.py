@@ -3,6 +3,8 @@ proved is made again, and it can still be removed."""
 
 import errno
 import os
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from errors import Unavailable
 from storage.atomic_write import atomic_write
 from storage.live import closed_copy, journal, seal
+from storage.live.keyword_index import tells_damage
 from tests.house import USER, House
 
 Fill = Callable[[str], None]
@@ -111,3 +114,36 @@ def test_a_journal_that_cannot_be_written_leaves_nothing(
     with pytest.raises(OSError, match="No space"):
         journal.write(tmp_path / "pending", b"rows")
     assert not list((tmp_path / "pending").iterdir())
+
+
+def test_a_machine_without_threads_is_told_and_waited_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.workspaces.forget(USER)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(Unavailable) as caught:
+            house.ids()
+    assert caught.value.code == "opening"
+    assert house.ids() == ["id1", "id2"]
+
+
+@pytest.mark.parametrize(
+    ("code", "damage"),
+    [
+        (sqlite3.SQLITE_CORRUPT, True),
+        (sqlite3.SQLITE_CORRUPT_VTAB, True),
+        (sqlite3.SQLITE_NOTADB, True),
+        (sqlite3.SQLITE_CANTOPEN, False),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, False),
+        (sqlite3.SQLITE_NOMEM, False),
+    ],
+)
+def test_a_keyword_index_is_thrown_away_for_its_damage_alone(code: int, damage: bool) -> None:
+    problem = sqlite3.OperationalError("no")
+    problem.sqlite_errorcode = code
+    assert tells_damage(problem) is damage

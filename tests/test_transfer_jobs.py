@@ -1,6 +1,7 @@
 """What a transfer does to its owner's things whatever ends it: a kill between any two lines, a full disk,
 a reader that has been taken over, an owner who changes what it is about."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -241,6 +242,25 @@ def test_a_reader_that_was_taken_over_harms_nothing_of_its_owner(desk: Desk) -> 
     (written,) = desk.reader.written
     assert written.parent == job.work  # where its archive is, and what is noted of the job, is not
     assert "id1" in desk.records()
+
+
+def test_what_nobody_could_delete_is_not_taken_in(desk: Desk) -> None:
+    """A PDF that no source lists, a picture that no record shows."""
+    extra = {f"sources/{hash_of(b'pdf')}.pdf": b"pdf", f"figures/{hash_of(b'jpg')}.jpg": b"jpg"}
+    assert run(desk.importing(**extra)) == {"status": "succeeded"}
+    mine = desk.house.paths.user(USER)
+    assert not [p for top in ("sources", "crops") for p in (mine / top).glob("*")]
+
+
+def test_an_archive_of_too_many_documents_is_refused_whole(desk: Desk) -> None:
+    one = {"sha256": SHA, "filename": "f", "pages": 1}
+    facts = {"title": "t", "model": "m", "sources": [one] * 10_001}
+    assert run(desk.importing(**{"quire.json": json.dumps(facts).encode()})) == {"status": "failed"}
+    assert not desk.titles()
+
+
+def hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def test_a_full_disk_passes(tmp_path: Path) -> None:

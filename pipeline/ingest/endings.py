@@ -42,6 +42,8 @@ def keep(place: Place) -> Json:
     row = place.row
     with tools.stores.workspaces.open(spec["user"]) as workspace:
         held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
+    if row.status == "cancelled" and place.newest:
+        place.password.unlink(missing_ok=True)
     if held and row.status == "cancelled":
         list_source(place, int(row.summary.get("pages", 0)))
         tools.stores.committer.touch(spec["user"])
@@ -109,7 +111,11 @@ def notify(place: Place, result: Json) -> Json:
 
 
 def clean(place: Place, result: Json) -> Json:
-    """The job's own artifacts go once nothing can need them again: no later attempt is at work."""
-    if result["status"] in {"succeeded", "partial"} and place.newest:
+    """The job's own artifacts go once nothing can need them again: no later attempt is at work. Of one
+    that failed they stay for a retry, but for its password."""
+    if not place.newest:
+        return {}
+    place.password.unlink(missing_ok=True)
+    if result["status"] in {"succeeded", "partial"}:
         shutil.rmtree(place.work, ignore_errors=True)
     return {}

@@ -74,6 +74,11 @@ class Place:
         return self.tools.paths.work(self.spec["user"], self.spec["job"])
 
     @property
+    def password(self) -> Path:
+        """Written at the submit, gone when the file was read or the attempt is over."""
+        return self.work / "password"
+
+    @property
     def chunks(self) -> Path:
         return self.work / f"chunks-{self.spec['attempt']}"
 

@@ -44,7 +44,7 @@ def probe_source(place: Place) -> Json:
     """What is in the file; written once beside its elements, and told in the job's row."""
     tools, spec = place.tools, place.spec
     tools.stores.committer.touch(spec["user"])  # the job and its original are saved soon
-    target, secret = place.elements / "probe.json", place.work / "password"
+    target, secret = place.elements / "probe.json", place.password
     # Before the answer is looked for: another run of this stage takes it away after it has written that.
     password = secret.read_text(encoding="utf-8") if secret.exists() else None
     with contextlib.suppress(NotFound):  # read before, on a disk that is gone

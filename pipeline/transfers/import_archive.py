@@ -5,7 +5,7 @@ Leaves `rows/*.parquet` in our own form and answers with what is in it. Knows no
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from storage.files import is_plain
 from storage.live import foreign_chroma, parquet_shards, seal
 from storage.live.chroma import Record
 from storage.live.record_metadata import MAX_DIMENSION, checked, unreadable
-from storage.names import CropName, Sha256, is_one, line, number
+from storage.names import CropName, Sha256, line, number
 from storage.scarce import scarce
 
 _MAX_PAGES = 100_000
@@ -91,26 +91,29 @@ def take_in(zipped: Path, folder: Path, most_bytes: int) -> dict[str, Any]:
     parquet_shards.write(folder / "rows", count.through(batches))
     if not count.records:
         raise unreadable("there is no record in it")
+    sources = [s for s in facts["sources"] if s["sha256"] in count.sources]
+    originals = {f"{s['sha256']}.pdf" for s in sources}  # what nobody lists, nobody could delete
     return {
         **facts,
         "dimension": count.dimension,
         "records": count.records,
         "decoded": count.bytes,
-        "sources": [s for s in facts["sources"] if s["sha256"] in count.sources],
-        "files": [n.removesuffix(".pdf") for n in _files(inside / "sources", _is_original)],
-        "figures": _files(inside / "figures", lambda name: is_one(CropName, name)),
+        "sources": sources,
+        "files": [n.removesuffix(".pdf") for n in _files(inside / "sources", originals)],
+        "figures": _files(inside / "figures", count.pictures),
     }
 
 
 class _Counted:
-    """What went by: how many records, of which dimension, from which sources, and how many bytes of
-    text and numbers; ids are unique."""
+    """What went by: how many records, of which dimension, from which sources, with which pictures, and
+    how many bytes of text and numbers; ids are unique."""
 
     def __init__(self, most_bytes: int) -> None:
         self.records = 0
         self.bytes = 0
         self.dimension = 0
         self.sources: set[str] = set()
+        self.pictures: set[str] = set()
         self._most = most_bytes
         self._ids: set[bytes] = set()
 
@@ -122,6 +125,7 @@ class _Counted:
                     raise unreadable("its vectors have different lengths")
                 self._ids.add(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
                 self.sources.add(str(record.metadata.get("source_id", "")))
+                self.pictures.add(str(record.metadata.get("image", "")))
                 self.bytes += _decoded(record)
             self.records += len(batch)
             if self.records > parquet_shards.MAX_RECORDS:
@@ -158,6 +162,8 @@ def _facts(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_FACTS:
             raise unreadable("quire.json is too large")
         found = json.loads(path.read_text(encoding="utf-8"))
+        if len(found["sources"]) > _MAX_SOURCES:
+            raise unreadable(f"it lists more than {_MAX_SOURCES:,} documents")
         return {
             "title": line(found["title"], 200),
             "model": line(found["model"], 200),
@@ -167,7 +173,7 @@ def _facts(path: Path) -> dict[str, Any]:
                     "filename": line(s["filename"], 300),
                     "pages": number(s["pages"], _MAX_PAGES),
                 }
-                for s in found["sources"][:_MAX_SOURCES]
+                for s in found["sources"]
             ],
         }
     except (
@@ -193,17 +199,9 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _is_original(name: str) -> bool:
-    return name.endswith(".pdf") and is_one(Sha256, name.removesuffix(".pdf"))
-
-
-def _files(folder: Path, fits: Callable[[str], bool]) -> list[str]:
-    """Names whose content has the hash that the name says; any other file is left out."""
-    kept = []
-    for path in sorted(folder.glob("*")):
-        if fits(path.name) and is_as_named(path):
-            kept.append(path.name)
-    return kept
+def _files(folder: Path, wanted: Set[str]) -> list[str]:
+    """Those of these names whose content has the hash that the name says; any other file is left out."""
+    return [p.name for p in sorted(folder.glob("*")) if p.name in wanted and is_as_named(p)]
 
 
 def is_as_named(path: Path) -> bool:

@@ -147,6 +147,9 @@ def built(path: Path, entries: Mapping[str, Iterable[Entry]]) -> Fulltext:
 
 
 def tells_damage(problem: sqlite3.DatabaseError) -> bool:
-    """Not a full disk, nor somebody else's lock."""
-    passing = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-    return getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) not in passing
+    """Not what the machine has too little of, nor somebody else's lock."""
+    passing = {
+        sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+    }  # fmt: skip
+    return getattr(problem, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in passing

@@ -323,13 +323,19 @@ class Workspaces:
                     return slot, there
                 if slot.opening is None:
                     slot.opening = Future()
-                    threading.Thread(
-                        target=self._ready, args=(user, slot, slot.opening), daemon=True
-                    ).start()
+                    self._begin(user, slot, slot.opening)
                 coming = slot.opening
             if not wait([coming], timeout=max(0.0, limit - time.monotonic())).done:
                 raise restoring() if self._restores_something(user, slot) else opening()
             coming.result()
+
+    def _begin(self, user: str, slot: _Slot, coming: "Future[None]") -> None:
+        arguments = (user, slot, coming)
+        try:
+            threading.Thread(target=self._ready, args=arguments, daemon=True).start()
+        except RuntimeError as problem:  # no thread is left
+            slot.opening = None
+            raise opening() from problem
 
     def _ready(self, user: str, slot: _Slot, opening: "Future[None]") -> None:
         """Open the user's store, built first when it is not proved; errors go to who waits."""

@@ -186,10 +186,10 @@ FACTS = {
 @pytest.mark.slow
 def test_what_an_archive_says_of_itself(outside: Path, tmp_path: Path) -> None:
     """Bytes are measured, the rest is parsed; a reader that was broken into answers no better."""
-    shards = parquet_shards.write(tmp_path, [[record(1, source_id=SHA)]])
-    rows, pdf = shards[0].read_bytes(), b"%PDF-1.7"
-    own = hashlib.sha256(pdf).hexdigest()
     picture = hashlib.sha256(b"jpg").hexdigest()
+    kept = [record(1, source_id=SHA, image=f"{picture}.jpg")]
+    rows, pdf = parquet_shards.write(tmp_path, [kept])[0].read_bytes(), b"%PDF-1.7"
+    own = hashlib.sha256(pdf).hexdigest()
     zipped, work = tmp_path / "a.zip", tmp_path / "work"
 
     def taken(facts: Any) -> dict[str, Any]:
@@ -216,7 +216,8 @@ def test_what_an_archive_says_of_itself(outside: Path, tmp_path: Path) -> None:
             s.bytes == 0 and s.sha256 == SHA and len(s.filename) <= 300 for s in found.sources
         )
         assert len(found.title) <= 200
-        assert len(pdf) + 3 < found.bytes < 2000
+        assert found.files == ()  # no source of that archive
+        assert 3 < found.bytes < 2000
 
     facts()
     answer = taken(FACTS)
