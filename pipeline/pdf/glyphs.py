@@ -23,7 +23,7 @@ HYPHEN = "\x02"  # pdfium's own sign for the hyphen at the end of a line
 _RUN = re.compile("[^\\0\t\n\r \u00a0\u2028\x02]+\x02?")
 BAD = re.compile("[\x01\x03-\x08\x0b\x0c\x0e-\x1f\ufffd\ue000-\uf8ff]")
 _BOLD = re.compile(r"bold|black|heavy|demi|(cm|sf|lm)\w*bx|sfsx|-medi(?!um)|[a-z]TB\b", re.I)
-_NAMED = re.compile(r"(?:[A-Z]{6}\+)?\w*[A-Za-z]{4}")
+_NAMED = re.compile(r"(?:[A-Z]{6}\+)?\w*[A-Za-z]{3}")
 _MONO = re.compile(r"mono(?!type)|courier|consol|typewriter|cmtt|sourcecode|menlo|firacode", re.I)
 _SIGNS = re.compile(r"cmsy|lmmathsymbols", re.I)
 # TeX's symbol font has signs where others have digits and small letters, often without saying so.

@@ -30,6 +30,7 @@ SHORT = 150  # letters
 _ITEM = re.compile(
     r"([•▪●○■◦‣⁃∙·]|[-–—*])\s+\S|(\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+\S"
 )
+_SECTION = re.compile(r"([A-Z]|\d{1,2}(\.\d{1,2})*)[.)]\s+(?=[A-Z])")
 _NUMERAL = re.compile(r"([IVXivx]{1,5}|[A-Z]|\d{1,2})(\.\d{1,2})*[.)]?\s+(?=\S)")
 _BULLET = re.compile(r"[•▪●○■◦‣⁃∙·・①-⑳➢✓❖]")
 # Marks of lists as Word writes them, in letters of Symbol and Wingdings that mean nothing elsewhere.
@@ -76,6 +77,7 @@ def read(
         height=content.height,
         size=_weighted_median(segments),
         typed=sum(w.mono for _, w in words) > 0.5 * len(words),
+        bold=sum(w.bold for _, w in words) > 0.5 * len(words),
         style=style,
     )
     blocks = []
@@ -90,7 +92,23 @@ def read(
             lines = 1 + sum(b.box.y0 > a.box.y1 - 0.5 * a.size for a, b in pairwise(group))
             index = order[group[0].index]
             blocks.append(Block(kind=kind, text=text, box=box, index=index, size=size, lines=lines))
-    return blocks
+    return _with_sections(blocks)
+
+
+def _with_sections(blocks: Sequence[Block]) -> list[Block]:
+    """The same, where a numbered line in capitals as titles have them, over a paragraph, is the heading
+    of a section and no item of a list."""
+    made = list(blocks)
+    for i, (block, after) in enumerate(pairwise(blocks)):
+        numbered = _SECTION.match(block.text)
+        if not numbered or block.kind != "ListItem" or block.lines > 1:
+            continue
+        words = [w for w in block.text[numbered.end() :].split() if len(w) > 3]
+        capitals = sum(w[0].isupper() for w in words) > 0.6 * len(words)
+        over = after.kind == "NarrativeText" and after.lines > 1 and block.text[-1] not in ".,;:"
+        if capitals and over and count(block.text) <= 10:
+            made[i] = replace(block, kind="Title")
+    return made
 
 
 def mended(blocks: Sequence[Block]) -> list[Block]:
@@ -120,12 +138,13 @@ def pattern(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
-    """`size` is that of most letters; `typed` says that a typewriter's font is the usual one."""
+    """`size` is that of most letters; `typed` and `bold` say that such a font is the usual one."""
 
     width: float
     height: float
     size: float
     typed: bool
+    bold: bool
     style: Style
 
 
@@ -212,8 +231,10 @@ def _joins(block: Sequence[Segment], s: Segment) -> bool:
         return b.x0 >= a.x1 - 1 and b.x0 - a.x1 < 2.2 * height
     if _ITEM.match(s.text) or _BULLET.match(s.text):
         return False
-    if len(block) == 1 and (last.bold != s.bold or _is_shouted(last.text) > _is_shouted(s.text)):
-        return False
+    if all(_same_line(x.box, a) for x in block):
+        bold, said = all(x.bold for x in block), " ".join(x.text for x in block)
+        if bold != s.bold or _is_shouted(said) > _is_shouted(s.text):
+            return False
     gap = b.y0 - a.y1
     unspaced = UNSPACED.match(last.text[-1]) and UNSPACED.match(s.text)
     if not -0.5 * height < gap < (1.15 if unspaced else 0.65) * height:
@@ -283,7 +304,7 @@ def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> 
     mostly = letters > 0.5 * solid
     if mostly and words <= 14 and len(group) <= 3 and _says_something(group):
         larger = size > 1.18 * page.size
-        bold = all(s.bold for s in group) and text[-1] not in ".,;。、"
+        bold = not page.bold and all(s.bold for s in group) and text[-1] not in ".,;。、"
         if larger or (bold and words <= 12):
             return "Title"
         if (
