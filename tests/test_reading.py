@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from lxml import html
 from PIL import Image, ImageDraw, ImageFont
 from reportlab.lib.utils import ImageReader
+from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.pdfmetrics import stringWidth
+from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen import canvas
 
 from pipeline.options import PartitionOptions
+from pipeline.pdf.document_style import look
 from pipeline.pdf.page import Style
 from pipeline.pdf.read_pages import read_pages
 from tests.samples import BIRDS, DEJAVU
@@ -251,6 +254,76 @@ def test_slanted_words_stay_in_their_paragraph(
 
     (block,) = read(drawn(tmp_path / "slanted.pdf", draw))
     assert block["text"] == " ".join(words)
+
+
+# Headings
+
+
+def kinds(found: list[Json]) -> list[tuple[str, str]]:
+    return [(e["type"], e["text"]) for e in found]
+
+
+def paragraph(page: canvas.Canvas, y: float) -> None:
+    for i, line in enumerate(("The birds travel south in autumn because food is scarce", "and come back to the valley when the days are long.")):  # fmt: skip
+        page.drawString(60, y - 13 * i, line)
+
+
+@pytest.mark.parametrize("title", ["1|INTRODUCTION", "II.|RELATED WORK OF OTHERS", "A.|Birds of the Valley"])  # fmt: skip
+@pytest.mark.parametrize("gap", [4, 12, 20])
+@pytest.mark.parametrize("bold", [True, False])
+def test_a_numbered_heading_is_apart_from_its_paragraph(
+    tmp_path: Path, title: str, gap: float, bold: bool
+) -> None:
+    number, _, words = title.partition("|")
+
+    def draw(page: canvas.Canvas) -> None:
+        page.setFont("Helvetica-Bold" if bold else "Helvetica", 11)
+        y = 613 if bold else 626  # nothing but its place tells a plain one
+        page.drawString(60, y, number)
+        page.drawString(60 + stringWidth(number, "Helvetica-Bold", 11) + gap, y, words)
+        page.setFont("Helvetica", 11)
+        paragraph(page, 600)
+
+    (heading, text) = kinds(read(drawn(tmp_path / "section.pdf", draw)))
+    assert heading == ("Title", f"{number} {words}")
+    assert text[0] == "NarrativeText"
+
+
+@pytest.mark.parametrize("name", ["CMR10", "ABCDEF+TTdcr10", "F1"])
+def test_a_font_is_bold_by_its_name_and_not_by_its_stems(tmp_path: Path, name: str) -> None:
+    """TeX's say that of plain letters; where it has no name either, most of a page is not bold."""
+    pdfmetrics.registerFont(TTFont("Plain", DEJAVU))
+
+    def draw(page: canvas.Canvas) -> None:
+        page.setFont("Plain", 11)
+        page.drawString(60, 640, "Let p and q be two integers")
+        paragraph(page, 600)
+
+    path = drawn(tmp_path / "plain.pdf", draw)
+    with pikepdf.open(path, allow_overwriting_input=True) as document:
+        for font in document.pages[0].Resources.Font.values():
+            if "/FontDescriptor" in font:
+                font.BaseFont = font.FontDescriptor.FontName = pikepdf.Name(f"/{name}")
+                font.FontDescriptor.StemV = 160
+        document.save(path)
+    assert "Title" not in {kind for kind, _ in kinds(read(path))}
+
+
+def test_sections_are_below_the_title_of_a_document(tmp_path: Path) -> None:
+    def section(page: canvas.Canvas) -> None:
+        page.setFont("Helvetica-Bold", 14)
+        page.drawString(60, 560, "Birds of the valley")
+        page.setFont("Helvetica", 11)
+        paragraph(page, 530)
+
+    def first(page: canvas.Canvas) -> None:
+        page.setFont("Helvetica-Bold", 22)
+        page.drawString(60, 640, "What lives here")
+        section(page)
+
+    path = drawn(tmp_path / "sections.pdf", first, *[section] * 7)
+    titles = [e for e in read(path, look(path)) if e["type"] == "Title"]
+    assert [e["metadata"]["category_depth"] for e in titles] == [0, *[1] * 8]
 
 
 # Listings

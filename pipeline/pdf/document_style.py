@@ -43,7 +43,8 @@ def look(path: Path) -> Style:
                 continue
             for block in blocks.read(content, list(enumerate(content.words)), Style()):
                 if block.kind == "Title":
-                    sizes[round(2 * block.size) / 2] += 1
+                    # The title of a document is the one of its size.
+                    sizes[round(2 * block.size) / 2] += 2 if number == 1 else 1
                 if _at_edge(block, content):
                     middle = (block.box.y0 + block.box.y1) / 2
                     edges.append(_Edge(number, middle, blocks.pattern(block.text)))

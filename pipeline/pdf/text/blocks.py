@@ -304,7 +304,8 @@ def _classify(group: Sequence[Segment], text: str, size: float, page: _Page) -> 
     mostly = letters > 0.5 * solid
     if mostly and words <= 14 and len(group) <= 3 and _says_something(group):
         larger = size > 1.18 * page.size
-        bold = not page.bold and all(s.bold for s in group) and text[-1] not in ".,;。、"
+        tells = not page.bold or _is_shouted(text)
+        bold = tells and all(s.bold for s in group) and text[-1] not in ".,;。、"
         if larger or (bold and words <= 12):
             return "Title"
         if (
