@@ -147,7 +147,7 @@ def test_an_import_killed_at_its_end_stays_what_it_is(
         if moment == "before it is told":
             patch.setattr(Job, "note", lambda self, message, *_, **changes: dying(changes))
         if moment == "before it is noted":
-            patch.setattr(workflow, "_over", lambda *_: dying({"status": "succeeded"}))
+            patch.setattr(workflow, "_end", lambda *_: dying({"status": "succeeded"}))
         if moment == "after its archive":
             patch.setattr(workflow.shutil, "rmtree", lambda path, **_: half_removed(job, path))
         with pytest.raises(Killed):

@@ -42,7 +42,7 @@ def keep(place: Place) -> Json:
     row = place.row
     with tools.stores.workspaces.open(spec["user"]) as workspace:
         held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
-    if row.status == "cancelled" and place.newest:
+    if row.status == "cancelled" and place.is_latest:
         place.password.unlink(missing_ok=True)
     if held and row.status == "cancelled":
         list_source(place, int(row.summary.get("pages", 0)))
@@ -53,7 +53,7 @@ def keep(place: Place) -> Json:
 def undo(place: Place) -> Json:
     """What a cancelled job had read and indexed is removed again, with its files: not what was whole in
     the collection before, nor anything once the job runs again."""
-    if place.row.status != "cancelled" or not place.newest or _was_whole(place):
+    if place.row.status != "cancelled" or not place.is_latest or _was_complete(place):
         return {}
     return _remove(place)
 
@@ -80,7 +80,7 @@ def _remove(place: Place) -> Json:
     return {"records": gone}
 
 
-def _was_whole(place: Place) -> bool:
+def _was_complete(place: Place) -> bool:
     """Whether an earlier attempt, or another job, had the whole document in the collection."""
     spec, catalog = place.spec, place.tools.catalog
     same = {"collection": spec["collection"], "sha256": spec["sha256"]}
@@ -113,7 +113,7 @@ def notify(place: Place, result: Json) -> Json:
 def clean(place: Place, result: Json) -> Json:
     """The job's own artifacts go once nothing can need them again: no later attempt is at work. Of one
     that failed they stay for a retry, but for its password."""
-    if not place.newest:
+    if not place.is_latest:
         return {}
     place.password.unlink(missing_ok=True)
     if result["status"] in {"succeeded", "partial"}:

@@ -109,18 +109,18 @@ class Place:
 
     def detector(self, spent: Spent) -> Callable[[], Detector]:
         """The layout models, borrowed or here; what was decided goes into `spent`."""
-        return lambda: _Seeing(self, spent)
+        return lambda: _BorrowingDetector(self, spent)
 
     @property
     def row(self) -> JobRow:
         return self.tools.catalog.job(self.spec["user"], self.spec["job"])
 
     @property
-    def newest(self) -> bool:
+    def is_latest(self) -> bool:
         """No later attempt of the job was begun."""
         return bool(self.row.attempt == self.spec["attempt"])
 
-    def go_on(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """Cancelled when the job was cancelled, or runs again by now."""
         if self.cancelled()():
             raise was_cancelled()
@@ -141,7 +141,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seeing:
+class _BorrowingDetector:
     place: Place
     spent: Spent
 

@@ -70,7 +70,7 @@ def probe_source(place: Place) -> Json:
             secret.unlink(missing_ok=True)
             raise
         if found.copy:
-            _kept(place, place.copy.unlink)
+            _keep_if_room(place, place.copy.unlink)
         if place.options.strategy != "reference":
             style_of(place.pool, place.readable, place.elements, cancelled=place.cancelled())
         write_once(target, json.dumps(asdict(found)))
@@ -90,7 +90,7 @@ def probe_source(place: Place) -> Json:
     return told
 
 
-def _kept(place: Place, undo: Callable[[], None]) -> None:
+def _keep_if_room(place: Place, undo: Callable[[], None]) -> None:
     """What was written stays when there is room for it."""
     try:
         place.grow()
@@ -117,7 +117,7 @@ def read_pages(place: Place, batch: Batch) -> Json:
         cancelled=place.cancelled(),
     )
     if fresh:
-        _kept(place, lambda: remove_batch(tools.paths, place.spec["user"], target, began))
+        _keep_if_room(place, lambda: remove_batch(tools.paths, place.spec["user"], target, began))
     return {"pages": [asdict(record) for record in result.pages], **spent.as_dict()}
 
 
@@ -211,7 +211,7 @@ def _index(place: Place, made: list[Chunk]) -> tuple[list[str], Spent]:
         source_id=spec["sha256"],
         filename=spec["filename"],
     )
-    place.go_on()  # vectors may have taken an hour
+    place.raise_if_cancelled()  # vectors may have taken an hour
     tools.catalog.find_collection(user, collection)
     place.grow(bytes_of(fresh))
     with tools.stores.workspaces.open(user) as workspace:
@@ -288,7 +288,7 @@ def answer(name: str, place: Place, batch: Json, value: Json) -> Json:
     code = None
     try:
         if name not in _AFTER_ALL:
-            place.go_on()
+            place.raise_if_cancelled()
         return STAGES[name](place, Batch(**batch), value)
     except QuireError as problem:
         code = problem.code

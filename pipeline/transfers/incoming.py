@@ -17,12 +17,12 @@ from storage.live.workspace import Space, bytes_of
 from storage.names import line
 from storage.removal import crops_in, put_aside, remove_files
 
-_INTAKE_SECONDS = 900.0
+_READING_SECONDS = 900.0
 _UNPACKED = 10  # an archive of ours unpacks to less than that many times its bytes
 _UNPACKED_LEAST = 16 << 20
 
 
-def bring_in(job: Job) -> tuple[str, Json]:
+def run_import(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
     archive, inside = job.work / "archive.zip", job.work / "taken"
     shutil.rmtree(inside, ignore_errors=True)  # of a run that was killed
@@ -36,7 +36,7 @@ def bring_in(job: Job) -> tuple[str, Json]:
                 archive,
                 inside,
                 promise.bytes - size,
-                seconds=_INTAKE_SECONDS,
+                seconds=_READING_SECONDS,
                 cancelled=job.cancelled,
             )
             promise.settle()
@@ -122,7 +122,7 @@ def _files(job: Job, taken: Taken, inside: Path) -> None:
             path.replace(target)
 
 
-def take_back(job: Job, collection: str) -> None:
+def remove_import(job: Job, collection: str) -> None:
     """The collection of an import, but for the documents that its owner has added since."""
     tools, user = job.tools, job.user
     sources = tools.catalog.sources(user, collection)

@@ -86,7 +86,7 @@ class Job:
         row = self.row
         return row.status == "cancelled" or row.attempt != self.spec["attempt"]
 
-    def go_on(self) -> None:
+    def raise_if_cancelled(self) -> None:
         if self.cancelled():
             raise was_cancelled()
 
@@ -97,7 +97,7 @@ class Job:
         def count(done: int, total: int) -> None:
             nonlocal told
             if done - told >= _NOTE_EVERY or done == total:
-                self.go_on()
+                self.raise_if_cancelled()
                 told = done
                 self.note(f"{done:,} of {total:,} {what}.", done, total)
 

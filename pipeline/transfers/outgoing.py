@@ -17,10 +17,10 @@ from pipeline.transfers.push_tokens import dataset_name
 from storage.catalog.catalog import SourceRow
 from storage.live.chroma import BATCH, Record
 
-_LENDING = 10.0  # seconds in which the owner's token follows the job
+_TOKEN_SECONDS = 10.0  # seconds in which the owner's token follows the job
 
 
-def write_export(job: Job) -> tuple[str, Json]:
+def run_export(job: Job) -> tuple[str, Json]:
     kind, collection = job.spec["format"], job.spec["collection"]
     name = f"{collection}-{kind}.zip"
     made, target = job.work / name, job.tools.paths.export(job.user, name)
@@ -48,10 +48,10 @@ def _written(job: Job, kind: str, target: Path, promise: Promise, what: str) -> 
     export(_shelf(job), kind, target, report, promise.more)
 
 
-def send(job: Job) -> tuple[str, Json]:
+def run_push(job: Job) -> tuple[str, Json]:
     """The Parquet export, unpacked, as a dataset of the owner's; written once for what the collection
     holds: nothing goes out that was deleted while the job waited."""
-    folder, name = job.work / _contents(job), dataset_name("", "", str(job.spec["dataset"]))
+    folder, name = job.work / _fingerprint(job), dataset_name("", "", str(job.spec["dataset"]))
     if not folder.exists():
         shutil.rmtree(job.work, ignore_errors=True)
         archive, aside = job.work / "push.zip", job.work / "unpacked"
@@ -66,13 +66,13 @@ def send(job: Job) -> tuple[str, Json]:
         aside.replace(folder)
     from storage.remotes.push import push  # the Hub's client: a quarter of a second
 
-    token = job.tools.lent.take(job.id, _LENDING)
+    token = job.tools.lent.take(job.id, _TOKEN_SECONDS)
     made = push(folder, name, token, job.report("files are sent"))
     result = {"dataset": name, "url": made.url, "commit": made.commit}
     return f"It is in the private dataset {name}.", result
 
 
-def _contents(job: Job) -> str:
+def _fingerprint(job: Job) -> str:
     """A name for what the collection holds now."""
     tools, user = job.tools, job.user
     found = tools.catalog.find_collection(user, job.spec["collection"])

@@ -16,9 +16,9 @@ from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from errors import QuireError
 from pipeline.jobs.queue import BACKOFF, QUEUE_AGAIN, TRANSFER_WORKFLOW, place, run_id, telling
 from pipeline.models.gpu import GPU_WAIT, Ask, Spent
-from pipeline.transfers.incoming import bring_in, take_back
+from pipeline.transfers.incoming import remove_import, run_import
 from pipeline.transfers.job import Job, Json, Tools
-from pipeline.transfers.outgoing import send, write_export
+from pipeline.transfers.outgoing import run_export, run_push
 from pipeline.transfers.reembed import reembed
 from storage.catalog.catalog import FINISHED
 from storage.live.workspace import Space
@@ -67,11 +67,11 @@ def register(here: set[str], tools: Tools) -> None:
 def run(job: Job) -> Json:
     """The final `status`, or `waiting` and the error that may pass by itself."""
     if job.cancelled():
-        return _stopped(job)
+        return _end_cancelled(job)
     status = job.row.status
     if status in FINISHED:  # by a run that was killed before its answer was kept
-        return _over(job, status)
-    works = {"export": write_export, "push": send, "import": bring_in, "reembed": _anew}
+        return _end(job, status)
+    works = {"export": run_export, "push": run_push, "import": run_import, "reembed": _change_model}
     if job.spec.get("turn"):
         job.note("Trying again.", status="running", summary={"retry_at": None})
     else:
@@ -80,7 +80,7 @@ def run(job: Job) -> Json:
         message, result = works[job.kind](job)
     except Exception as problem:
         if job.cancelled():
-            return _stopped(job)
+            return _end_cancelled(job)
         if not isinstance(problem, QuireError):
             log.exception("a transfer failed", extra={"job": job.id})
             advice = "Start it again; if it stays, report the time and the version."
@@ -89,33 +89,33 @@ def run(job: Job) -> Json:
         if not problem.permanent and int(job.spec.get("tries", 0)) < len(BACKOFF):
             return {"status": "waiting", "error": error}
         if problem.permanent:
-            _leave_nothing(job)
+            _remove_all(job)
         job.note(str(problem), status="failed", error=error, finished_at=time.time())
-        return _over(job, "failed")
+        return _end(job, "failed")
     if job.cancelled():
-        return _stopped(job)
+        return _end_cancelled(job)
     job.note(message, status="succeeded", summary={"result": result}, finished_at=time.time())
-    return _over(job, "succeeded")
+    return _end(job, "succeeded")
 
 
-def _stopped(job: Job) -> Json:
+def _end_cancelled(job: Job) -> Json:
     """What is left of it goes, as often as it takes: the last batch may come after the first time. An
     import that is kept can go on from its archive."""
     row = job.row
     if row.status == "cancelled" and (job.kind != "import" or not row.summary.get("kept", True)):
-        _leave_nothing(job)
-    return _over(job, "cancelled")
+        _remove_all(job)
+    return _end(job, "cancelled")
 
 
-def _leave_nothing(job: Job) -> None:
+def _remove_all(job: Job) -> None:
     """What an import has made goes, unless it was to be kept, and what was written for the job."""
     made = job.row.summary.get("made")
     if made and not job.row.summary.get("kept"):
-        take_back(job, made)
+        remove_import(job, made)
     shutil.rmtree(job.work, ignore_errors=True)
 
 
-def _over(job: Job, status: str) -> Json:
+def _end(job: Job, status: str) -> Json:
     if job.row.status in FINISHED:  # else it runs again by now
         job.tools.lent.forget(job.id)
     if status == "succeeded":
@@ -123,7 +123,7 @@ def _over(job: Job, status: str) -> Json:
     return {"status": status}
 
 
-def _anew(job: Job) -> tuple[str, Json]:
+def _change_model(job: Job) -> tuple[str, Json]:
     tools, user, spec = job.tools, job.user, job.spec
     found = tools.catalog.find_collection(user, spec["collection"])
     encoder = tools.encoder(spec["model"])
@@ -148,7 +148,7 @@ def _anew(job: Job) -> tuple[str, Json]:
         return answers.made
 
     def report(done: int, total: int) -> None:
-        job.go_on()
+        job.raise_if_cancelled()
         job.note(f"{done:,} of {total:,} records have vectors of {space.model}.", done, total)
 
     with tools.stores.workspaces.open(user) as workspace:

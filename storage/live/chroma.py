@@ -1,7 +1,8 @@
 """One user's Chroma directory, open in this process. The only importer of chromadb.
 
 Vectors are always given, never computed here: Chroma's own default model is kept out by
-`embedding_function=None`, and what a directory names for it is never revived. Knows nothing of where records come from or whether they are saved.
+`embedding_function=None`, and what a directory names for it is never revived. Knows nothing of where
+records come from or whether they are saved.
 """
 
 import contextlib

@@ -27,8 +27,8 @@ class Copy:
 
 def check(directory: Path) -> None:
     """Corrupt when there is anything else in it than the plain files of a closed directory, or when an
-    index file is torn. One that was torn in a kill can be terabytes long, with
-    nothing in it, and would fill the disk when it is copied."""
+    index file is torn: after a kill it can be terabytes long, with nothing in it, and would fill the
+    disk when it is copied."""
     for path in directory.rglob("*"):
         name = path.relative_to(directory).as_posix()
         if path.is_symlink() or not (path.is_dir() or is_one(ChromaFile, name)):

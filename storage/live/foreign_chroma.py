@@ -33,7 +33,8 @@ class Batch:
 
 def records(directory: Path) -> Iterator[Batch]:
     """Every record of every collection with its vector, counted. Corrupt when it cannot be read
-    whole. What they say is not checked; call it where a crash of the native reader harms nobody else, on what may be changed."""
+    whole. What they say is not checked; call it where a crash of the native reader harms nobody else, on
+    a copy: it is changed."""
     closed_copy.check(directory)
     try:
         store = VectorStore(directory)

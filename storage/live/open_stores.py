@@ -37,7 +37,9 @@ LOADED_AT_ONCE = 200_000  # records, at about 2.5 KB of memory each
 RESTORES_AT_ONCE = 2
 _FILES = 14  # that an open store has open
 _FILES_SPARE = 6  # for the databases, page processes and calls beside it
-MENDED_AGAIN = 60.0  # seconds: damage that comes back sooner is not mended, it is told
+_REBUILT_RECENTLY = (
+    60.0  # seconds: damage that comes back sooner than that is told, not rebuilt again
+)
 
 
 class Truth(Protocol):
@@ -60,17 +62,17 @@ class Truth(Protocol):
 
 @dataclass(slots=True)
 class _Slot:
-    """One user's place; `opening` is there while nobody may use the store, `lock` while no other
-    process may; `built` while it is restored. `went` are saves of this instance since: from which manifest to which. `mended` is
-    when damage was last put right."""
+    """One user's place. `opening` is set while nobody may use the store, `lock` while no other process
+    may, `rebuilding` while it is restored. `saves` leads from the manifest that a save of this instance
+    went on from to the one it made; `rebuilt_at` is when damage was last put right."""
 
     workspace: Workspace | None = None
     lock: IO[str] | None = None
     opening: "Future[None] | None" = None
     busy: int = 0
-    built: bool = False
-    went: dict[str, str] = field(default_factory=dict)
-    mended: float = float("-inf")
+    rebuilding: bool = False
+    saves: dict[str, str] = field(default_factory=dict)
+    rebuilt_at: float = float("-inf")
 
     def close(self) -> None:
         """The store, not its lock. One that cannot be closed is not sealed, and built anew."""
@@ -159,7 +161,7 @@ class Workspaces:
 
     def _restores_something(self, user: str, slot: _Slot) -> bool:
         """What is empty and new is only opened."""
-        return slot.built and bool(seal.base(self.paths, user))
+        return slot.rebuilding and bool(seal.base(self.paths, user))
 
     def close(self) -> None:
         with self._lock:
@@ -192,7 +194,7 @@ class Workspaces:
         with self._lock:
             slot = self._slots.get(user)
             there = slot.workspace if slot else None
-        if self._wanting(user, there):
+        if self._missing(user, there):
             with self.open(user) as workspace:
                 self._mend(user, workspace)
 
@@ -200,9 +202,9 @@ class Workspaces:
         """A save of this instance: what holds its changes on top of `before` holds `after`."""
         with self._lock:
             slot = self._slots.setdefault(user, _Slot())
-            slot.went[before] = after
+            slot.saves[before] = after
             if slot.opening is None:
-                self._settle(user, slot)
+                self._apply_saves(user, slot)
 
     # Publishing
 
@@ -213,7 +215,7 @@ class Workspaces:
             if workspace.preparing:
                 return None
         taken: list[tuple[Copy, Seal]] = []
-        if not self._exclusively(user, lambda: taken.append(self._take(user)), only_idle=True):
+        if not self._exclusively(user, lambda: taken.append(self._copied(user)), only_idle=True):
             return None
         copy, held = taken[0]
         believed = True
@@ -226,7 +228,7 @@ class Workspaces:
         finally:
             self._released(user, held if believed else None)
 
-    def _take(self, user: str) -> tuple[Copy, Seal]:
+    def _copied(self, user: str) -> tuple[Copy, Seal]:
         """The copy of a closed store, whose seal is withheld until the copy is proved: to read a
         damaged directory can end the process."""
         clean, target = self.paths.clean(user), self.paths.copy(user)
@@ -240,7 +242,7 @@ class Workspaces:
             closed_copy.copy(self.paths.chroma(user), target)
         except OSError as problem:
             shutil.rmtree(target, ignore_errors=True)  # what there is of it would fill the disk
-            self._sealed_again(user, held)
+            self._write_seal(user, held)
             raise Unavailable(
                 "publish_failed",
                 f"The Chroma directory cannot be copied ({problem.strerror}).",
@@ -273,9 +275,9 @@ class Workspaces:
             if held is None and slot.workspace is not None:
                 slot.workspace.damaged = True
             if held is not None and slot.workspace is None and slot.opening is None:
-                self._sealed_again(user, held)
+                self._write_seal(user, held)
 
-    def _sealed_again(self, user: str, held: Seal) -> None:
+    def _write_seal(self, user: str, held: Seal) -> None:
         """One that cannot be written for want of room is built anew at the next touch."""
         try:
             seal.write(self.paths.clean(user), held)
@@ -306,7 +308,7 @@ class Workspaces:
             work()
         finally:
             slot.release()
-            self._opened_or_not(user, slot)
+            self._end_opening(user, slot)
             done.set_result(None)
         return True
 
@@ -323,13 +325,13 @@ class Workspaces:
                     return slot, there
                 if slot.opening is None:
                     slot.opening = Future()
-                    self._begin(user, slot, slot.opening)
+                    self._start_opening(user, slot, slot.opening)
                 coming = slot.opening
             if not wait([coming], timeout=max(0.0, limit - time.monotonic())).done:
                 raise restoring() if self._restores_something(user, slot) else opening()
             coming.result()
 
-    def _begin(self, user: str, slot: _Slot, coming: "Future[None]") -> None:
+    def _start_opening(self, user: str, slot: _Slot, coming: "Future[None]") -> None:
         arguments = (user, slot, coming)
         try:
             threading.Thread(target=self._ready, args=arguments, daemon=True).start()
@@ -358,7 +360,7 @@ class Workspaces:
             problem = problem or sys.exception()
             if slot.workspace is None:
                 slot.release()
-            self._opened_or_not(user, slot)
+            self._end_opening(user, slot)
             if problem is not None:
                 opening.set_exception(problem)
             else:
@@ -374,25 +376,25 @@ class Workspaces:
         if proved:
             try:
                 with ExitStack() as undo:
-                    workspace = self._made(user, proved)
+                    workspace = self._workspace(user, proved)
                     undo.callback(workspace.close)
                     self._mend(user, workspace)
                     undo.pop_all()
                 return workspace
             except Corrupt as problem:
                 log.warning("a sealed store is of no use: %s", problem, extra={"user": user})
-        if spoilt and time.monotonic() - slot.mended < MENDED_AGAIN:
+        if spoilt and time.monotonic() - slot.rebuilt_at < _REBUILT_RECENTLY:
             raise index_damaged()
-        slot.built = True
+        slot.rebuilding = True
         with self._restores:
-            workspace = self._made(user, self.truth.live(user))
+            workspace = self._workspace(user, self.truth.live(user))
         if held or spoilt:
-            slot.mended = time.monotonic()
+            slot.rebuilt_at = time.monotonic()
             log.warning("the index was damaged and built anew", extra={"user": user})
             self.truth.tell(user, rebuilt())
         return workspace
 
-    def _made(self, user: str, held: Seal) -> Workspace:
+    def _workspace(self, user: str, held: Seal) -> Workspace:
         return Workspace(self.paths, user, held, self.truth.shipped, self.changed)
 
     def _sealed(self, user: str) -> Seal | None:
@@ -411,13 +413,13 @@ class Workspaces:
             return None
         return held if held.words == seal.words(self.paths, user) else replace(held, words={})
 
-    def _wanting(self, user: str, there: Workspace | None) -> list[str]:
+    def _missing(self, user: str, there: Workspace | None) -> list[str]:
         """Files of the journal that are lost or damaged, as far as that is known."""
         known = there.journal if there else journal.known(self.paths, user)
         return journal.wanting(self.paths, user, known, self.truth.shipped(user))
 
     def _mend(self, user: str, workspace: Workspace) -> None:
-        if self._wanting(user, workspace):
+        if self._missing(user, workspace):
             base, state = self.truth.saved(user)
             if base != workspace.base:  # what others deleted since would be put back
                 workspace.damaged = True
@@ -425,20 +427,20 @@ class Workspaces:
             rows = workspace.rejournal(state)
             log.warning("journalled again from the index: %d rows", rows, extra={"user": user})
 
-    def _opened_or_not(self, user: str, slot: _Slot) -> None:
+    def _end_opening(self, user: str, slot: _Slot) -> None:
         with self._lock:
-            slot.opening, slot.built = None, False
-            self._settle(user, slot)
+            slot.opening, slot.rebuilding = None, False
+            self._apply_saves(user, slot)
 
-    def _settle(self, user: str, slot: _Slot) -> None:
+    def _apply_saves(self, user: str, slot: _Slot) -> None:
         """Saves of this instance are what the store goes on from, open or closed."""
-        if not slot.went:
+        if not slot.saves:
             return
         if slot.workspace is not None:
-            slot.workspace.base = _followed(slot.went, slot.workspace.base)
+            slot.workspace.base = _latest(slot.saves, slot.workspace.base)
         elif held := seal.read(self.paths.clean(user)):
-            self._sealed_again(user, replace(held, base=_followed(slot.went, held.base)))
-        slot.went.clear()
+            self._write_seal(user, replace(held, base=_latest(slot.saves, held.base)))
+        slot.saves.clear()
 
     def _make_room(self, opened: str) -> None:
         while True:
@@ -469,9 +471,9 @@ class Workspaces:
         return True
 
 
-def _followed(went: dict[str, str], base: str) -> str:
-    while base in went:
-        base = went.pop(base)
+def _latest(saves: dict[str, str], base: str) -> str:
+    while base in saves:
+        base = saves.pop(base)
     return base
 
 
