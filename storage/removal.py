@@ -7,7 +7,7 @@ finds those that nobody names, however many were deleted. Knows nothing of jobs 
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from storage.atomic_write import atomic_write
@@ -19,11 +19,17 @@ from storage.paths import Paths
 _AT_ONCE = 500
 
 
-def crops_in(workspace: Workspace, collection: str, source_id: str | None = None) -> set[str]:
-    """Names of the crops that records of a collection, or of one of its sources, point to."""
+def crops_in(
+    workspace: Workspace,
+    collection: str,
+    source_id: str | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+) -> set[str]:
+    """Names of the crops that records of a collection point to: all, those of a source, or these."""
     kinds = {"element_type": {"$in": ["Table", "Image"]}}
     where = {"$and": [kinds, {"source_id": source_id}]} if source_id else kinds
-    held = workspace.get(collection, where=where)
+    held = workspace.get(collection, ids=ids, where=where) if ids != [] else []
     return {str(r.metadata["image"]) for r in held if r.metadata.get("image")}
 
 

@@ -15,7 +15,9 @@ from pipeline.jobs.queue import NO_BATCH
 from pipeline.jobs.uploads import Admission, write_private
 from pipeline.processes.pool import Pool, Pools
 from settings import Settings
+from storage.atomic_write import atomic_write
 from storage.catalog.catalog import JobRow, SourceRow
+from storage.removal import sweep
 from tests.house import USER, House, record
 
 SHA = "a" * 64
@@ -129,6 +131,22 @@ def test_records_go_only_when_all_that_was_made_is_known(
     found = answer("finish", here, NO_BATCH, {"pages": 9, "batches": 2 if lost else 1})
     assert "error" not in found
     assert house.ids() == left
+
+
+def test_pictures_go_with_the_records_that_showed_them(house: House) -> None:
+    """A page that is read again has other pictures than before."""
+    here = place(house)
+    names = [f"{c * 64}.jpg" for c in "de"]
+    with house.workspaces.open(USER) as workspace:
+        made = [record(n, source_id=SHA, element_type="Table", image=names[n]) for n in (0, 1)]
+        workspace.upsert(house.space(), made)
+    for name in names:
+        atomic_write(house.paths.crop(USER, name), b"jpg")
+    write_once(here.chunks / "ids-00000.json", json.dumps(["id1"]))
+    assert "error" not in answer("finish", here, NO_BATCH, {"pages": 1, "batches": 1})
+    with house.workspaces.open(USER) as workspace:
+        sweep(house.paths, workspace, USER)
+    assert [p.name for p in house.paths.crops(USER).iterdir()] == [names[1]]
 
 
 def test_a_collection_that_was_deleted_meanwhile_does_not_come_back(house: House) -> None:

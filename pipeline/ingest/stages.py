@@ -32,7 +32,7 @@ from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
 from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
-from storage.removal import remove_batch
+from storage.removal import crops_in, put_aside, remove_batch
 from storage.scarce import known
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,9 @@ def finish_index(place: Place, pages: int, batches: int) -> Json:
     if len(told) == batches:
         with tools.stores.workspaces.open(spec["user"]) as workspace:
             held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
-            workspace.delete(spec["collection"], sorted(held - current))
+            stale = sorted(held - current)
+            put_aside(tools.paths, spec["user"], crops_in(workspace, spec["collection"], ids=stale))
+            workspace.delete(spec["collection"], stale)
     else:
         log.warning(
             "no old records are removed: what was indexed is not known", extra={"job": spec["job"]}
