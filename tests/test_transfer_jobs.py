@@ -18,7 +18,7 @@ import pytest
 from errors import PageProcessDied, QuireError, Unavailable
 from pipeline.jobs.service import Jobs
 from pipeline.processes.pool import Pool
-from pipeline.transfers import incoming, unzip, workflow
+from pipeline.transfers import incoming, outgoing, unzip, workflow
 from pipeline.transfers.job import Job, Tools
 from pipeline.transfers.push_tokens import Lent
 from pipeline.transfers.workflow import run
@@ -317,20 +317,24 @@ def test_what_a_cancelled_job_had_written_goes(desk: Desk, kind: str) -> None:
 def test_a_push_sends_what_is_in_the_collection_when_it_goes_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may wait for its owner for hours, who deletes something meanwhile."""
+    """It may wait for the Hub for hours, and its owner deletes something meanwhile."""
     desk.house.put(1, 2)
     job = desk.job("push", collection="papers", dataset="ada/papers")
+    monkeypatch.setattr(outgoing, "_TOKEN_SECONDS", 0.0)
     assert run(job)["error"]["code"] == "push_needs_owner"
-    with desk.house.workspaces.open(USER) as workspace:
-        workspace.delete(desk.house.space().collection, ["id2"])
+    job.tools.lent.lend("t1", "hf_secret")
     sent: list[list[str]] = []
 
     def push(folder: Path, *_: Any) -> Any:
         shards = sorted(folder.glob("data/*.parquet"))
         sent.append([i for s in shards for i in pq.read_table(s).column("id").to_pylist()])
+        if len(sent) == 1:
+            raise Unavailable("hub_unavailable", "Away.", "Later.")
         return type("Made", (), {"url": "", "commit": ""})
 
     monkeypatch.setattr("storage.remotes.push.push", push)
-    job.tools.lent.lend("t1", "hf_secret")
+    assert run(job)["status"] == "waiting"
+    with desk.house.workspaces.open(USER) as workspace:
+        workspace.delete(desk.house.space().collection, ["id2"])
     assert run(job) == {"status": "succeeded"}
-    assert sent == [["id1"]]
+    assert sent == [["id1", "id2"], ["id1"]]

@@ -51,6 +51,7 @@ def _written(job: Job, kind: str, target: Path, promise: Promise, what: str) -> 
 def run_push(job: Job) -> tuple[str, Json]:
     """The Parquet export, unpacked, as a dataset of the owner's; written once for what the collection
     holds: nothing goes out that was deleted while the job waited."""
+    token = job.tools.lent.take(job.id, _TOKEN_SECONDS)
     folder, name = job.work / _fingerprint(job), dataset_name("", "", str(job.spec["dataset"]))
     if not folder.exists():
         shutil.rmtree(job.work, ignore_errors=True)
@@ -66,7 +67,6 @@ def run_push(job: Job) -> tuple[str, Json]:
         aside.replace(folder)
     from storage.remotes.push import push  # the Hub's client: a quarter of a second
 
-    token = job.tools.lent.take(job.id, _TOKEN_SECONDS)
     made = push(folder, name, token, job.report("files are sent"))
     result = {"dataset": name, "url": made.url, "commit": made.commit}
     return f"It is in the private dataset {name}.", result
