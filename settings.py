@@ -33,7 +33,7 @@ DEFAULT_TABLE_MODEL = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One value per variable; the README's table documents each (a test holds them together)."""
+    """One value per variable; docs/self-hosting.md documents each (a test holds them together)."""
 
     data_dir: Path
     secret: bytes = field(repr=False)

@@ -1,4 +1,4 @@
-"""Pictures of the page for the README: `make pictures`, or with PDFs of your own as arguments.
+"""Pictures of the page for the documentation: `make pictures`, or with PDFs of your own as arguments.
 
 Starts the app with a fresh data directory, adds the samples and the given files, opens the page in
 Chromium, light and dark, wide and narrow, and writes docs/pictures/*.webp.

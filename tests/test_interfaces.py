@@ -1,4 +1,4 @@
-"""What scripts and tools use: the client over a restart, MCP, OpenAPI, and the README's own examples."""
+"""What scripts and tools use: the client over a restart, MCP, OpenAPI, and the examples of docs/clients.md."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from tests.oidc import Provider
 from tests.people import signed_in
 
 pytestmark = pytest.mark.slow
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+CLIENTS = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def reports(app: Running) -> Quire:
 
 
 def examples(kind: str, below: str) -> list[str]:
-    """The code blocks of that kind in that chapter of the README."""
-    chapter = README[README.index(f"## {below}\n") :].split("\n## ")[0]
+    """The code blocks of that kind in that chapter of docs/clients.md."""
+    chapter = CLIENTS[CLIENTS.index(f"## {below}\n") :].split("\n## ")[0]
     return re.findall(rf"```{kind}\n(.*?)```", chapter, re.S)
 
 
@@ -53,7 +53,7 @@ def here(text: str, app: Running) -> str:
     return text.replace("http://127.0.0.1:7860", app.url)
 
 
-# The README's examples, as they stand there
+# The examples, as they stand there
 
 
 def test_the_python_examples_run(app: Running, tmp_path: Path) -> None:

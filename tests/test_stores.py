@@ -300,9 +300,9 @@ def test_a_stranger_opens_the_published_directory_by_the_lines_of_the_card(
     assert "[(4, 12)] FLOAT[]" in found.stdout
 
 
-def test_the_readme_shows_the_lines_of_the_card() -> None:
+def test_the_documentation_shows_the_lines_of_the_card() -> None:
     lines = CARD.split("```python\n")[1].split("```")[0]
-    assert lines in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert lines in (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ def _send(settings: Settings, address: str, subject: str, text: str, mail_id: st
 
 
 def signature(secret: bytes, stamp: str, body: bytes) -> str:
-    """Hex HMAC-SHA256 over `stamp.body`; the key is made from QUIRE_SECRET (README, Webhooks)."""
+    """Hex HMAC-SHA256 over `stamp.body`; the key is made from QUIRE_SECRET (docs/clients.md)."""
     return hmac.new(webhook_key(secret), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 

@@ -37,7 +37,7 @@ const saved = status => {
   if (r.unsaved) lines.push(`${plural(r.unsaved, "change")} here ${r.unsaved === 1 ? "is" : "are"} not in it yet.`);
   lines.push(`What a restart now would lose: ${status.restart_loses.message}`);
   if (r.mirror) lines.push(r.lag ? `The mirror (${r.mirror}) is ${plural(r.lag, "generation")} behind and catches up by itself.` : `The mirror (${r.mirror}) is equal.`);
-  if (r.primary === "local") lines.push("No remote is set up: if this disk is wiped, everything is lost. See QUIRE_HUB_DATASET in the README.");
+  if (r.primary === "local") lines.push("No remote is set up: if this disk is wiped, everything is lost. See QUIRE_HUB_DATASET in docs/self-hosting.md.");
   const late = r.unsaved || r.lag || r.error;
   return [h("span", { class: `dot ${r.unsaved || status.restart_loses.everything ? "wait" : r.primary === "local" ? "soft" : late ? "wait" : "good"}` }),
     r.unsaved ? `${plural(r.unsaved, "change")} not yet saved` : status.restart_loses.everything ? "A restart loses everything" : r.primary === "local" ? "Saved on this disk only" : r.lag ? "Saved; mirror behind" : "All saved", lines];
