@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test campaigns bench bench-peers bench-abuse pictures page-bench setup setup-dev lock samples clean
+.PHONY: demo run check test campaigns bench bench-peers bench-abuse pictures page-bench api-docs setup setup-dev lock samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -48,6 +48,9 @@ bench-abuse: setup-dev  ## what abuse by visitors costs a signed-in person; MINU
 
 pictures: setup-dev  ## docs/pictures from the real page; PDF="a.pdf b.pdf" adds your own
 	$(BIN)/python bench/pictures.py $(PDF)
+
+api-docs: setup-dev  ## docs/api.md from the endpoints
+	$(BIN)/python bin/api.py
 
 page-bench: setup-dev  ## what the page costs: search, pictures, watchers, visits, stop
 	$(BIN)/python bench/page.py $(PDF)

@@ -257,7 +257,9 @@ def function(file: str, name: str) -> Function:
     for part in name.split("."):
         found = [n for n in body if isinstance(n, ast.ClassDef | Function) and n.name == part]
         if not found:
-            raise ValueError(f"There is no {name} in {file}: tell SHAPES in bin/api.py where it is.")
+            raise ValueError(
+                f"There is no {name} in {file}: tell SHAPES in bin/api.py where it is."
+            )
         node, body = found[0], found[0].body
     assert isinstance(node, Function)
     return node
