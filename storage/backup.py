@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from errors import Corrupt, InputError, Refused
+from storage.generations import base
 from storage.generations import manifest as manifests
 from storage.generations.committer import users_here
 from storage.generations.lease import NAME
-from storage.generations.reader import measure, named
+from storage.generations.reader import digest, measure, named
 from storage.paths import Paths
 
 LIST = "backup.json"
@@ -39,6 +40,8 @@ def backup(paths: Paths, jobs: Path | None, to: Path) -> int:
     for user in users_here(paths):
         for part in _OF_A_USER:
             _copy(paths.user(user) / part, to / "users" / user / part)
+    if paths.catalog.exists():
+        _unmark(Paths(to))
     _copy_remote(paths.remote, to / paths.remote.name)
     for name in _AT_LAST:
         _copy(paths.root / name, to / name)
@@ -60,7 +63,7 @@ def restore(paths: Paths, jobs: Path | None, source: Path) -> int:
                 f"The backup is not whole: {name} is missing or has other bytes.",
                 "Nothing was changed. Use another backup.",
             )
-    if any(path.exists() for path in (paths.catalog, paths.root / "users", paths.remote)):
+    if any(p and p.exists() for p in (paths.catalog, jobs, paths.root / "users", paths.remote)):
         raise Refused(
             "data_there",
             f"{paths.root} holds data already.",
@@ -102,6 +105,16 @@ def _copy_database(path: Path, to: Path) -> None:
     ):
         source.backup(target)
         target.execute("PRAGMA journal_mode=DELETE")  # all of it is in the one file
+
+
+def _unmark(copy: Paths) -> None:
+    """Who was saved between the copies of their rows and of BASE.json is not proved to go on from there:
+    for them a restored Quire asks the stores."""
+    with contextlib.closing(sqlite3.connect(copy.catalog)) as database, database:
+        for user, marked in database.execute("SELECT user, sha256 FROM marks").fetchall():
+            content = base.raw(copy, user)
+            if content is None or digest(content) != marked:
+                database.execute("UPDATE marks SET sha256 = NULL WHERE user = ?", [user])
 
 
 def _copy(path: Path, to: Path) -> None:

@@ -4,6 +4,7 @@ between two operations, nothing that was saved is dropped, and nothing that was 
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from errors import Corrupt, InputError
+from errors import Corrupt, InputError, Refused
 from settings import Settings
 from storage import backup
 from storage.catalog import sqlite_file
@@ -592,6 +593,50 @@ def test_a_container_that_takes_over_from_an_idle_one_is_not_overtaken(house: Ho
 
 
 # The drill
+
+
+def test_a_save_at_any_moment_of_a_backup_leaves_it_whole(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each database and each file that is copied."""
+    moment, left = 0, 0
+
+    def copied(copy: Callable[[Path, Path], None], path: Path, to: Path) -> None:
+        nonlocal left
+        if path.parent.name != "manifests":  # they are many
+            left -= 1
+            if left == -1:
+                house.source(f"{moment:064x}")
+                house.replication.save(USER)
+        copy(path, to)
+
+    for name in ("_copy_database", "_copy"):
+        monkeypatch.setattr(backup, name, partial(copied, getattr(backup, name)))
+    house.source("a" * 64)
+    house.replication.save(USER)
+    while left <= 0:
+        saved = {s.sha256 for s in house.catalog.sources(USER)}
+        left, to = moment, tmp_path / f"backup-{moment}"
+        backup.backup(house.paths, None, to)
+        backup.restore(Paths(tmp_path / f"{moment}"), None, to)
+        back = House(tmp_path / f"{moment}", primary=LocalRemote(tmp_path / f"{moment}" / "remote"))
+        assert list(verify.local(back.replication, USER)) == []
+        back.replication.adopt(USER)
+        assert saved <= {s.sha256 for s in back.catalog.sources(USER)}
+        assert back.replication.proved(USER)
+        back.close()
+        moment += 1
+    assert moment > 5
+
+
+def test_a_backup_is_restored_over_no_job_database(house: House, tmp_path: Path) -> None:
+    jobs, to = tmp_path / "jobs.sqlite", tmp_path / "backup"
+    sqlite3.connect(jobs).close()
+    backup.backup(house.paths, jobs, to)
+    jobs.write_bytes(b"of another Quire")
+    with pytest.raises(Refused):
+        backup.restore(Paths(tmp_path / "restored"), jobs, to)
+    assert jobs.read_bytes() == b"of another Quire"
 
 
 @pytest.mark.slow
