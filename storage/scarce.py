@@ -8,6 +8,7 @@ import resource
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from errors import QuireError, Unavailable
@@ -51,6 +52,18 @@ def scarce(problem: BaseException, root: Path) -> QuireError | None:
             if descriptors_left() < 4:
                 return too_many_open_files()
     return None
+
+
+@contextmanager
+def scarcity(root: Path) -> Iterator[None]:
+    """An OSError inside is raised as what it comes from, where the machine has too little of that."""
+    try:
+        yield
+    except OSError as problem:
+        found = scarce(problem, root)
+        if found is None:
+            raise
+        raise found from problem
 
 
 def known(problem: Exception, root: Path, advice: str) -> QuireError:

@@ -1,5 +1,6 @@
 """Saving at a pace, publishing, restoring and several instances: on real files and a real Hub client."""
 
+import errno
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from storage.generations.saved_jobs import EDITION
 from storage.live import closed_copy as published
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
+from storage.live.open_stores import Workspaces
 from storage.live.seal import Seal
 from storage.paths import user_key
 from storage.remotes.dataset_card import CARD
@@ -447,6 +449,28 @@ def test_what_is_published_stays_right_over_many_saves(house: House) -> None:
     again = wiped(fresh)
     assert again.ids() == wanted
     again.close()
+
+
+@pytest.mark.parametrize("part", ["mend", "copy"])
+def test_a_full_disk_beside_a_save_is_told_and_ends_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Workspaces, part, full)
+    noted: list[str] = []
+    monkeypatch.setattr(
+        replication.Replication,
+        "note",
+        lambda _self, _user, told: noted.append(getattr(told, "code", "")),
+    )
+    house.put(1)
+    for now in (1e9, 2e9):  # the second one publishes
+        house.committer.clock = lambda now=now: now  # type: ignore[misc]
+        house.committer._commit([USER])
+    assert "disk_full" in noted
+    assert house.replication.base(USER)
 
 
 def test_a_torn_index_is_never_copied(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from settings import Settings
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.names import text
 from storage.paths import Paths
-from storage.scarce import disk_full, scarce
+from storage.scarce import disk_full, scarcity
 from storage.usage import Usage
 
 _SPARE = 500 << 20  # bytes of the disk that new work leaves alone
@@ -87,18 +87,16 @@ class Admission:
 
     def allot(self, user: str, folder: Path, size: int, ahead: int) -> int:
         """What that folder may become: `size` bytes, and up to `ahead` more where there is room."""
-        try:
-            with self.measured.locked(self.catalog.visitor_address(user) or user):
-                own = self.measured.within(folder).all
-                limit = self.limit(user)
-                most = limit - 2 * _margin(limit)
-                left = own + self._room(user, size - own, most, limit)
-                self._disk(size - own, _SPARE)
-                allotted = min(size + ahead, left)
-                self.measured.promise(folder, allotted)
-                return allotted
-        except OSError as problem:
-            raise scarce(problem, self.paths.root) or problem from problem
+        where = self.catalog.visitor_address(user) or user
+        with scarcity(self.paths.root), self.measured.locked(where):
+            own = self.measured.within(folder).all
+            limit = self.limit(user)
+            most = limit - 2 * _margin(limit)
+            left = own + self._room(user, size - own, most, limit)
+            self._disk(size - own, _SPARE)
+            allotted = min(size + ahead, left)
+            self.measured.promise(folder, allotted)
+            return allotted
 
     def discard(self, upload: Path) -> None:
         """An upload that is not needed any more, and the folders made for it; nothing else."""

@@ -7,8 +7,9 @@ of a job goes at once as long as there are tokens; else it waits for the next on
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from errors import QuireError, Unavailable
@@ -22,6 +23,7 @@ from storage.live.open_stores import Workspaces
 from storage.names import UserKey, is_one
 from storage.paths import Paths
 from storage.removal import sweep
+from storage.scarce import scarcity
 
 log = logging.getLogger(__name__)
 HISTORY = 36 * 3600.0  # the Hub gives back the storage of a rewritten history within this time
@@ -383,22 +385,28 @@ class Committer:
         """Whose journal cannot be put right is not saved now; the save says so. Crops that nobody shows
         any more go, once for all that was deleted since the last save."""
         for user in users:
-            try:
+            with self._noted(user):
                 self.workspaces.mend(user)
                 paths, catalog = self.replication.paths, self.replication.catalog
                 if any(paths.deleted(user).glob("*.crops")) and not catalog.jobs(user, ACTIVE, 1):
                     with self.workspaces.open(user) as workspace:
                         sweep(paths, workspace, user)
-            except QuireError as problem:
-                self.replication.note(user, problem)
 
     def _copied(self, user: str) -> Copy | None:
         """None when the store is in use, or cannot be copied: it is tried again later."""
+        copy = None
+        with self._noted(user):
+            copy = self.workspaces.copy(user)
+        return copy
+
+    @contextmanager
+    def _noted(self, user: str) -> Iterator[None]:
+        """What fails inside is that user's alone, and told by `status`."""
         try:
-            return self.workspaces.copy(user)
+            with scarcity(self.replication.paths.root):
+                yield
         except QuireError as problem:
             self.replication.note(user, problem)
-            return None
 
 
 def _stopping() -> Unavailable:

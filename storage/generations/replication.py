@@ -26,7 +26,7 @@ from storage.generations.reader import Found, named
 from storage.live import journal, segments
 from storage.paths import Paths
 from storage.remotes.remote import Change, Remote, changed_elsewhere
-from storage.scarce import scarce
+from storage.scarce import scarcity
 
 _ATTEMPTS = 6
 _RESTORING = 30.0  # seconds that a call waits for the stores, where it cannot do without them
@@ -144,28 +144,25 @@ class Replication:
 
     def _draft(self, user: str, wish: Wish, outcomes: dict[str, int | QuireError]) -> Draft | None:
         try:
-            if user in self.forgotten:
-                wish = replace(wish, forgotten=True)
-            if wish.whole is not None:
-                wish = replace(wish, above=self._known(user))
-                head = reader.read(self.primary, user)
-                if known := self.base(user):
-                    rebase(self.catalog, user, known if self.proved(user) else None, known)
-            else:
-                head = self.head(user)
-                behind = not wish.erase_user and self._adopt(user, head)
-                if behind and wish.copy:
-                    wish = replace(wish, copy=None)  # it lacks what another instance wrote
-            changes = self.catalog.mark(user).changes
-            made = compose(self.paths, self.catalog, head, user, wish, self.keep, self._contents)
+            with scarcity(self.paths.root):
+                if user in self.forgotten:
+                    wish = replace(wish, forgotten=True)
+                if wish.whole is not None:
+                    wish = replace(wish, above=self._known(user))
+                    head = reader.read(self.primary, user)
+                    if known := self.base(user):
+                        rebase(self.catalog, user, known if self.proved(user) else None, known)
+                else:
+                    head = self.head(user)
+                    behind = not wish.erase_user and self._adopt(user, head)
+                    if behind and wish.copy:
+                        wish = replace(wish, copy=None)  # it lacks what another instance wrote
+                changes = self.catalog.mark(user).changes
+                made = compose(
+                    self.paths, self.catalog, head, user, wish, self.keep, self._contents
+                )
         except QuireError as problem:
             outcomes[user] = problem
-            return None
-        except OSError as problem:
-            found = scarce(problem, self.paths.root)
-            if found is None:
-                raise
-            outcomes[user] = found
             return None
         if made is None:
             if not wish.erase_user:
