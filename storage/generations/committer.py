@@ -275,7 +275,10 @@ class Committer:
                 wished = {u: self._wishes.pop(u, Wish()) for u in users}
             try:
                 self._mend(users)
-                copies = {u: self._copied(u) for u in publish if self._behind(u)}
+                copies: dict[str, Copy | None] = {}
+                for user in filter(self._behind, publish):
+                    with self._noted(user):
+                        copies[user] = self.workspaces.copy(user)
                 wishes = {u: replace(wished[u], copy=copies.get(u)) for u in users}
                 before = self.replication.commits
                 outcomes = self.replication.save_all(wishes)
@@ -391,13 +394,6 @@ class Committer:
                 if any(paths.deleted(user).glob("*.crops")) and not catalog.jobs(user, ACTIVE, 1):
                     with self.workspaces.open(user) as workspace:
                         sweep(paths, workspace, user)
-
-    def _copied(self, user: str) -> Copy | None:
-        """None when the store is in use, or cannot be copied: it is tried again later."""
-        copy = None
-        with self._noted(user):
-            copy = self.workspaces.copy(user)
-        return copy
 
     @contextmanager
     def _noted(self, user: str) -> Iterator[None]:
