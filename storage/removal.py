@@ -7,30 +7,25 @@ finds those that nobody names, however many were deleted. Knows nothing of jobs 
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.files import crops_of
 from storage.live.workspace import Workspace
+from storage.names import CropName, is_one
 from storage.paths import Paths
 
 _AT_ONCE = 500
 
 
-def crops_in(
-    workspace: Workspace,
-    collection: str,
-    source_id: str | None = None,
-    *,
-    ids: Sequence[str] | None = None,
-) -> set[str]:
-    """Names of the crops that records of a collection point to: all, those of a source, or these."""
+def crops_in(workspace: Workspace, collection: str, source_id: str | None = None) -> set[CropName]:
+    """Names of the crops that records of a collection, or of one of its sources, point to."""
     kinds = {"element_type": {"$in": ["Table", "Image"]}}
     where = {"$and": [kinds, {"source_id": source_id}]} if source_id else kinds
-    held = workspace.get(collection, ids=ids, where=where) if ids != [] else []
-    return {str(r.metadata["image"]) for r in held if r.metadata.get("image")}
+    named = (r.metadata.get("image") for r in workspace.get(collection, where=where))
+    return {CropName(name) for name in named if is_one(CropName, name)}
 
 
 def put_aside(paths: Paths, user: str, crops: Iterable[str]) -> None:

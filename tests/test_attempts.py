@@ -17,7 +17,7 @@ from pipeline.processes.pool import Pool, Pools
 from settings import Settings
 from storage.atomic_write import atomic_write
 from storage.catalog.catalog import JobRow, SourceRow
-from storage.removal import sweep
+from storage.removal import crops_in, sweep
 from tests.house import USER, House, record
 
 SHA = "a" * 64
@@ -147,6 +147,20 @@ def test_pictures_go_with_the_records_that_showed_them(house: House) -> None:
     with house.workspaces.open(USER) as workspace:
         sweep(house.paths, workspace, USER)
     assert [p.name for p in house.paths.crops(USER).iterdir()] == [names[1]]
+
+
+def test_a_document_whose_picture_has_no_proper_name_can_be_removed(house: House) -> None:
+    """A page process that was taken over may say anything."""
+    with house.workspaces.open(USER) as workspace:
+        names = ["../../secret", "élan.jpg", f"{'d' * 64}.jpg"]
+        made = [
+            record(n, source_id=SHA, element_type="Image", image=name)
+            for n, name in enumerate(names)
+        ]
+        workspace.upsert(house.space(), made)
+        assert crops_in(workspace, house.space().collection) == {names[2]}
+    assert "error" not in answer("undo", place(house, status="cancelled"), NO_BATCH, {})
+    assert house.ids() == []
 
 
 def test_a_collection_that_was_deleted_meanwhile_does_not_come_back(house: House) -> None:

@@ -253,7 +253,9 @@ def finish_index(place: Place, pages: int, batches: int) -> Json:
         with tools.stores.workspaces.open(spec["user"]) as workspace:
             held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})
             stale = sorted(held - current)
-            put_aside(tools.paths, spec["user"], crops_in(workspace, spec["collection"], ids=stale))
+            if stale:  # of their pictures those go that no other record shows
+                shown = crops_in(workspace, spec["collection"], spec["sha256"])
+                put_aside(tools.paths, spec["user"], shown)
             workspace.delete(spec["collection"], stale)
     else:
         log.warning(
