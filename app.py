@@ -3,7 +3,6 @@
 Everything else can be used without it: `python -m pipeline` is the command line.
 """
 
-import asyncio
 import fcntl
 import importlib
 import logging
@@ -14,8 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from errors import QuireError, Refused
@@ -152,13 +149,6 @@ def main() -> int:
         health=Health(link),
         **({"saw": broker.saw} if broker else {}),
     )
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
-        loops.append(asyncio.get_running_loop())
-        yield
-
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -187,7 +177,7 @@ def main() -> int:
                 "middleware": [
                     Middleware(Guard, settings=settings, identity=identity, calls=calls(demo))
                 ],
-                "lifespan": lifespan,
+                "lifespan": server.lifespan,
             },
         )
     log.info("Quire is at %s", url)
@@ -195,8 +185,8 @@ def main() -> int:
     if reason:
         log.critical("%s Quire ends, to be started again.", reason)
     worker.terminate()  # it saves what is unsaved meanwhile
-    for loop in loops:
-        loop.call_soon_threadsafe(app.hub.close)
+    if server.loop:
+        server.loop.call_soon_threadsafe(app.hub.close)
     demo.close(verbose=False)
     for fork in multiprocessing.active_children():  # GPU calls outlive their caller otherwise
         fork.kill()

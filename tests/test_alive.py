@@ -1,5 +1,6 @@
 """What is frozen, gone or busy is said within a time, and started again: the link, the worker, the database."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,14 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse
 
 from errors import QuireError
 from pipeline.jobs.health import Health
@@ -30,6 +35,7 @@ from storage.paths import Paths
 from tests.conftest import ROOT, start_app
 from tests.engine import USER, engine, lines
 from tests.postgres import postgres
+from web.serve import Server
 
 pytestmark = pytest.mark.timeout(60)  # what hangs fails
 
@@ -414,6 +420,32 @@ def test_a_server_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
         env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}, timeout=50, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["up", "start_failed"], done.stderr
+
+
+def test_where_a_request_comes_from_is_not_what_it_says_of_itself() -> None:
+    """Also from this machine, where the app's own tool calls come from with their caller's headers."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse(scope["client"][0])(scope, receive, send)
+
+    server = Server(socket.create_server(("127.0.0.1", 0)))
+    _, _, url, _ = server.start(app)
+    asked = urllib.request.Request(url, headers={"X-Forwarded-For": "203.0.113.7"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        assert answer.read() == b"127.0.0.1"
+    server.close()
+
+
+def test_a_hundred_calls_have_a_thread_each() -> None:
+    together = threading.Barrier(100)
+
+    async def wait() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as port:
+            async with Server(port).lifespan(None):
+                waiting = (run_in_threadpool(together.wait, 20) for _ in range(100))
+                assert len(set(await asyncio.gather(*waiting))) == 100
+
+    asyncio.run(wait())
 
 
 SLOW = """

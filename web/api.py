@@ -147,6 +147,7 @@ def endpoint(app: App, function: Callable[..., Any]) -> Callable[..., Any]:
                 raise refused(problem, by_tool) from problem
 
         made = call
+    made.takes = takes  # type: ignore[attr-defined]
     made.__name__, made.__doc__ = function.__name__, function.__doc__
     made.__signature__ = seen  # type: ignore[attr-defined]
     made.__annotations__ = {n: p.annotation for n, p in seen.parameters.items()} | {
@@ -463,19 +464,9 @@ def register(app: App) -> None:
 
 def calls(demo: gr.Blocks) -> Calls:
     """What the endpoints of the page take."""
-    public = {
-        str(event.api_name): inspect.signature(event.fn).parameters
-        for event in demo.fns.values()
-        if event.fn and event.api_visibility != "private"
-    }
-    special = {"request", "oauth_token"}
-    return Calls(
-        {
-            name: Arguments({n: p for n, p in parameters.items() if n not in special})
-            for name, parameters in public.items()
-        },
-        {number: str(event.api_name) for number, event in demo.fns.items()},
-    )
+    names = {number: str(event.api_name) for number, event in demo.fns.items()}
+    takes = {names[number]: getattr(event.fn, "takes", None) for number, event in demo.fns.items()}
+    return Calls({name: found for name, found in takes.items() if found}, names)
 
 
 def hide_the_rest(demo: gr.Blocks) -> None:

@@ -101,7 +101,7 @@ class Identity:
     _good: Remembered[bool] = field(default_factory=Remembered)
     _strangers: Buckets = field(default_factory=lambda: Buckets(rate=0.2, burst=20))
     _breaker: Breaker = field(
-        default_factory=lambda: Breaker(at_once=8, failures=3, rest=15.0, away=_hub_away())
+        default_factory=lambda: Breaker(at_once=8, failures=3, rest=15.0, away=_hub_away)
     )
     _visits: Remembered[bool] = field(default_factory=Remembered)
 

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -154,7 +154,7 @@ class Breaker:
     at_once: int
     failures: int
     rest: float
-    away: Unavailable
+    away: Callable[[], Unavailable]
     _asking: int = 0
     _failed: int = 0
     _until: float = 0.0
@@ -162,10 +162,10 @@ class Breaker:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Raises `away` at once where there is no use in asking; an Unavailable within counts."""
+        """Raises `away()` at once where there is no use in asking; an Unavailable within counts."""
         with self._lock:
             if self._asking >= self.at_once or time.monotonic() < self._until:
-                raise Unavailable(self.away.code, self.away.message, self.away.advice)
+                raise self.away()
             if self._failed >= self.failures:  # one goes first
                 self._until = time.monotonic() + self.rest
             self._asking += 1

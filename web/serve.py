@@ -5,16 +5,18 @@ half alive. `Blocks.launch` is still what makes the app (ZeroGPU packs its model
 `start_server`. A start is bounded by its own looks at it, so that a process which is frozen meanwhile goes on.
 """
 
+import asyncio
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from gradio import http_server
 
 from errors import Unavailable
@@ -22,6 +24,7 @@ from web.connections import Connection
 
 log = logging.getLogger(__name__)
 START = 120  # seconds, from the server's start until the page answers
+THREADS = 128  # of which 32 may wait for the worker at once, see `Link`
 _CLOSE = 5.0
 
 
@@ -31,6 +34,7 @@ class Server:
 
     port: socket.socket
     server: uvicorn.Server | None = None
+    loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread = field(init=False)
 
     @property
@@ -47,7 +51,9 @@ class Server:
         """As `gradio.http_server.start_server`: name, port, URL and server, once it has started."""
         host, port = self.port.getsockname()[:2]
         self.server = uvicorn.Server(
-            uvicorn.Config(app, host=host, port=port, http=Connection, log_level="warning")
+            uvicorn.Config(
+                app, host=host, port=port, http=Connection, log_level="warning", proxy_headers=False
+            )
         )
         self._thread = threading.Thread(target=self.server.run, args=([self.port],), daemon=True)
         self._thread.start()
@@ -59,6 +65,13 @@ class Server:
                 )
         named = "localhost" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         return server_name or host, port, f"http://{named}:{port}/", self
+
+    @asynccontextmanager
+    async def lifespan(self, _: Any) -> AsyncIterator[None]:
+        """Of the app that is served: threads for whoever has a turn, also while the worker holds some."""
+        current_default_thread_limiter().total_tokens = THREADS
+        self.loop = asyncio.get_running_loop()
+        yield
 
     def close(self) -> None:
         if self.server is not None:
