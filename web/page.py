@@ -58,7 +58,7 @@ def head(settings: Settings) -> str:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own parts, such as the API page, in the page's colours."""
+    """Gradio's own parts in the page's colours."""
     return gr.themes.Default(primary_hue="orange", neutral_hue="stone").set(
         body_background_fill="#faf9f7",
         body_background_fill_dark="#161412",

@@ -37,3 +37,10 @@ def test_a_page_is_found_again_by_link_by_reload_and_in_a_restored_tab(
             assert (one.goto(link) or pytest.fail(link)).status == 200
         expect(one.locator(".sheet img")).to_have_attribute("alt", "Page 2")
         assert "p=2" in one.url.split("?")[1].split("&")
+
+
+def test_the_page_leads_to_what_its_api_is(page: Page, app: Running) -> None:
+    page.goto(app.url)
+    there = page.get_by_role("link", name="API").get_attribute("href")
+    told = page.request.get(f"{app.url}{there}").json()
+    assert any(path.endswith("/search") for path in told["paths"])

@@ -88,7 +88,7 @@ export const sidebar = () => {
       state.status?.model_error ? h("p", { class: "says bad" }, told(state.status.model_error))
         : state.status?.device && h("p", {}, `Vectors: ${state.status.device === "loading" ? "the model is loading" : `on the ${state.status.device.toUpperCase()}`}.`));
     put(foot, account(state.status), more,
-      h("p", { class: "links" }, state.status?.you && state.status.you.kind !== "visitor" ? [h("button", { type: "button", class: "link", onclick: tokens }, "Tokens"), " · ", state.status.you.kind === "person" ? [h("button", { type: "button", class: "link", onclick: mail }, "Mail"), " · "] : null] : null, h("a", { href: "/?view=api", target: "_blank", rel: "noopener" }, "API"), " · ",
+      h("p", { class: "links" }, state.status?.you && state.status.you.kind !== "visitor" ? [h("button", { type: "button", class: "link", onclick: tokens }, "Tokens"), " · ", state.status.you.kind === "person" ? [h("button", { type: "button", class: "link", onclick: mail }, "Mail"), " · "] : null] : null, h("a", { href: url("/gradio_api/openapi.json"), target: "_blank", rel: "noopener" }, "API"), " · ",
         h("span", { class: state.connected ? "" : "off" }, state.connected ? "live" : "reconnecting…")));
   };
   on("collections", paintList);
