@@ -154,7 +154,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     demo = page.build(app)
     demo.queue(default_concurrency_limit=8, max_size=512, api_open=False)
-    server = Server(port)
+    server = Server(port, local_proxy=not settings.space_id)
     with server.instead():
         _, url, _ = demo.launch(
             server_name=settings.host,

@@ -422,17 +422,18 @@ def test_a_server_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
     assert done.stdout.split() == ["up", "start_failed"], done.stderr
 
 
-def test_where_a_request_comes_from_is_not_what_it_says_of_itself() -> None:
-    """Also from this machine, where the app's own tool calls come from with their caller's headers."""
+@pytest.mark.parametrize(("proxy", "seen"), [(False, "127.0.0.1"), (True, "203.0.113.7")])
+def test_only_where_a_local_proxy_may_be_is_its_word_taken(proxy: bool, seen: str) -> None:
+    """On a Space the app's own tool calls come from this machine, with their caller's headers."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse(scope["client"][0])(scope, receive, send)
 
-    server = Server(socket.create_server(("127.0.0.1", 0)))
+    server = Server(socket.create_server(("127.0.0.1", 0)), local_proxy=proxy)
     _, _, url, _ = server.start(app)
     asked = urllib.request.Request(url, headers={"X-Forwarded-For": "203.0.113.7"})
     with urllib.request.urlopen(asked, timeout=20) as answer:
-        assert answer.read() == b"127.0.0.1"
+        assert answer.read().decode() == seen
     server.close()
 
 

@@ -33,6 +33,7 @@ class Server:
     """uvicorn in a thread, on a socket that listens already. `close` and `config` are Gradio's words."""
 
     port: socket.socket
+    local_proxy: bool = True  # its word is taken on where a request comes from; none is on a Space
     server: uvicorn.Server | None = None
     loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread = field(init=False)
@@ -52,7 +53,12 @@ class Server:
         host, port = self.port.getsockname()[:2]
         self.server = uvicorn.Server(
             uvicorn.Config(
-                app, host=host, port=port, http=Connection, log_level="warning", proxy_headers=False
+                app,
+                host=host,
+                port=port,
+                http=Connection,
+                log_level="warning",
+                proxy_headers=self.local_proxy,
             )
         )
         self._thread = threading.Thread(target=self.server.run, args=([self.port],), daemon=True)
