@@ -221,7 +221,7 @@ HEAD = """# The endpoints
 
 Written by `make api-docs` from `web/api.py`; do not edit. How to call them from Python, curl, MCP tools and a shell:
 [clients.md](clients.md). Arguments without a default are needed; null stands for the default. Times are Unix seconds,
-pages count from 1. The same is described by a running Quire at `/?view=api` and in `/gradio_api/openapi.json`.
+pages count from 1. The same is described by a running Quire in `/gradio_api/openapi.json`.
 
 """
 
