@@ -183,3 +183,24 @@ def test_words_are_in_order_and_once() -> None:
     every = [word for part in words for word in part]
     assert every
     assert len(set(every)) == len(every)
+
+
+def test_the_map_of_data_names_every_path_and_table() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    data = page.split("## Data\n")[1].split("\n## ")[0]
+    joined = [
+        str(node.right.value)
+        for node in ast.walk(ast.parse((ROOT / "storage/paths.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        if isinstance(node.right, ast.Constant)
+    ]
+    tables = [
+        str(node.args[0].value)
+        for path in (ROOT / "storage/catalog").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Table"
+        if isinstance(node.args[0], ast.Constant)
+    ]
+    assert len(joined) > 20
+    assert [name for name in joined if not re.search(rf"\b{re.escape(name)}\b", data)] == []
+    assert sorted(re.findall(r"`(\w+)`(?= `| \|)", data)) == sorted(tables)
