@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from errors import Conflict, Corrupt, InputError, NotFound, Unavailable
 from storage.catalog.catalog import JobRow, SourceRow
+from storage.catalog.tokens import Accounts
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
 from storage.live.keyword_index import Entry, Filter, Fulltext
@@ -93,6 +96,18 @@ def test_a_delivery_is_claimed_once_unless_nothing_was_sent(house: House) -> Non
     house.catalog.end_delivery("d", "sent")
     assert not house.catalog.claim_delivery("d", "j")
     assert house.catalog.delivery_state("d") == "sent"
+
+
+def test_of_two_first_writes_at_once_the_later_one_stays(tmp_path: Path) -> None:
+    one, two = (Accounts(f"sqlite:///{tmp_path}/rows.sqlite") for _ in range(2))
+
+    def first(_db: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT"):
+            two.own_address("ada", "digest", "earlier")
+
+    event.listen(one._engine, "before_cursor_execute", first)
+    one.own_address("ada", "digest", "later")
+    assert two.addresses("ada") == {"digest": "later"}
 
 
 def test_the_model_of_a_collection_is_checked(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound
@@ -131,9 +130,7 @@ class Catalog:
         values: dict[str, Any] = {"generation": generation, "sha256": sha256}
         values |= {} if saved is None else {"saved": saved}
         with self._engine.begin() as db:
-            self._upsert(
-                db, schema.marks, {"changes": 0, "saved": 0, "user": user} | values, values
-            )
+            schema.upsert(db, schema.marks, {"user": user}, values, changes=0, saved=saved or 0)
 
     def unsaved(self) -> list[str]:
         """Users with changes that no generation holds yet."""
@@ -158,8 +155,7 @@ class Catalog:
                     self._bury(db, user, key, at)
 
     def _bury(self, db: Connection, user: str, key: str, at: float) -> None:
-        values = {"user": user, "key": key, "at": at}
-        self._upsert(db, schema.tombstones, values, {"at": at})
+        schema.upsert(db, schema.tombstones, {"user": user, "key": key}, {"at": at})
 
     @contextmanager
     def _changing(self, user: str) -> Iterator[Connection]:
@@ -169,18 +165,8 @@ class Catalog:
             yield db
 
     def _count(self, db: Connection, user: str) -> None:
-        first = {"user": user, "generation": 0, "changes": 1, "saved": 0}
-        self._upsert(db, schema.marks, first, {"changes": schema.marks.c.changes + 1})
-
-    def _upsert(
-        self, db: Connection, table: Any, values: Mapping[str, Any], changes: Mapping[str, Any]
-    ) -> None:
-        made = sqlite.insert(table) if self._sqlite else postgresql.insert(table)
-        db.execute(
-            made.values(**values).on_conflict_do_update(
-                index_elements=list(table.primary_key), set_=dict(changes)
-            )
-        )
+        more = {"changes": schema.marks.c.changes + 1}
+        schema.upsert(db, schema.marks, {"user": user}, more, generation=0, changes=1, saved=0)
 
     # Collections
 
@@ -379,7 +365,7 @@ class Catalog:
 
     def forget_user(self, user: str, before: float | None = None) -> None:
         """Every row of theirs; those only that were made `before` a time when it is given."""
-        old = time.time() + 1e9 if before is None else before
+        old = float("inf") if before is None else before
         jobs = (schema.jobs.c.user == user) & (schema.jobs.c.created_at < old)
         named = select(schema.jobs.c.id).where(jobs)
         mine = (schema.collections.c.user == user) & (schema.collections.c.created_at < old)

@@ -2,7 +2,7 @@
 
 import time
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, select
 
 from storage.catalog import schema
 
@@ -19,10 +19,7 @@ class Workers:
     def beat(self, worker: str, role: str) -> None:
         with self._engine.begin() as db:
             values = {"role": role, "beat": self._now(db)}
-            if not db.execute(
-                update(schema.workers).where(schema.workers.c.id == worker).values(**values)
-            ).rowcount:
-                db.execute(insert(schema.workers).values(id=worker, **values))
+            schema.upsert(db, schema.workers, {"id": worker}, values)
 
     def alive(self, seconds: float) -> set[str]:
         """Workers that gave a sign of life within that time."""

@@ -6,12 +6,14 @@ damaged is set aside, not opened: what it held comes from the stores again.
 
 import functools
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Float,
     Integer,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DatabaseError, DisconnectionError, OperationalError, TimeoutError
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
@@ -124,6 +127,18 @@ events = Table(
     Column("seq", Integer, primary_key=True),
     Column("body", Text, nullable=False),
 )
+
+
+def upsert(
+    db: Connection, table: Table, key: Mapping[str, str], values: Mapping[str, Any], **first: Any
+) -> None:
+    """The row of that key has these values; one that is new has the `first` ones instead."""
+    made = (sqlite if db.dialect.name == "sqlite" else postgresql).insert(table)
+    db.execute(
+        made.values({**key, **values, **first}).on_conflict_do_update(
+            index_elements=list(table.primary_key), set_=dict(values)
+        )
+    )
 
 
 FROZEN_FOR = 10.0  # seconds

@@ -5,7 +5,6 @@ anybody in. A sign-in that has no row is none: a lost database signs everybody o
 Knows nothing of requests, cookies or the Hub.
 """
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -29,10 +28,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from errors import InputError, NotFound, Refused
-from storage.catalog.schema import PATIENCE, connect
+from storage.catalog.schema import PATIENCE, connect, upsert
 from storage.catalog.schema import visitor_addresses as _addresses
 from storage.catalog.schema import visitors as _visitors
 
@@ -299,12 +297,8 @@ class Accounts:
 
     def _put(self, table: Table, key: dict[str, str], values: dict[str, Any]) -> None:
         """The row of that key, made or changed."""
-        these = [table.c[name] == value for name, value in key.items()]
         with self._engine.begin() as db:
-            if db.execute(update(table).where(*these).values(**values)).rowcount:
-                return
-        with contextlib.suppress(IntegrityError), self._engine.begin() as db:
-            db.execute(insert(table).values(**key, **values))  # two first ones at once: either
+            upsert(db, table, key, values)
 
 
 def _digest(text: str) -> str:
