@@ -5,6 +5,7 @@ then neither is believed, and the stores are asked. Knows no remote.
 """
 
 import contextlib
+import functools
 
 from errors import Corrupt
 from storage.atomic_write import atomic_write
@@ -28,9 +29,15 @@ def manifest(paths: Paths, user: str) -> Manifest | None:
     if not content:
         return None
     try:
-        return manifests.load(content, user=user)
+        return _loaded(content, user)
     except Corrupt:
         return None
+
+
+@functools.lru_cache(32)
+def _loaded(content: bytes, user: str) -> Manifest:
+    """A save asks for the same one several times."""
+    return manifests.load(content, user=user)
 
 
 def proved(paths: Paths, catalog: Catalog, user: str) -> bool:
@@ -44,6 +51,6 @@ def go_on_from(
 ) -> Manifest | None:
     """From that manifest (empty: there is none), which holds the first `saved` changes of the rows."""
     atomic_write(paths.base(user), content)
-    found = manifests.load(content, user=user) if content else None
+    found = _loaded(content, user) if content else None
     catalog.set_mark(user, found.generation if found else 0, digest(content), saved)
     return found

@@ -380,7 +380,8 @@ class Replication:
             self._check_forward(user, head)
             raw = head.raw if head else b""
             there, proved = base.raw(self.paths, user), self.proved(user)
-            lost = head is not None and self._put_back(user, head)
+            known = self.base(user) if proved else None
+            lost = head is not None and rebase(self.catalog, user, known, head.manifest)
             if proved and there == raw and not lost:
                 return False
             if head is not None:
@@ -390,21 +391,15 @@ class Replication:
                 self._go_on_from(user, raw)
                 return False
             if head is not None:
-                self._drop_erased(user, head.manifest)
+                self._drop_erased(user, known, head.manifest)
                 self.paths.user(user).mkdir(parents=True, exist_ok=True)
                 self.paths.stale(user).touch()
             self._go_on_from(user, raw)
             return head is not None
 
-    def _put_back(self, user: str, head: Found | None) -> bool:
-        """Rows that the catalogue lacks; whether there were any."""
-        known = self.base(user) if self.proved(user) else None
-        return head is not None and rebase(self.catalog, user, known, head.manifest)
-
-    def _drop_erased(self, user: str, newest: Manifest) -> None:
+    def _drop_erased(self, user: str, known: Manifest | None, newest: Manifest) -> None:
         """What lay in the journal when everything was erased; the live store, which holds it, is no
         longer proved, so that nothing is written again from there."""
-        known = self.base(user) if self.proved(user) else None
         erased = newest.erased_at
         if erased and not (known and known.erased_at == erased):
             journal.erase(self.paths, user, erased)
