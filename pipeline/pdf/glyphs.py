@@ -107,6 +107,9 @@ class Glyphs:
         self._at_matrix = ctypes.addressof(self._matrix)
         self._letters = _letters(text.raw)
         self._looks: dict[int | None, _Look] = {}
+        self._looked_at = -1  # the letter that was looked at last, which has these
+        self._thing: int | None = None
+        self._now: _Look
         self._faces: dict[int | None, _Face] = {}
         self.bad = len(BAD.findall(self._letters))
         self.seen = 0
@@ -116,19 +119,18 @@ class Glyphs:
         """Each with its text object."""
         sideways: list[tuple[int, int]] = []
         for start, end in self._runs():
-            letters = self._letters[start:end]
-            if self._look(start).quarter:
-                if sideways and self._look(start).quarter != self._look(sideways[-1][0]).quarter:
-                    yield from self._sideways(sideways)
-                    sideways = []
+            quarter = self._look(start).quarter
+            if sideways and quarter != self._look(sideways[-1][0]).quarter:
+                yield from self._sideways(sideways)
+                sideways = []
+            if quarter:
                 sideways.append((start, end))
                 continue
-            yield from self._sideways(sideways)
-            sideways = []
-            raised = self._raised(start, end) if _DIGIT.match(letters[-1]) else end
-            for first, last in ((start, raised), (raised, end)):
-                if first < last:
-                    yield from self._upright(first, last)
+            raised = self._raised(start, end) if _DIGIT.match(self._letters[end - 1]) else end
+            if start < raised:
+                yield from self._upright(start, raised)
+            if raised < end:
+                yield from self._upright(raised, end)
         yield from self._sideways(sideways)
 
     def _runs(self) -> Iterator[tuple[int, int]]:
@@ -157,21 +159,20 @@ class Glyphs:
             return False
         return abs(self._advance(letter, 0)[0] - self._advance(last, 0)[1]) < 0.1 * self._size(last)
 
-    def _upright(self, start: int, end: int) -> Iterator[tuple[Word, int | None]]:
+    def _upright(self, start: int, end: int) -> Iterable[tuple[Word, int | None]]:
         """The words of a run of letters; nearly always one."""
         letters = self._letters[start:end]
         whole = None if BY_LETTER.search(letters) else self._whole(start, end)
         if whole is None:
             column = self._column(start, letters)
-            yield from self._by_letter(start, end) if column is None else (column,)
-            return
+            return self._by_letter(start, end) if column is None else (column,)
         box, pieces = whole
         self.seen += end - start
         if pieces > 1 or self._look(start).signs:
             letters = self._with_signs(start, letters)
         if _ACCENTED.search(letters):
             letters = self._with_accents(start, letters)
-        yield self._word(start, letters.replace("\r\n", ""), box)
+        return (self._word(start, letters.replace("\r\n", ""), box),)
 
     def _sideways(self, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[Word, int | None]]:
         """Runs of text turned by one right angle. pdfium finds their spaces by the letters' boxes on
@@ -345,37 +346,30 @@ class Glyphs:
             yield self._word(first, "".join(word), box)
 
     def _word(self, start: int, letters: str, tight: Box) -> tuple[Word, int | None]:
-        look = self._look(start)
-        quarter, low, high = look.quarter, look.low, look.high
-        x0, y0, x1, y1 = tight.turned(quarter)
+        angle, quarter, low, high, bold, mono, math_, _, invisible, doubtful = self._look(start)
+        x0, y0, x1, y1 = tight.turned(quarter) if quarter else tight
         flat = y1 - y0 < 0.1  # a letter of a font that is neither in the file nor here
         if low is not None and (flat or high - low <= 3.5 * max(y1 - y0, 3.0)):
             y0, y1 = min(y0, low), max(y1, high)
-        box = self._frame.box(*Box(x0, y0, x1, y1).turned(-quarter))
-        letters = letters.replace("\u00ad", "-").replace(
-            HYPHEN, "\u00ad"
-        )  # a soft one is drawn, too
-        if not letters.isascii():
-            letters = unicodedata.normalize("NFC", letters)
-        word = Word(
-            text=letters,
-            box=box,
-            size=y1 - y0 if low is not None else box.width,
-            bold=look.bold,
-            angle=look.angle,
-            invisible=look.invisible,
-            mono=look.mono,
-            math=look.math,
-            doubtful=look.doubtful,
-        )
-        return word, _get_text_object(self._handle, start)
+        height = y1 - y0
+        if quarter:
+            x0, y0, x1, y1 = Box(x0, y0, x1, y1).turned(-quarter)
+        box = self._frame.box(x0, y0, x1, y1)
+        if not letters.isascii():  # a soft hyphen is drawn, too
+            letters = unicodedata.normalize("NFC", letters.replace("\u00ad", "-"))
+        letters = letters.replace(HYPHEN, "\u00ad")
+        size = height if low is not None else box.width
+        word = Word(letters, box, size, bold, angle, invisible, mono, math_, doubtful)
+        return word, self._thing
 
     def _look(self, start: int) -> _Look:
-        thing = _get_text_object(self._handle, start)
-        found = self._looks.get(thing)
-        if found is None:
-            found = self._looks[thing] = self._looked(start, thing)
-        return found
+        if self._looked_at != start:
+            thing = _get_text_object(self._handle, start)
+            found = self._looks.get(thing)
+            if found is None:
+                found = self._looks[thing] = self._looked(start, thing)
+            self._looked_at, self._thing, self._now = start, thing, found
+        return self._now
 
     def _looked(self, start: int, thing: int | None) -> _Look:
         angle = self._angle(start)

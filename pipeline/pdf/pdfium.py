@@ -7,8 +7,11 @@ nothing of elements. Coordinates come out as in `page.py`: points, origin top le
 
 import ctypes
 import io
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,10 +186,16 @@ def _hidden(page: Any, found: Written, drawn: _Drawn, space: _Space) -> set[Word
         elif word.doubtful or _is_covered(word.box, drawn, thing):
             doubtful.append(word)
     if doubtful:
-        picture = render(page, dpi=72, gray=True)
-        across, down = picture.width / space.width, picture.height / space.height
+        all_of_them = reduce(Box.union, (w.box for w in doubtful)).clipped(
+            space.width, space.height
+        )
+        picture = render(page, dpi=72, gray=True, box=all_of_them)
+        left, top = all_of_them.x0, all_of_them.y0
+        across, down = picture.width / all_of_them.width, picture.height / all_of_them.height
         for word in doubtful:
-            x0, y0, x1, y1 = word.box
+            x0, y0, x1, y1 = (
+                word.box.x0 - left, word.box.y0 - top, word.box.x1 - left, word.box.y1 - top
+            )  # fmt: skip
             part = picture.crop((int(x0 * across), int(y0 * down), round(x1 * across) + 1, round(y1 * down) + 1))  # fmt: skip
             low, high = part.getextrema()
             if high - low < SEEN:
@@ -197,7 +206,11 @@ def _hidden(page: Any, found: Written, drawn: _Drawn, space: _Space) -> set[Word
 def _is_covered(box: Box, drawn: _Drawn, thing: int | None) -> bool:
     """Whether something opaque is drawn over it later."""
     at = drawn.order.get(thing or 0) if drawn.covers else None
-    return at is not None and any(i > at and cover.holds(box) for i, cover in drawn.covers)
+    if at is None or at > drawn.covers[-1][0]:
+        return False
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    later = bisect_right(drawn.covers, at, key=itemgetter(0))
+    return any(x0 <= x <= x1 and y0 <= y <= y1 for _, (x0, y0, x1, y1) in drawn.covers[later:])
 
 
 def _links(page: Any, space: _Space) -> Iterator[Link]:

@@ -16,6 +16,8 @@ from pipeline.pdf.annotations import fields
 from pipeline.pdf.glyphs import Glyphs
 from pipeline.pdf.page import Box, Frame, Word
 
+SPREAD = 5  # letters that stand one by one may be a word; fewer are none
+
 
 class Written(NamedTuple):
     """The words in the order the page draws them; how many letters that are, and the share of those
@@ -59,7 +61,10 @@ def written(page: Any, number: int, frame: Frame) -> Written:
 def _read(page: Any, frame: Frame) -> Written:
     with closing(page.get_textpage()) as text:
         glyphs = Glyphs(text, frame)
-        drawn = _once(_unspread(glyphs.words()))
+        each = list(glyphs.words())
+        if sum(len(word.text) == 1 for word, _ in each) >= SPREAD:
+            each = list(_unspread(each))
+        drawn = _once(each)
         if glyphs.downward:
             drawn = dict.fromkeys(vertical_text.arranged(list(drawn)))
     garbled = glyphs.bad / glyphs.seen if glyphs.seen else 0.0
@@ -71,11 +76,12 @@ def _once(drawn: Iterable[tuple[Word, int | None]]) -> dict[Word, int | None]:
     kept: dict[Word, int | None] = {}
     places: set[tuple[str, int, int]] = set()
     for word, thing in drawn:
-        x, y = int(word.box.x0 + 0.25), int(word.box.y0 + 0.25)
-        place = (word.text, x, y)
+        text, (x, y, _, _) = word.text, word.box
+        place = (text, int(x + 0.25), int(y + 0.25))
         if place not in places:
             kept[word] = thing
-        places |= {place, (word.text, int(word.box.x0 + 0.75), y)}
+            places.add(place)
+        places.add((text, int(x + 0.75), place[2]))
     return kept
 
 
@@ -105,7 +111,7 @@ def _goes_on(last: Word, word: Word) -> bool:
 def _spelled(letters: Sequence[_Drawn]) -> Iterator[_Drawn]:
     gaps = [b.box.x0 - a.box.x1 for (a, _), (b, _) in pairwise(letters)]
     alphabetic = sum(w.text.isalpha() for w, _ in letters) >= 0.7 * len(letters)
-    if len(letters) < 5 or not alphabetic:
+    if len(letters) < SPREAD or not alphabetic:
         yield from letters
         return
     usual, size = statistics.median(gaps), statistics.median(w.size for w, _ in letters)
