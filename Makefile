@@ -29,7 +29,7 @@ test: setup-dev   ## everything that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser
 
 campaigns: setup-dev  ## long runs of what `make test` samples: damage, faults, kills, flips, two writers (hours)
-	QUIRE_TEST_SEQUENCES=3000 $(BIN)/python -m pytest -q -s -n 2 tests/campaigns
+	QUIRE_TEST_SEQUENCES=3000 $(BIN)/python -m pytest -q -s -n 2 tests/campaigns tests/test_quota.py tests/test_local_state.py
 	$(BIN)/python -m bench.store_faults
 	$(BIN)/python -m bench.store_kills
 	$(BIN)/python -m bench.store_flips

@@ -1,7 +1,10 @@
-"""Everything of one data directory, as the worker wires it, for one user with one collection."""
+"""Everything of one data directory, as the worker wires it, for one user with one collection; `library`
+answers what needs neither a model nor a page process."""
 
 from pathlib import Path
+from typing import Any, cast
 
+from pipeline.worker.handlers import Library
 from storage.catalog.catalog import Catalog, SourceRow
 from storage.generations.committer import Pace
 from storage.generations.compose import Wish
@@ -43,6 +46,8 @@ class House:
         self.replication = self.stores.replication
         self.workspaces = self.stores.workspaces
         self.committer = self.stores.committer
+        given = {"paths": self.paths, "catalog": self.catalog, "stores": self.stores}
+        self.library = cast(Any, Library)(**dict.fromkeys(Library.__slots__) | given)
 
     def close(self) -> None:
         self.workspaces.close()

@@ -12,22 +12,20 @@ from typing import Any, cast
 import pytest
 
 from errors import NotFound, QuireError, Unavailable
-from pipeline.worker.handlers import Library
 from storage.catalog.catalog import JobRow, SourceRow
 from storage.generations import compose
-from storage.generations.committer import Pace, users_here
+from storage.generations.committer import UNLIMITED
 from storage.generations.compose import Wish
 from storage.generations.erase import forget
 from storage.generations.reader import named
 from storage.generations.replication import Replication
 from storage.live import segments
-from storage.live.chroma import Record
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Change
-from tests.house import USER, House
+from tests.house import USER, House, record
 
+pytestmark = pytest.mark.slow
 MANY, GONE = 24, 10
-PACE = Pace(interval=5.0, per_hour=3600.0, burst=1000.0, forget=0.0, history=0)
 
 
 @dataclass
@@ -60,15 +58,10 @@ class Store:
 
     def open(self) -> None:
         """A process of its own, as after one that was killed."""
-        self.house = House(self.root, primary=cast(Any, self.remote), pace=PACE)
+        self.house = House(self.root, primary=cast(Any, self.remote), pace=UNLIMITED)
         self.committer.clock = lambda: self.now
         self.committer.schedule.now = self.now
-        given = {name: None for name in Library.__slots__}
-        self.library = cast(Any, Library)(
-            **given | {
-                "paths": self.house.paths, "catalog": self.house.catalog, "stores": self.house.stores,
-            }
-        )  # fmt: skip
+        self.library = self.house.library
 
     @property
     def committer(self) -> Any:
@@ -78,13 +71,13 @@ class Store:
         """As the committer's thread does, once a second."""
         for _ in range(seconds):
             self.now += 1.0
-            if not self.committer.step():
-                self.committer._erase()
-                self.committer._forget()
+            self.committer.turn()
 
     def fill(self, count: int) -> None:
         with self.house.workspaces.open(USER) as workspace:
-            workspace.upsert(self.house.space(), [rec(n) for n in range(count)])
+            workspace.upsert(
+                self.house.space(), [record(n, source_id=digest(n)) for n in range(count)]
+            )
         for n in range(count):
             source = row(self.collection, n)
             self.house.catalog.put_source(USER, source)
@@ -119,13 +112,6 @@ def row(collection: str, n: int) -> SourceRow:
     return SourceRow(
         collection=collection, sha256=digest(n), filename=f"{n}.pdf", bytes=4, pages=1,
         version="v1", created_at=float(n + 1),
-    )  # fmt: skip
-
-
-def rec(n: int) -> Record:
-    return Record(
-        id=f"id{n}", document=f"document {n}", embedding=[1.0, n / 10, 0.0],
-        metadata={"source_id": digest(n), "page": 1, "element_type": "Text", "model": "m"},
     )  # fmt: skip
 
 
@@ -197,11 +183,13 @@ def test_deletions_from_many_threads_all_count(store: Store) -> None:
         store.delete(0)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1", "1-", "-1", "1-2-3", "٣-1", "1-1.5", "9" * 400])
-def test_what_is_no_receipt_is_refused(store: Store, text: str) -> None:
-    with pytest.raises(QuireError) as caught:
-        store.library.receipt(USER, text)
-    assert caught.value.code == "receipt_not_found"
+def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
+    bare = Store(tmp_path)
+    for text in ("", "x", "1", "1-", "-1", "1-2-3", "٣-1", "1-1.5", "9" * 400):
+        with pytest.raises(QuireError) as caught:
+            bare.library.receipt(USER, text)
+        assert caught.value.code == "receipt_not_found", text
+    bare.house.close()
 
 
 def test_a_receipt_of_a_database_that_was_lost_goes_by_the_time(store: Store) -> None:
@@ -344,6 +332,4 @@ def again(store: Store, *, fresh: bool = False) -> None:
         shutil.rmtree(store.root)
     store.open()
     killed.close()
-    store.committer._touch_unfinished()
-    for user in users_here(store.house.paths):
-        store.committer._take_up(user)
+    store.committer.take_up()

@@ -107,6 +107,7 @@ def chunks(size: int) -> Iterator[bytes]:
 # How much
 
 
+@pytest.mark.slow
 def test_every_route_refuses_a_body_over_the_limit(door: Door) -> None:
     """By every method, content type and way of sending it."""
     kinds = itertools.cycle(itertools.product(TYPES, (True, False)))
@@ -126,6 +127,7 @@ def test_every_route_refuses_a_body_over_the_limit(door: Door) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_a_body(door: Door) -> None:
     """64 MB in each way, by a socket that hears the answer at the end."""
     process = psutil.Process()

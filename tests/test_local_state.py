@@ -36,9 +36,10 @@ from storage.stores import open_stores
 from tests.conftest import ROOT
 from tests.house import OTHER, USER, House
 from tests.postgres import postgres
+from tests.sequences import sequences
 
 FILES = (
-    "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "lease.json",
+    "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm",
     f"users/{USER}/BASE.json", f"users/{USER}/pending",
 )  # fmt: skip
 
@@ -223,7 +224,7 @@ def _names(found: Manifest, sha: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(int(os.environ.get("QUIRE_TEST_LOCAL_STATES", "25"))))
+@pytest.mark.parametrize("seed", range(sequences(5, share=30)))
 def test_what_was_saved_outlives_any_damage_to_local_files(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     world = World(tmp_path, rng)
@@ -249,7 +250,7 @@ def test_what_was_saved_outlives_any_damage_to_local_files(tmp_path: Path, seed:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(int(os.environ.get("QUIRE_TEST_LOCAL_STATES", "25"))))
+@pytest.mark.parametrize("seed", range(sequences(5, share=30)))
 def test_a_flipped_bit_drops_nothing_that_was_saved(tmp_path: Path, seed: int) -> None:
     """What SQLite does not notice may change a row; none that the store holds is lost for it."""
     rng = random.Random(seed)

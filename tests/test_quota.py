@@ -45,13 +45,13 @@ from storage.remotes.local import LocalRemote
 from storage.stores import open_stores
 from storage.usage import Usage, drop_unfinished, end_promises
 from tests.people import form
+from tests.sequences import limit, sequences
 from web.identity import Caller
 from web.uploads import upload
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 60 * 60)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(limit(300))]
 OWNERS = ("a" * 32, "b" * 32)
 QUOTA_MB = 40
-SEQUENCES = int(os.environ.get("QUIRE_SEQUENCES", "5"))
 
 
 def du(paths: Paths, user: str) -> int:
@@ -450,7 +450,7 @@ def du_of_uploads(paths: Paths, user: str) -> int:
 
 TestOwners = Owners.TestCase
 TestOwners.settings = given_settings(
-    max_examples=SEQUENCES,
+    max_examples=sequences(5, share=100),
     stateful_step_count=12,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=list(HealthCheck),

@@ -160,7 +160,16 @@ class Committer:
         self.schedule = Schedule(self.pace, self.clock())
 
     def run(self) -> None:
-        """Until `close`, or until another instance has taken the lease. What an earlier process left unsaved is dirty from the start."""
+        """Until `close`, or until another instance has taken the lease."""
+        self.take_up()
+        lease = self.replication.lease
+        while not (self._stopping or (lease and lease.lost)):
+            if not self.turn():
+                self._wake.wait(1.0)
+                self._wake.clear()
+
+    def take_up(self) -> None:
+        """What an earlier process left unsaved is dirty from the start."""
         self._touch_unfinished()
         for user in users_here(self.replication.paths):
             try:
@@ -168,13 +177,15 @@ class Committer:
             except QuireError as problem:  # one user's damage is nobody else's
                 log.error("%s: %s", user, problem, extra={"code": problem.code})
                 self.replication.note(user, problem)
-        lease = self.replication.lease
-        while not (self._stopping or (lease and lease.lost)):
-            if not self.step():
-                self._erase()
-                self._forget()
-                self._wake.wait(1.0)
-                self._wake.clear()
+
+    def turn(self) -> bool:
+        """What is to be done now: a save, or else what was deleted is erased and leaves the histories.
+        True when it saved."""
+        if self.step():
+            return True
+        self._erase()
+        self._forget()
+        return False
 
     def _take_up(self, user: str) -> None:
         if journal.pending(self.replication.paths, user):

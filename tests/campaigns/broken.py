@@ -1,10 +1,18 @@
-"""Deliberately broken variants of what proves local state: the sequences must find each."""
+"""Deliberately broken variants of what proves and saves local state: the sequences must find each."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from storage.catalog.catalog import Catalog
+from storage.generations import base, compose, manifest
+from storage.generations.committer import Committer
+from storage.generations.compose import Wish
+from storage.generations.manifest import Manifest
+from storage.generations.replication import Replication
 from storage.live import journal, seal
 from storage.live.chroma import Sound
 from storage.live.open_stores import Workspaces
@@ -22,11 +30,53 @@ def _uncompared(self: Workspaces, user: str, copy: Any) -> int:
     return 0
 
 
-def _both(*patches: Any) -> AbstractContextManager[object]:
-    stack = ExitStack()
-    for patch in patches:
-        stack.enter_context(patch)
-    return stack
+@contextmanager
+def _both(*patches: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
+def _with_base(paths: Any, _catalog: Any, user: str) -> bool:
+    """The rows are believed wherever BASE.json lies, whatever became of them."""
+    return bool(base.raw(paths, user))
+
+
+def _put_back(self: Replication, user: str, head: Any) -> bool:
+    """Only where there is no BASE.json."""
+    return not self.base(user) and _PUT_BACK(self, user, head)
+
+
+def _uncounted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Rows that change so ask for no save."""
+
+    def changed(*given: Any) -> Any:
+        with mock.patch.object(Catalog, "_count", lambda *_: None):
+            return call(*given)
+
+    return changed
+
+
+def _as_it_lies(paths: Any, user: str) -> Manifest | None:
+    content = base.raw(paths, user)
+    return manifest.load(content, user=user) if content else None
+
+
+def _wish(self: Committer, user: str, wish: Wish) -> None:
+    _WISH(self, user, replace(wish, erase=False))
+
+
+def _retire(head: Any, new: Manifest, _keep: int, _wish: Wish) -> Any:
+    return _RETIRE(head, new, compose.KEEP, Wish())
+
+
+def _puts(files: list[Path]) -> Iterator[Any]:
+    return (row for row in _ROWS(files) if row.op == "put")
+
+
+_PUT_BACK, _WISH, _RETIRE = Replication._put_back, Committer._wish, compose._retire
+_ROWS = journal.rows
 
 
 def _all(_paths: Any, _user: str, _names: Any, _shipped: str = "") -> list[str]:
@@ -60,5 +110,31 @@ BROKEN: dict[str, Variant] = {
     "Chroma's errors are passed on": lambda: _both(
         mock.patch.object(Workspaces, "_proved", lambda _self, _user, held: held),
         mock.patch.object(Sound, "__exit__", lambda *_: None),
+    ),
+    "a lost catalogue is written over the store": lambda: _both(
+        mock.patch.object(base, "proved", _with_base),
+        mock.patch.object(Replication, "_put_back", _put_back),
+    ),
+    "a lost index is opened as a new one, and published": lambda: _both(
+        mock.patch.object(Workspaces, "_sealed", _opened_as_it_is),
+        mock.patch.object(Workspaces, "_proved", lambda _self, _user, held: held),
+        mock.patch.object(Workspaces, "_compared", _uncompared),
+    ),
+    "what was accepted asks for no save": lambda: _both(
+        mock.patch.object(Catalog, "put_job", _uncounted(Catalog.put_job)),
+        mock.patch.object(Catalog, "unfinished_users", lambda _: []),
+    ),
+    "a new collection asks for no save": lambda: mock.patch.object(
+        Catalog, "create_collection", _uncounted(Catalog.create_collection)
+    ),
+    "a new title asks for no save": lambda: mock.patch.object(
+        Catalog, "rename_collection", _uncounted(Catalog.rename_collection)
+    ),
+    "a damaged mark ends the work": lambda: mock.patch.object(base, "manifest", _as_it_lies),
+    "a deletion leaves no tombstone": lambda: mock.patch.object(Catalog, "_bury", lambda *_: None),
+    "a deletion of records is not saved": lambda: mock.patch.object(journal, "rows", _puts),
+    "nothing is erased": lambda: mock.patch.object(Committer, "_wish", _wish),
+    "older generations stay when something is erased": lambda: mock.patch.object(
+        compose, "_retire", _retire
     ),
 }

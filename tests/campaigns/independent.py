@@ -29,6 +29,11 @@ class Held:
         default_factory=dict
     )  # name in the store by name in the folder
     published_at: int = 0
+    rows: set[tuple[str, str]] = field(
+        default_factory=set
+    )  # of any segment, also when deleted since
+    files: set[str] = field(default_factory=set)  # all that it is made of
+    older: set[str] = field(default_factory=set)  # of generations that can still be read
     rows_at: dict[int, dict[tuple[str, str], str]] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
@@ -46,6 +51,7 @@ def held(read: Read, user: str) -> Held:
     for file in body["segments"]:
         for row in pq.read_table(io.BytesIO(_content(read, user, file, found))).to_pylist():
             _apply(found.records, row)
+            found.rows |= {(row["collection"], row["id"])} if row["op"] == "put" else set()
         found.rows_at[file["generation"]] = dict(found.records)
     for file in body["files"]:
         content = _content(read, user, file, found)
@@ -55,6 +61,8 @@ def held(read: Read, user: str) -> Held:
             found.elements.add(file["path"].removeprefix("elements/").split(".")[0])
         elif file["path"].startswith("jobs/"):
             found.jobs |= {job["id"] for job in json.loads(content)["jobs"]}
+    for file in (*body.get("kept", ()), *body.get("retired", ())):
+        found.older.add(file["path"])
     if published := body.get("published"):
         found.published_at = published["generation"]
         top = f"chroma/{found.published_at:08d}/"
@@ -76,6 +84,7 @@ def _apply(records: dict[tuple[str, str], str], row: dict[str, Any]) -> None:
 
 
 def _content(read: Read, user: str, file: dict[str, Any], found: Held) -> bytes:
+    found.files.add(file["path"])
     content = read(f"users/{user}/{file['path']}") or b""
     if hashlib.sha256(content).hexdigest() != file["sha256"]:
         found.damaged.append(file["path"])

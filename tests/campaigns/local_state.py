@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class Broken(AssertionError):
 
 @dataclass
 class Model:
-    """What somebody was told: `confirmed` after a save, `told` since. Keys are
+    """What somebody was told: `confirmed` after a save, `told` since; what is `gone` since then, and what
+    was `erased` in a save and never comes back. Keys are
     `("collection", id)`, `("source", id, sha256)`, `("record", id, record)`, `("original", sha256)`,
     `("job", id)`; values are titles and texts."""
 
@@ -59,19 +60,28 @@ class Model:
     told: dict[tuple[str, ...], str] = field(default_factory=dict)
     gone: set[tuple[str, ...]] = field(default_factory=set)
     unsure: set[tuple[str, ...]] = field(default_factory=set)  # of which a refused call did a part
+    erased: set[tuple[str, ...]] = field(default_factory=set)
 
-    def save(self) -> None:
+    def save(self, held: dict[tuple[str, ...], str]) -> None:
+        """What is unsure is now what `held` has of it; what is not there any more stays away."""
+        self.told |= {k: held[k] for k in self.unsure if k in held}
+        self.erased |= (self.gone | self.unsure) - held.keys()
         self.confirmed = dict(self.told)
         self.gone.clear()
+        self.unsure.clear()
 
     def add(self, key: tuple[str, ...], value: str = "") -> None:
         self.told[key] = value
         self.gone.discard(key)
 
-    def remove(self, matches: Callable[[tuple[str, ...]], bool]) -> None:
-        for key in [k for k in {*self.told, *self.confirmed} if matches(k)]:
+    def remove(self, matches: Callable[[tuple[str, ...]], bool], *, done: bool) -> None:
+        keys = {k for k in {**self.told, **self.confirmed} if matches(k)}
+        for key in keys:
             self.told.pop(key, None)
-            self.gone.add(key)
+        if done:
+            self.gone |= keys
+        else:
+            self.unsure |= keys
 
     def wanted(self) -> dict[tuple[str, ...], str]:
         """What no save may drop."""
@@ -92,10 +102,13 @@ class Machine:
     harmed: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     seen: independent.Held = field(default_factory=independent.Held)
+    named: set[str] = field(default_factory=set)  # every file of any generation
+    telling: set[str] = field(default_factory=set)  # those that tell of what was deleted since
     bruised: bool = False  # something was harmed since it was last looked at after a restart
     index_whole: bool = True  # the index has what the journal has
     job_of: dict[str, tuple[str, str]] = field(default_factory=dict)
     number: int = 0
+    now: float = 0.0  # of the committer
     house: House | None = None
 
     @property
@@ -105,6 +118,9 @@ class Machine:
     def start(self) -> None:
         self.house = House(self.data, primary=self.primary, mirror=self.mirror)
         self.house.workspaces.patience = 30
+        self.house.committer.clock = lambda: self.now
+        self.house.committer.schedule.now = self.now
+        self.house.committer.take_up()
 
     @property
     def here(self) -> House:
@@ -113,8 +129,8 @@ class Machine:
 
     # Calls of a person
 
-    def call(self, work: Callable[[], Any]) -> bool:
-        """False when it was refused with a code that a damaged machine may answer."""
+    def call(self, work: Callable[[], Any], also: Collection[str] = ()) -> bool:
+        """False when it was refused with a code that a damaged machine may answer, or one of these."""
         for _ in range(3):
             try:
                 self.here.replication.adopt(USER)
@@ -127,7 +143,7 @@ class Machine:
                     break
         if not self.bruised:
             raise Broken(f"refused with {code}, though nothing was harmed")
-        if code not in REFUSALS:
+        if code not in REFUSALS and code not in also:
             raise Broken(f"refused with {code}")
         return False
 
@@ -189,10 +205,7 @@ class Machine:
 
     def delete_document(self, collection: str, sha: str) -> None:
         def work() -> None:
-            with self.here.workspaces.open(USER) as workspace:
-                workspace.delete_where(collection, {"source_id": sha})
-            self.here.catalog.drop_source(USER, collection, sha)
-            self.here.paths.source(USER, sha).unlink(missing_ok=True)
+            self.here.library.delete_source(USER, collection, sha)
 
         records = self._records_of(sha)
 
@@ -202,7 +215,7 @@ class Machine:
                 key[:2] == ("record", collection) and key[2].startswith(records)
             )
 
-        self._deleted(work, matches)
+        self._deleted(work, matches, ("source", collection, sha))
 
     def _records_of(self, sha: str) -> str:
         number = next(
@@ -213,9 +226,7 @@ class Machine:
 
     def delete_collection(self, collection: str) -> None:
         def work() -> None:
-            with self.here.workspaces.open(USER) as workspace:
-                workspace.drop(collection)
-            self.here.catalog.drop_collection(USER, collection)
+            self.here.library.delete_collection(USER, collection)
 
         told = self.model.told
         shas = {k[2] for k in told if k[:2] == ("source", collection)}
@@ -228,17 +239,20 @@ class Machine:
         self._deleted(
             work,
             lambda k: k[1] == collection or k[1] in shas or k in jobs,
+            ("collection", collection),
         )
 
     def _deleted(
-        self, work: Callable[[], None], matches: Callable[[tuple[str, ...]], bool]
+        self,
+        work: Callable[[], None],
+        matches: Callable[[tuple[str, ...]], bool],
+        what: tuple[str, ...],
     ) -> None:
-        done = self.call(work)
-        self.model.remove(matches)
-        if not done:
-            self.model.unsure |= {k for k in self.model.confirmed if matches(k)}
-            return
-        self.save(Wish(erase=True))
+        """It is not saved by that: nobody waits for a save."""
+        lost = (
+            {f"{what[0]}_not_found", "collection_not_found"} if self._may_be_lost(what) else set()
+        )
+        self.model.remove(matches, done=self.call(work, lost))
 
     def job(self, collection: str) -> None:
         name = self.fresh()
@@ -273,7 +287,23 @@ class Machine:
         self.look_at_store()
         if done:
             self._confirmed()
+            if wish and wish.erase:
+                self._look_for_erased(self.named)
         return done
+
+    def rest(self) -> None:
+        """Time goes by, and nobody asks for anything: what is unsaved is saved, what was deleted erased."""
+        for _ in range(8):
+            self.now += 1000
+            self.here.committer.turn()
+        self.look_at_store()
+        error = self.here.replication.status(USER).error
+        if error and (not self.bruised or error["code"] not in REFUSALS):
+            raise Broken(f"refused with {error['code']}")
+        if not error:
+            self._confirmed()
+            if not self.here.committer.erases(USER):
+                self._look_for_erased(self.telling)
 
     def publish(self) -> None:
         def work() -> None:
@@ -298,8 +328,21 @@ class Machine:
                 self.counts["told and lost with its file"] += 1
             elif key not in self.model.unsure:
                 raise Broken(f"{key} was told, and is not in the save")
-        self.model.save()
+        for key in self.model.gone & held.keys():
+            self._undone(key, held[key])
+        for key in self.model.gone:
+            wide = {n for n in self.named if not n.startswith(("sources/", "elements/"))}
+            self.telling |= wide | {n for n in self.named if key[-1] in n}
+        self.model.save(held)
         self.harmed.clear()
+
+    def _undone(self, key: tuple[str, ...], value: str) -> None:
+        """A deletion that is not saved yet may be lost with the file that told of it."""
+        tells = {"record": {"journal"}, "original": {"sources", *DATABASE}}.get(key[0], DATABASE)
+        if not self.harmed & tells:
+            raise Broken(f"{key} was deleted, and is there again")
+        self.counts["deleted and back with its file"] += 1
+        self.model.add(key, value)
 
     def _may_be_lost(self, key: tuple[str, ...]) -> bool:
         if key in self.model.confirmed:
@@ -402,6 +445,11 @@ class Machine:
 
         if not self.call(work):
             return
+        there = {k: v for k, v in told.items() if k[0] != "job"}  # of a collection that is gone
+        if back := self.model.erased & there.keys():
+            raise Broken(f"{back} was deleted and saved, and is there again")
+        for key in self.model.gone & there.keys():
+            self._undone(key, there[key])
         for key, value in wanted.items():
             if key[0] != "original" and told.get(key) != value and key not in self.model.unsure:
                 if key[0] == "collection" and key in told and value != self.model.told.get(key):
@@ -442,6 +490,8 @@ class Machine:
         for key in {**self.model.wanted(), **_keys(self.seen)}:
             if key not in keys and key not in excused:
                 raise Broken(f"{key} was dropped by generation {now.generation}")
+        if back := self.model.erased & keys.keys():
+            raise Broken(f"{back} was deleted and saved, and is in generation {now.generation}")
         for key, value in self.model.wanted().items():
             if key[0] in {"record"} and keys[key] != value:
                 raise Broken(f"{key} is {keys[key]!r} in the store and not {value!r}")
@@ -452,6 +502,16 @@ class Machine:
         if told != missing:
             raise Broken(f"verify tells of {told}, and {missing} is missing")
         self.seen = now
+        self.named |= now.files | now.older
+
+    def _look_for_erased(self, names: set[str]) -> None:
+        """No segment holds what was deleted, and none of these files is there, but those of today."""
+        if left := self.seen.rows - self.seen.records.keys():
+            raise Broken(f"{left} was erased, and is in a segment")
+        for name in names - self.seen.files:
+            if self.read(f"users/{USER}/{name}") is not None:
+                raise Broken(f"{name} was erased, and can be read")
+        self.named, self.telling = self.seen.files | self.seen.older, set()
 
     def end(self) -> None:
         """A wiped disk has it all; the published directory holds what it says."""
@@ -530,14 +590,9 @@ class LocalState(RuleBasedStateMachine):
     def some(self, kind: str) -> bool:
         return any(k[0] == kind for k in self.machine.model.told)
 
-    is_open = precondition(lambda self: self.machine.house is not None)
-    is_left = precondition(lambda self: self.machine.house is None)
-    has_collection = precondition(
-        lambda self: self.machine.house is not None and self.some("collection")
-    )
-    has_source = precondition(lambda self: self.machine.house is not None and self.some("source"))
+    has_collection = precondition(lambda self: self.some("collection"))
+    has_source = precondition(lambda self: self.some("source"))
 
-    @is_open
     @rule()
     def create(self) -> None:
         self.machine.create()
@@ -568,17 +623,22 @@ class LocalState(RuleBasedStateMachine):
     def delete_collection(self, data: st.DataObject) -> None:
         self.machine.delete_collection(self.pick(data, "collection")[1])
 
-    @is_open
     @rule()
     def save(self) -> None:
         self.machine.save()
 
-    @is_open
+    @rule()
+    def erase(self) -> None:
+        self.machine.save(Wish(erase=True))
+
+    @rule()
+    def rest(self) -> None:
+        self.machine.rest()
+
     @rule()
     def publish(self) -> None:
         self.machine.publish()
 
-    @is_open
     @rule(harms=HARMS, killed=st.booleans())
     def restart(self, harms: list[tuple[str, str, int]], killed: bool) -> None:
         """The process ends, files are harmed, and it comes back."""
@@ -589,7 +649,6 @@ class LocalState(RuleBasedStateMachine):
         machine.start()
         machine.look()
 
-    @is_open
     @rule(harms=HARMS, data=st.data(), killed=st.booleans())
     def work_and_restart(
         self, harms: list[tuple[str, str, int]], data: st.DataObject, killed: bool
@@ -599,14 +658,12 @@ class LocalState(RuleBasedStateMachine):
             self.machine.document(self.pick(data, "collection")[1], 1)
         self.restart(harms=harms, killed=killed)
 
-    @is_open
     @rule(killed=st.booleans())
     def whole_restart(self, killed: bool) -> None:
         self.machine.kill() if killed else self.machine.close()
         self.machine.start()
         self.machine.look()
 
-    @is_open
     @rule(harms=st.lists(st.tuples(
         st.sampled_from(["CLEAN", "OPEN", "STALE", "BASE.json", "chroma", "fulltext.sqlite",
                          "pending", "sources", "elements"]),

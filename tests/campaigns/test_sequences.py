@@ -1,7 +1,6 @@
 """Sequences of work and damage: some hundred here, thousands by `make campaigns`, which also go over a Hub
 and a bucket on loopback, and show that each broken variant is found."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from tests.campaigns.independent import Read
 from tests.campaigns.local_state import LocalState
 from tests.contracts.stores import bucket, dataset, keys, moto
 from tests.hub.server import Hub
+from tests.sequences import IN_FULL, limit, sequences
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
-SEQUENCES = int(os.environ.get("QUIRE_TEST_SEQUENCES", "0"))
-IN_FULL = pytest.mark.skipif(not SEQUENCES, reason="in make campaigns")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(limit(600))]
+CAMPAIGN = pytest.mark.skipif(not IN_FULL, reason="in make campaigns")
 STEPS = 10
 Make = Callable[[Path], tuple[Remote, Remote | None, Read]]
 
@@ -46,7 +45,7 @@ def run(make: Make, sequences: int, **options: Any) -> None:
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
-        derandomize=not SEQUENCES,
+        derandomize=not IN_FULL,
         suppress_health_check=list(HealthCheck),
         **options,
     )
@@ -60,10 +59,10 @@ def run(make: Make, sequences: int, **options: Any) -> None:
 
 
 def test_what_was_confirmed_outlives_any_damage_to_local_files() -> None:
-    run(folders, SEQUENCES or 100)
+    run(folders, sequences(100))
 
 
-@IN_FULL
+@CAMPAIGN
 def test_it_does_over_a_hub_and_a_bucket() -> None:
     with Hub() as hub, moto() as url, keys():
 
@@ -79,12 +78,14 @@ def test_it_does_over_a_hub_and_a_bucket() -> None:
 
             return primary, bucket(url), read
 
-        run(served, SEQUENCES // 10)
+        run(served, sequences(10, share=10))
 
 
-@IN_FULL
+@CAMPAIGN
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_variant_is_found(name: str) -> None:
     with BROKEN[name](), pytest.raises(Exception) as found:
         run(folders, 400, phases=[Phase.generate], report_multiple_bugs=False)
     print(f"\n{name}: {found.value!r:.200}")
+    rotten = (AttributeError, NameError, TypeError)  # of the variant itself
+    assert not isinstance(found.value, rotten)
