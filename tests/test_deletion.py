@@ -149,6 +149,24 @@ def test_many_deletions_cost_one_save_and_one_that_erases(store: Store) -> None:
     assert len(store.library.sources(USER, "papers")) == MANY - GONE
 
 
+def test_a_document_without_records_is_erased_as_well(store: Store) -> None:
+    """A blank one: nothing of it is in a segment, and its original is in the store."""
+    source, remote = row(store.collection, MANY), store.remote.inner
+    store.house.catalog.put_source(USER, source)
+    store.house.paths.source(USER, source.sha256).write_bytes(b"%PDF")
+    store.goes_by(200)
+    original = named(USER, f"sources/{source.sha256}.pdf")
+    assert remote.read(original) == b"%PDF"
+    receipt = store.delete(MANY)["receipt"]
+    store.goes_by(10)
+    assert remote.read(original)
+    assert not store.library.receipt(USER, receipt)["erased"]
+    store.goes_by(200)
+    assert store.library.receipt(USER, receipt)["erased"]
+    with pytest.raises(NotFound):
+        remote.read(original)
+
+
 def test_a_picture_goes_with_the_last_document_that_shows_it(store: Store) -> None:
     pictures = store.house.paths.crops(USER)
     for n in (0, 1, 2):  # both of the first pair, one of the second

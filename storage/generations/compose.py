@@ -131,11 +131,8 @@ def compose(
     if old is None and _same(Manifest(user=user, generation=0, parent=None, created_at=0), new):
         return None
     erases = wish.erase or wish.erase_user
-    before = old.segments if old else ()
-    folded = {f.path for f in before} - {f.path for f in kept}
-    marked = old is not None and not folded.isdisjoint(old.forgetting)
-    if not erases and (marked or any(row.op != "put" for row in rows)):
-        new = replace(new, forgetting=((*before, *new.segments)[-1].path,))
+    if not erases:
+        new = replace(new, forgetting=_marks(head, new, rows))
     new, deletes = _retire(head, new, 1 if erases else keep, wish)
     raw = manifests.dump(new)
     files[kept_path(new.generation, raw)] = raw
@@ -149,6 +146,21 @@ def compose(
         changes=None if left else changes,
         erased=wish.erase_user,
     )
+
+
+def _marks(head: Found | None, new: Manifest, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Names that hold what was deleted until it is erased: a segment for records, and the manifest before
+    for a source or a collection, which may have had none."""
+    old = head.manifest if head else None
+    before = old.segments if old else ()
+    folded = {f.path for f in before} - {f.path for f in new.segments}
+    again = old is not None and not folded.isdisjoint(old.forgetting)
+    marks = []
+    if again or any(row.op != "put" for row in rows):
+        marks.append((*before, *new.segments)[-1].path)
+    if head and dict(new.gone or ()) != dict(head.manifest.gone or ()):
+        marks.append(kept_path(head.manifest.generation, head.raw))
+    return tuple(marks)
 
 
 def kept_path(generation: int, raw: bytes) -> str:

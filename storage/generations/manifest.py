@@ -89,7 +89,7 @@ class Manifest:
     `shipped` the name of the last journal file that each instance has shipped, `gone` when what has
     these keys was deleted (`catalog.tombstone`; None: its writer did not tell), so that an older copy of
     the rows brings nothing back, and what is missing without having been deleted comes back.
-    A name in `forgetting` that is still needed or retired marks what is not even erased yet."""
+    A name in `forgetting` that is still needed, kept or retired marks what is not even erased yet."""
 
     user: str
     generation: int
@@ -117,7 +117,7 @@ class Manifest:
 
     def unerased(self) -> set[str]:
         """Marks of what was deleted, and is still in what is needed or kept."""
-        held = (*(f.path for f in self.needs()), *(r.path for r in self.retired))
+        held = [f.path for f in (*self.needs(), *self.kept)] + [r.path for r in self.retired]
         return set(self.forgetting).intersection(held)
 
 

@@ -103,7 +103,8 @@ class Machine:
     counts: Counter[str] = field(default_factory=Counter)
     seen: independent.Held = field(default_factory=independent.Held)
     named: set[str] = field(default_factory=set)  # every file of any generation
-    telling: set[str] = field(default_factory=set)  # those that tell of what was deleted since
+    before_it: set[str] = field(default_factory=set)  # those before the last deletion
+    telling: set[str] = field(default_factory=set)  # those that tell of a deletion that is saved
     bruised: bool = False  # something was harmed since it was last looked at after a restart
     index_whole: bool = True  # the index has what the journal has
     job_of: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -252,6 +253,7 @@ class Machine:
         lost = (
             {f"{what[0]}_not_found", "collection_not_found"} if self._may_be_lost(what) else set()
         )
+        self.before_it = self.named | {f"manifests/{self.seen.generation:08d}"}
         self.model.remove(matches, done=self.call(work, lost))
 
     def job(self, collection: str) -> None:
@@ -331,8 +333,7 @@ class Machine:
         for key in self.model.gone & held.keys():
             self._undone(key, held[key])
         for key in self.model.gone:
-            wide = {n for n in self.named if not n.startswith(("sources/", "elements/"))}
-            self.telling |= wide | {n for n in self.named if key[-1] in n}
+            self.telling |= {n for n in self.before_it if not _of_another(n, key)}
         self.model.save(held)
         self.harmed.clear()
 
@@ -508,7 +509,8 @@ class Machine:
         """No segment holds what was deleted, and none of these files is there, but those of today."""
         if left := self.seen.rows - self.seen.records.keys():
             raise Broken(f"{left} was erased, and is in a segment")
-        for name in names - self.seen.files:
+        kept = {n for n in self.named if n[:18] in names}  # manifests by their number
+        for name in (names | kept) - self.seen.files:
             if self.read(f"users/{USER}/{name}") is not None:
                 raise Broken(f"{name} was erased, and can be read")
         self.named, self.telling = self.seen.files | self.seen.older, set()
@@ -552,6 +554,10 @@ class Machine:
         store.close()
         if found != independent.published_at(self.seen):
             raise Broken("the published directory is not what was saved")
+
+
+def _of_another(name: str, key: tuple[str, ...]) -> bool:
+    return name.startswith(("sources/", "elements/")) and key[-1] not in name
 
 
 def _keys(found: independent.Held) -> dict[tuple[str, ...], str]:
