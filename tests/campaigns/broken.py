@@ -8,11 +8,11 @@ from typing import Any
 from unittest import mock
 
 from storage.catalog.catalog import Catalog
-from storage.generations import base, compose, manifest
+from storage.generations import base, compose, manifest, replication
 from storage.generations.committer import Committer
 from storage.generations.compose import Wish
 from storage.generations.manifest import Manifest
-from storage.generations.replication import Replication
+from storage.generations.merge_catalog import rebase
 from storage.live import journal, seal
 from storage.live.chroma import Sound
 from storage.live.open_stores import Workspaces
@@ -43,9 +43,9 @@ def _with_base(paths: Any, _catalog: Any, user: str) -> bool:
     return bool(base.raw(paths, user))
 
 
-def _put_back(self: Replication, user: str, head: Any) -> bool:
+def _rebase(catalog: Catalog, user: str, known: Manifest | None, theirs: Manifest) -> bool:
     """Only where there is no BASE.json."""
-    return not self.base(user) and _PUT_BACK(self, user, head)
+    return known is None and rebase(catalog, user, known, theirs)
 
 
 def _uncounted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +75,7 @@ def _puts(files: list[Path]) -> Iterator[Any]:
     return (row for row in _ROWS(files) if row.op == "put")
 
 
-_PUT_BACK, _WISH, _RETIRE = Replication._put_back, Committer._wish, compose._retire
+_WISH, _RETIRE = Committer._wish, compose._retire
 _ROWS = journal.rows
 
 
@@ -113,7 +113,7 @@ BROKEN: dict[str, Variant] = {
     ),
     "a lost catalogue is written over the store": lambda: _both(
         mock.patch.object(base, "proved", _with_base),
-        mock.patch.object(Replication, "_put_back", _put_back),
+        mock.patch.object(replication, "rebase", _rebase),
     ),
     "a lost index is opened as a new one, and published": lambda: _both(
         mock.patch.object(Workspaces, "_sealed", _opened_as_it_is),

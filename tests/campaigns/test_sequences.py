@@ -81,6 +81,12 @@ def test_it_does_over_a_hub_and_a_bucket() -> None:
         run(served, sequences(10, share=10))
 
 
+def test_each_broken_variant_can_be_put_in_place() -> None:
+    for variant in BROKEN.values():
+        with variant():
+            pass
+
+
 @CAMPAIGN
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_variant_is_found(name: str) -> None:
