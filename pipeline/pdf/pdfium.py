@@ -186,18 +186,15 @@ def _hidden(page: Any, found: Written, drawn: _Drawn, space: _Space) -> set[Word
         elif word.doubtful or _is_covered(word.box, drawn, thing):
             doubtful.append(word)
     if doubtful:
-        all_of_them = reduce(Box.union, (w.box for w in doubtful)).clipped(
-            space.width, space.height
-        )
-        picture = render(page, dpi=72, gray=True, box=all_of_them)
-        left, top = all_of_them.x0, all_of_them.y0
-        across, down = picture.width / all_of_them.width, picture.height / all_of_them.height
+        part = reduce(Box.union, (w.box for w in doubtful)).clipped(space.width, space.height)
+        picture = render(page, dpi=72, gray=True, box=part)
+        across, down = picture.width / part.width, picture.height / part.height
         for word in doubtful:
-            x0, y0, x1, y1 = (
-                word.box.x0 - left, word.box.y0 - top, word.box.x1 - left, word.box.y1 - top
-            )  # fmt: skip
-            part = picture.crop((int(x0 * across), int(y0 * down), round(x1 * across) + 1, round(y1 * down) + 1))  # fmt: skip
-            low, high = part.getextrema()
+            x0, y0, x1, y1 = word.box
+            corner = int((x0 - part.x0) * across), int((y0 - part.y0) * down)
+            right = min(round((x1 - part.x0) * across) + 1, picture.width)
+            lower = min(round((y1 - part.y0) * down) + 1, picture.height)
+            low, high = picture.crop((*corner, right, lower)).getextrema()
             if high - low < SEEN:
                 hidden.add(word)
     return hidden
