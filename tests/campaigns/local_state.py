@@ -326,8 +326,7 @@ class Machine:
                 self.model.told[key] = title
         for key in [k for k in self.model.told if k not in held]:
             if self._may_be_lost(key):
-                del self.model.told[key]
-                self.counts["told and lost with its file"] += 1
+                self._lost(key)
             elif key not in self.model.unsure:
                 raise Broken(f"{key} was told, and is not in the save")
         for key in self.model.gone & held.keys():
@@ -336,6 +335,12 @@ class Machine:
             self.telling |= {n for n in self.before_it if not _of_another(n, key)}
         self.model.save(held)
         self.harmed.clear()
+
+    def _lost(self, key: tuple[str, ...]) -> None:
+        """It is told no more; records of a collection that nobody lists are seen by nobody."""
+        self.counts["told and lost with its file"] += 1
+        for one in [k for k in self.model.told if k == key or k[:2] == ("record", key[1])]:
+            del self.model.told[one]
 
     def _undone(self, key: tuple[str, ...], value: str) -> None:
         """A deletion that is not saved yet may be lost with the file that told of it."""
@@ -459,8 +464,7 @@ class Machine:
 
         for key in [k for k in self.model.told if k[0] != "original" and k not in told]:
             if key not in wanted and self._may_be_lost(key):
-                del self.model.told[key]
-                self.counts["told and lost with its file"] += 1
+                self._lost(key)
         self.bruised, self.index_whole = False, True
 
     def visible(self) -> dict[tuple[str, ...], str]:
