@@ -502,6 +502,16 @@ def test_a_store_that_lacks_what_it_names_is_not_whole(house: House) -> None:
     assert {d.code for d in verify.local(house.replication, USER)} == {"mark_differs"}
 
 
+def test_an_original_that_was_damaged_before_its_first_save_is_told(house: House) -> None:
+    path = house.paths.source(USER, "a" * 64)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"other bytes than those of that name")
+    house.source("a" * 64)
+    house.replication.save(USER)
+    told = {d.code for d in verify.verify(house.replication.primary, USER)}
+    assert told == {"original_missing", "elements_missing"}
+
+
 # The secret
 
 

@@ -69,13 +69,14 @@ def _unnamed(remote: Remote, user: str) -> Iterator[Damage]:
         if (found := reader.read(remote, user)) is None:
             return
         files = {f.path for f in found.manifest.files}
+        originals = {source_path(f.sha256) for f in found.manifest.files}  # by their content
         archives = archived(files)
         for source in found.manifest.sources:
             original = source_path(source.sha256)
             elements = elements_path(source.sha256, source.version)
             if source.version == IMPORTED:
                 continue
-            if original not in files:
+            if original not in originals:
                 yield Damage(remote=remote.name, user=user, path=original, code="original_missing")
             if elements not in archives:
                 yield Damage(remote=remote.name, user=user, path=elements, code="elements_missing")
