@@ -13,6 +13,7 @@ from pathlib import Path
 from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.files import crops_of
+from storage.live.open_stores import Workspaces
 from storage.live.workspace import Workspace
 from storage.names import CropName, is_one
 from storage.paths import Paths
@@ -33,6 +34,18 @@ def put_aside(paths: Paths, user: str, crops: Iterable[str]) -> None:
     told = "\n".join(sorted(crops))
     if told:
         atomic_write(paths.deleted(user) / f"{time.time_ns()}.crops", told.encode("ascii"))
+
+
+def remove_source(
+    paths: Paths, catalog: Catalog, workspaces: Workspaces, user: str, collection: str, sha256: str
+) -> tuple[int, int]:
+    """A document of a collection goes: how many records it had, and the bytes given back. In this order
+    a second call removes what a kill in between left."""
+    with workspaces.open(user) as workspace:
+        put_aside(paths, user, crops_in(workspace, collection, sha256))
+        records = workspace.delete_where(collection, {"source_id": sha256})
+    catalog.drop_source(user, collection, sha256)
+    return records, remove_files(paths, catalog, user, sha256)
 
 
 def remove_files(paths: Paths, catalog: Catalog, user: str, sha256: str) -> int:

@@ -9,7 +9,7 @@ from errors import InputError
 from pipeline.ingest.place import Json, Place
 from pipeline.jobs.notify import unsealed
 from storage.catalog.catalog import FINISHED, SourceRow
-from storage.removal import crops_in, put_aside, remove_files
+from storage.removal import remove_source
 
 
 def list_source(place: Place, pages: int) -> None:
@@ -70,11 +70,9 @@ def discard(place: Place) -> Json:
 def _remove(place: Place) -> Json:
     spec, tools = place.spec, place.tools
     user, sha256 = spec["user"], spec["sha256"]
-    with tools.stores.workspaces.open(user) as workspace:
-        put_aside(tools.paths, user, crops_in(workspace, spec["collection"], sha256))
-        gone = workspace.delete_where(spec["collection"], {"source_id": sha256})
-    tools.catalog.drop_source(user, spec["collection"], sha256)
-    remove_files(tools.paths, tools.catalog, user, sha256)
+    gone, _ = remove_source(
+        tools.paths, tools.catalog, tools.stores.workspaces, user, spec["collection"], sha256
+    )
     shutil.rmtree(place.work, ignore_errors=True)
     tools.stores.committer.touch(user)
     return {"records": gone}

@@ -33,7 +33,7 @@ from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.live.workspace import Workspace
 from storage.names import UserKey, number, text
 from storage.paths import Paths
-from storage.removal import crops_in, put_aside, remove_files
+from storage.removal import crops_in, put_aside, remove_files, remove_source
 from storage.stores import Stores
 
 Json = dict[str, Any]
@@ -138,15 +138,14 @@ class Library:
     def delete_source(self, user: str, collection: str, source_id: str) -> Json:
         found = self.catalog.find_collection(user, collection)
         source = self._source(user, source_id, found.id)
-        with self.stores.workspaces.open(user) as workspace:
-            put_aside(self.paths, user, crops_in(workspace, found.id, source_id))
-            records = workspace.delete_where(found.id, {"source_id": source_id})
-        self.catalog.drop_source(user, found.id, source_id)
+        records, freed = remove_source(
+            self.paths, self.catalog, self.stores.workspaces, user, found.id, source_id
+        )
         return {
             "source_id": source_id,
             "filename": source.filename,
             "records": records,
-            "bytes": remove_files(self.paths, self.catalog, user, source_id),
+            "bytes": freed,
             **self._receipt(user),
         }
 
