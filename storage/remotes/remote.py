@@ -63,8 +63,8 @@ class Remote(Protocol):
         """How many older states it keeps that `forget` would remove."""
 
     def forget(self, names: frozenset[str]) -> float:
-        """Every version of these names that a reader of the newest state does not see is gone for
-        good: the seconds until then (0: now)."""
+        """Every version of these names, and of what was ever beside them in their user's folder, that a
+        reader of the newest state does not see is gone for good: the seconds until then (0: now)."""
 
 
 def changed_elsewhere(names: Iterable[str] = ()) -> Conflict:

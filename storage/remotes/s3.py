@@ -118,7 +118,7 @@ class S3Remote:
             for version in self._versions(self._key(folder)):
                 name, _, entry = version["Key"].removeprefix(self._key("")).partition(".log/")
                 seen = version.get("IsLatest") and "Size" in version
-                if name not in names or (seen and not entry):
+                if seen and not entry:
                     continue
                 if seen and version["Key"] == self._newest(name):
                     continue

@@ -254,9 +254,10 @@ def test_a_bucket_with_versions_forgets_what_was_deleted(moto: str) -> None:
         Bucket=remote.bucket, VersioningConfiguration={"Status": "Enabled"}
     )
     name = "users/u/segments/a.parquet"
-    remote.commit(change(b"one", None, a=b"secret", b=b"stays"))
+    remote.commit(change(b"one", None, a=b"secret", b=b"stays", c=b"secret, too"))
     gone = Change(
-        files={}, manifests={MANIFEST: b"two"}, deletes=frozenset({name}),
+        files={}, manifests={MANIFEST: b"two"},
+        deletes=frozenset({name, "users/u/segments/c.parquet"}),  # the other one by its age
         expected={MANIFEST: digest(b"one")},
     )  # fmt: skip
     remote.commit(gone)
