@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipeline.worker.__main__ import remotes
 from settings import Settings, at_start
 from storage import backup
 from storage.catalog.catalog import Catalog
+from storage.catalog.tokens import Accounts
 from storage.generations import erase, verify
 from storage.generations.compose import Wish
 from storage.generations.lease import Lease
@@ -121,6 +122,8 @@ def _prune(arguments: argparse.Namespace) -> int:
 def _erase(arguments: argparse.Namespace) -> int:
     with _alone(arguments) as (stores, catalog):
         gone = erase.erase_user(stores.replication, stores.workspaces, arguments.user)
+        with closing(Accounts(catalog_url(*_settings()))) as accounts:
+            accounts.forget(arguments.user)
         _print_gone(arguments.user, gone)
     return 1 if any(g.by is None for g in gone) else 0
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from errors import Corrupt, InputError, NotFound, Refused, Unavailable
 from pipeline.__main__ import main
 from pipeline.admin import import_chroma
 from pipeline.models.cache import Encoders
+from storage.catalog.tokens import Accounts
 from storage.generations import erase, reader, verify
 from storage.generations import manifest as manifests
 from storage.generations.committer import Pace
@@ -480,7 +482,10 @@ def test_the_commands_tell_and_exit_as_they_should(
     assert main(["repair"]) == 0
     assert main(["verify"]) == 0
     assert main(["prune"]) == 0
-    assert main(["erase", "--user", USER]) == 0
+    with closing(Accounts(f"sqlite:///{root}/catalog.sqlite")) as accounts:
+        accounts.mint(USER, "laptop", name="ada", orgs=())
+        assert main(["erase", "--user", USER]) == 0
+        assert accounts.tokens(USER) == []
     assert not stored(root / "remote", "segments/*")
     with pytest.raises(NotFound):
         main(["verify", "--from", "s3"])
