@@ -361,7 +361,7 @@ def test_a_locked_catalogue_is_said_within_a_time(tmp_path: Path) -> None:
 def test_a_locked_postgres_is_said_within_a_time() -> None:
     with postgres() as url:
         made = url.replace("postgresql://", "postgresql+psycopg://")
-        catalog, other = Catalog(made, 0.5), Catalog(made)
+        catalog, other = Catalog(made, 3), Catalog(made)
         with other._engine.begin() as change:
             change.exec_driver_sql("LOCK TABLE titles IN ACCESS EXCLUSIVE MODE")
             assert code(lambda: catalog.create_collection(USER, "one")) == "database_busy"
