@@ -56,7 +56,7 @@ class Engine:
     def pdf(self, pages: int, name: str = "made") -> Path:
         return make_pdf(self.data / f"{name.replace(' ', '-')}.pdf", pages, name)
 
-    def finished(self, job: str, user: str = USER, seconds: float = 120) -> dict[str, Any]:
+    def finished(self, job: str, user: str = USER, seconds: float = 300) -> dict[str, Any]:
         return self.until(job, lambda j: j["status"] in FINISHED, user, seconds)
 
     def until(
@@ -64,7 +64,7 @@ class Engine:
         job: str,
         fits: Callable[[dict[str, Any]], object],
         user: str = USER,
-        seconds: float = 120,
+        seconds: float = 300,
     ) -> dict[str, Any]:
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
@@ -74,7 +74,7 @@ class Engine:
             time.sleep(0.05)
         raise AssertionError(f"{found}\n{self.log()[-3000:]}")
 
-    def eventually(self, fits: Callable[[], object], seconds: float = 120) -> None:
+    def eventually(self, fits: Callable[[], object], seconds: float = 300) -> None:
         limit = time.monotonic() + seconds
         while not fits():
             assert time.monotonic() < limit, self.log()[-3000:]

@@ -19,7 +19,7 @@ from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Fault, Hub
 from tests.mailbox import mailbox
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 VISITOR = "2" * 32
 
 

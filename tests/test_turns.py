@@ -82,7 +82,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_small_file_does_not_wait_for_the_large_ones_before_it(running: Engine) -> None:
     large = [running.submit(running.pdf(70, f"large{n}"), strategy="ocr_only") for n in range(5)]
     running.until(large[3], lambda j: j["status"] == "running")
@@ -98,7 +98,7 @@ def test_a_small_file_does_not_wait_for_the_large_ones_before_it(running: Engine
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("keep", [True, False])
 def test_what_is_left_after_a_cancel_is_listed_and_nothing_else(
     running: Engine, keep: bool

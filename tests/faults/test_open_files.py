@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine import OTHER, USER, Engine, engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @contextmanager

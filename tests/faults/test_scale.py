@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.engine import USER, Engine, engine, lines
 from tests.postgres import postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @contextmanager

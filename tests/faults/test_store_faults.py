@@ -7,7 +7,7 @@ import pytest
 from bench.store_broken import BROKEN
 from bench.store_faults import campaign
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from storage.paths import Paths
 from tests.engine import USER, engine, make_pdf
 from tests.mailbox import mailbox
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_job_whose_workflows_are_gone_is_taken_up_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.engine import OTHER, USER, Engine, engine
 from tests.hub.server import Hub
 from tests.mailbox import mailbox
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECRET = {"QUIRE_SECRET": "the same after a restart"}
 
 
