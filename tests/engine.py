@@ -99,7 +99,15 @@ class Engine:
     def at_work(self) -> set[psutil.Process]:
         """Page processes that use the processor; another one may stand between two batches."""
         pages = [p for p in self.whole() if "pipeline.processes.pool" in " ".join(p.cmdline())]
-        return {p for p in pages if p.cpu_percent(0.1) > 0}
+        before = {p: sum(p.cpu_times()[:2]) for p in pages}
+        at_work: set[psutil.Process] = set()
+
+        def worked() -> bool:
+            at_work.update(p for p in pages if sum(p.cpu_times()[:2]) > before[p])
+            return bool(at_work)
+
+        self.eventually(worked, 20)
+        return at_work
 
     def kill_all(self) -> None:
         """As a container ends that nobody asks."""

@@ -87,7 +87,7 @@ def asked(running: Engine, call: str, **arguments: Any) -> Any:
         try:
             answers.append(running.link.call(call, USER, **arguments))
         except Unavailable as problem:
-            assert problem.code == "restoring"
+            assert problem.code in {"opening", "restoring"}
         return bool(answers)
 
     running.eventually(answered)

@@ -84,7 +84,7 @@ def pages(running: Engine) -> int | None:
     try:
         return int(running.link.call("collections", USER)[0]["pages"])
     except Unavailable as restoring:
-        assert restoring.code == "restoring"
+        assert restoring.code in {"opening", "restoring"}
         return None
 
 
