@@ -222,6 +222,7 @@ def test_a_tool_acts_for_the_holder_of_its_token(tmp_path: Path) -> None:
 # The client
 
 
+@pytest.mark.timeout(600)
 def test_the_client_comes_back_by_itself_over_a_restart_and_gives_up_in_the_end(
     tmp_path: Path, make_pdf: Callable[..., Path]
 ) -> None:
@@ -233,7 +234,7 @@ def test_the_client_comes_back_by_itself_over_a_restart_and_gives_up_in_the_end(
     began = threading.Event()
 
     def follow() -> None:
-        for event in quire.watch(job["id"], patience=120):
+        for event in quire.watch(job["id"], patience=280):
             seen.append(event["seq"])
             ends.append(event.get("status", ""))
             if len(seen) == 3:
@@ -241,11 +242,11 @@ def test_the_client_comes_back_by_itself_over_a_restart_and_gives_up_in_the_end(
 
     watcher = threading.Thread(target=follow, daemon=True)
     watcher.start()
-    assert began.wait(60)
+    assert began.wait(120)
     first.process.send_signal(signal.SIGKILL)
     first.process.wait(30)
     second = start_app(tmp_path / "data", port=int(first.url.rsplit(":", 1)[1]))
-    watcher.join(100)
+    watcher.join(280)
     assert not watcher.is_alive()
     assert seen == list(range(1, len(seen) + 1))
     assert ends[-1] == "succeeded"
