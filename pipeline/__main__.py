@@ -140,6 +140,9 @@ def _partition(arguments: argparse.Namespace) -> int:
         except QuireError as problem:
             progress.done(f"{path}: {problem.code}: {problem}", failed=True)
             return False
+        except OSError as problem:
+            progress.done(f"{path}: {problem.strerror}", failed=True)
+            return False
         if bad:
             progress.done(f"{path}: {len(bad)} pages not read: {'; '.join(bad)}", failed=True)
         else:

@@ -48,7 +48,7 @@ def checked(given: object, *, collection: str, top_k: object, mode: object, wher
         )
     if mode not in MODES:
         raise InputError("mode_unknown", "There is no such mode.", f"Use {', '.join(MODES)}.")
-    if not isinstance(top_k, int) or not 1 <= top_k <= _MAX_HITS:
+    if type(top_k) is not int or not 1 <= top_k <= _MAX_HITS:
         raise InputError("top_k_range", "top_k is out of range.", f"Use 1 to {_MAX_HITS}.")
     return Query(
         text=words, collection=collection, top_k=top_k, mode=str(mode), where=filters(where)
@@ -66,6 +66,8 @@ def filters(where: object) -> Filter:
         raise _bad_where()
     if not all(p is None or (type(p) is int and 1 <= p < 1 << 31) for p in pages):
         raise _bad_where()
+    if None not in pages and pages[0] > pages[1]:
+        raise _bad_where()
     kinds = _texts(where.get("element_type"))
     if set(kinds) - set(KINDS):
         raise _bad_where()
@@ -81,7 +83,7 @@ def _texts(value: object) -> tuple[str, ...]:
     if value is None or value == "":
         return ()
     listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or len(listed) > _MAX_FILTERED:
+    if not isinstance(listed, list | tuple) or not 0 < len(listed) <= _MAX_FILTERED:
         raise _bad_where()
     return tuple(plain(v, 200) for v in listed)
 

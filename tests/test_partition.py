@@ -331,11 +331,14 @@ def test_the_command_line_writes_what_unstructured_reads(
         "partition",
         str(SAMPLES / "report.pdf"),
         str(bad),
+        str(tmp_path / "missing.pdf"),
         "--out",
         str(tmp_path / "o"),
     ])
     assert status == 1
-    assert "not_a_pdf" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not_a_pdf" in said
+    assert "missing.pdf: No such file or directory" in said
     made = elements_from_json(str(tmp_path / "o" / "report.json"))
     assert made[0].text == "Rainfall in the valley"
     assert made[0].metadata.filename == "report.pdf"

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from errors import InputError
 from pipeline.search import checked, search
 from storage.live.chroma import Record
 from storage.live.keyword_index import Filter
@@ -25,3 +28,21 @@ def test_a_word_is_found_among_many_that_are_nearer_in_meaning(tmp_path: Path) -
     assert query.where == Filter()
     assert (first["text"], first["rank"]) == ("a zebra", {"dense": None, "keyword": 1})
     assert (second["text"], second["score"]) == ("wwww", first["score"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"where": {"source_id": []}}, "bad_where"),
+        ({"where": {"element_type": []}}, "bad_where"),
+        ({"where": {"pages": [2, 1]}}, "bad_where"),
+        ({"top_k": True}, "top_k_range"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_no_search_of_everything(
+    asked: dict[str, object], code: str
+) -> None:
+    given: dict[str, object] = {"top_k": 3, "mode": "hybrid", "where": None, **asked}
+    with pytest.raises(InputError) as caught:
+        checked("zebra", collection="c", **given)  # type: ignore[arg-type]
+    assert caught.value.code == code

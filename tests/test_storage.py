@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from errors import Conflict, Corrupt, InputError, NotFound, Unavailable
+from pipeline.jobs.uploads import keep
 from storage.catalog.catalog import JobRow, SourceRow
 from storage.catalog.tokens import Accounts
 from storage.live.chroma import VectorStore
@@ -445,3 +446,27 @@ def test_sources_and_elements_go_with_the_save(
     house.replication.save(USER)
     with pytest.raises(NotFound):
         house.replication.fetch(USER, f"sources/{sha}.pdf", back)
+
+
+def test_a_name_is_one_collection_s(house: House) -> None:
+    """Neither cut to that of another one, nor the id of another one."""
+    made = house.catalog.create_collection(USER, "x" * 200)
+    with pytest.raises(InputError) as long:
+        house.catalog.find_collection(USER, "x" * 201)
+    with pytest.raises(InputError) as taken:
+        house.catalog.create_collection(USER, made.id)
+    with pytest.raises(InputError) as renamed:
+        house.catalog.rename_collection(USER, made.id, made.id)
+    codes = [c.value.code for c in (long, taken, renamed)]
+    assert codes == ["title_too_long", "title_taken", "title_taken"]
+
+
+def test_an_original_that_comes_again_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
+    target = tmp_path / "sources" / "kept.pdf"
+    for damaged in (None, b"", b"%PDF-", b"%PDX-1.7 whole"):
+        if damaged is not None:
+            target.write_bytes(damaged)
+        upload = tmp_path / "upload.pdf"
+        upload.write_bytes(b"%PDF-1.7 whole")
+        keep(upload, target)
+        assert target.read_bytes() == b"%PDF-1.7 whole"

@@ -5,6 +5,7 @@ gets it as a promise that others see, and ends it when it knows what it has take
 Refused, or Unavailable while the disk is full. Knows nothing of the engine or of what is in a PDF.
 """
 
+import filecmp
 import os
 import shutil
 import unicodedata
@@ -193,8 +194,9 @@ def _margin(limit: int) -> int:
 
 
 def keep(upload: Path, target: Path) -> None:
-    """The upload is moved there, unless the same bytes are there already."""
-    if target.exists():
+    """The upload is moved there, unless the same bytes are there already: what has the name of other
+    bytes is damaged."""
+    if target.exists() and filecmp.cmp(upload, target, shallow=False):
         upload.unlink(missing_ok=True)
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from storage.names import JobId, is_one, line
 ACTIVE = ("queued", "running", "waiting")
 IMPORTED = "imported"  # the version of a source that may have neither original nor elements
 FINISHED = ("succeeded", "partial", "failed", "cancelled")
+_LONGEST_TITLE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +222,7 @@ class Catalog:
 
     def create_collection(self, user: str, title: str) -> Collection:
         """The collection of that title, made when it is not there yet."""
-        title = _title(title)
+        title = self._no_id(user, _title(title))
         made = Collection(
             id=f"c-{secrets.token_hex(8)}", title=title, model=None, created_at=time.time()
         )
@@ -270,8 +271,14 @@ class Catalog:
                 insert(schema.titles).values(user=user, title=title, collection=collection.id)
             )
 
+    def _no_id(self, user: str, title: str) -> str:
+        """The title; InputError when it is the id of a collection, which goes by either."""
+        if any(c.id == title for c in self.collections(user)):
+            raise _title_taken()
+        return title
+
     def rename_collection(self, user: str, collection: str, title: str) -> Collection:
-        title = _title(title)
+        title = self._no_id(user, _title(title))
         try:
             with self._changing(user) as db:
                 db.execute(
@@ -285,9 +292,7 @@ class Catalog:
                     .values(title=title)
                 )
         except IntegrityError as problem:
-            raise InputError(
-                "title_taken", "Another collection has that name.", "Choose another name."
-            ) from problem
+            raise _title_taken() from problem
         return self.find_collection(user, collection)
 
     def set_model(
@@ -639,14 +644,24 @@ class Catalog:
 
 
 def _title(text: object) -> str:
-    title = line(text, 200)
+    title = line(text, _LONGEST_TITLE + 1)
     if not title:
         raise InputError("title_empty", "A collection needs a name.", "Type at least one letter.")
+    if len(title) > _LONGEST_TITLE:
+        raise InputError(
+            "title_too_long",
+            "The name of a collection is too long.",
+            f"Use {_LONGEST_TITLE} letters.",
+        )
     return title
 
 
 def _collection(row: Any) -> Collection:
     return Collection(id=row.id, title=row.title, model=row.model, created_at=row.created_at)
+
+
+def _title_taken() -> InputError:
+    return InputError("title_taken", "Another collection has that name.", "Choose another name.")
 
 
 def free_title(title: str, taken: Container[str]) -> str:
