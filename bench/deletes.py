@@ -12,13 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.stores import made
-from pipeline.worker.handlers import Library
 from storage.catalog.catalog import SourceRow
 from storage.generations.compose import Wish
 from storage.live.workspace import Space
@@ -75,9 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         house = House(Path(folder) / "data")
         space = Space(collection=house.space().collection, title="papers", model="m", dimension=384)
-        given = {name: None for name in Library.__slots__}
-        here = {"paths": house.paths, "catalog": house.catalog, "stores": house.stores}
-        library = cast(Any, Library)(**given | here)
+        library = house.library
         kept = asked.documents - asked.deleted
         add(house, space, 0, kept)
         house.replication.save(USER)

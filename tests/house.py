@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.worker.handlers import Library
+from settings import Settings
 from storage.catalog.catalog import Catalog, SourceRow
 from storage.generations.committer import Pace
 from storage.generations.compose import Wish
@@ -46,7 +47,10 @@ class House:
         self.replication = self.stores.replication
         self.workspaces = self.stores.workspaces
         self.committer = self.stores.committer
-        given = {"paths": self.paths, "catalog": self.catalog, "stores": self.stores}
+        given = {
+            "settings": Settings(data_dir=root, secret=b"secret", database_url=""),
+            "paths": self.paths, "catalog": self.catalog, "stores": self.stores,
+        }  # fmt: skip
         self.library = cast(Any, Library)(**dict.fromkeys(Library.__slots__) | given)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from errors import NotFound, QuireError, Unavailable
+from pipeline.worker.handlers import receipt_text
 from storage.catalog.catalog import JobRow, SourceRow
 from storage.generations import compose
 from storage.generations.committer import UNLIMITED
@@ -22,7 +23,7 @@ from storage.generations.replication import Replication
 from storage.live import segments
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Change
-from tests.house import USER, House, record
+from tests.house import OTHER, USER, House, record
 
 pytestmark = pytest.mark.slow
 MANY, GONE = 24, 10
@@ -201,20 +202,46 @@ def test_deletions_from_many_threads_all_count(store: Store) -> None:
         store.delete(0)
 
 
-def test_what_is_no_receipt_is_refused(tmp_path: Path) -> None:
-    bare = Store(tmp_path)
-    for text in ("", "x", "1", "1-", "-1", "1-2-3", "٣-1", "1-1.5", "9" * 400):
+def test_what_is_no_receipt_of_that_user_is_refused(store: Store) -> None:
+    """Also one that is made up, altered, or somebody else's: nothing was deleted by it."""
+    given = store.delete(0)["receipt"]
+    change, at, seal = given.split("-")
+    assert store.library.receipt(USER, given)["receipt"] == given
+    texts = [
+        "",
+        "x",
+        "1",
+        "1-",
+        "-1",
+        "1-2-3",
+        "٣-1",
+        "1-1.5",
+        "9" * 400,
+        "0-1",
+        "00-00",
+        f"{change}-{at}",
+    ]
+    texts += [f"{int(change) + 1}-{at}-{seal}", f"{change}-1-{seal}", f"0{given}", f"{given}-1"]
+    texts += [
+        f"{given}0",
+        given[:-1],
+        given.upper(),
+        f"{given}\n",
+        f"{change}-{at}-ü",
+        "\ud800-1-1",
+    ]
+    asked = [(USER, text) for text in texts if text != given] + [(OTHER, given)]
+    for user, text in asked:
         with pytest.raises(QuireError) as caught:
-            bare.library.receipt(USER, text)
+            store.library.receipt(user, text)
         assert caught.value.code == "receipt_not_found", text
-    bare.house.close()
 
 
 def test_a_receipt_of_a_database_that_was_lost_goes_by_the_time(store: Store) -> None:
-    later = f"{10**9}-{int(1000 * (time.time() + 60))}"
-    earlier = f"{10**9}-1000"
-    assert store.library.receipt(USER, later)["saved"] is False
-    assert store.library.receipt(USER, earlier)["saved"] is True
+    later, earlier = int(1000 * (time.time() + 60)), 1000
+    for at, saved in ((later, False), (earlier, True)):
+        receipt = receipt_text(b"secret", USER, 10**9, at)
+        assert store.library.receipt(USER, receipt)["saved"] is saved
 
 
 def test_a_deletion_of_everything_in_a_save_that_compacts_is_saved_and_erased(

@@ -5,8 +5,11 @@ Runs in the worker process. Knows nothing of HTTP, Gradio or DBOS.
 """
 
 import contextlib
+import hashlib
+import hmac
 import inspect
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +40,7 @@ from storage.removal import crops_in, put_aside, remove_files, remove_source
 from storage.stores import Stores
 
 Json = dict[str, Any]
+_RECEIPT = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ class Library:
 
     def receipt(self, user: str, receipt: str) -> Json:
         """What became of a deletion since."""
-        change, at = _read_receipt(receipt)
+        change, at = _read_receipt(self.settings.secret, user, receipt)
         mark, base = self.catalog.mark(user), self.stores.replication.base(user)
         known = mark.changes >= change  # else the rows were restored from what was saved
         saved = mark.saved >= change if known else bool(base and base.created_at > at)
@@ -124,7 +128,8 @@ class Library:
         """Of what was deleted just now: it lies in the journal, and is in the next save."""
         self.stores.committer.touch(user)
         change = self.catalog.mark(user).changes
-        return self.receipt(user, f"{change}-{int(1000 * time.time())}")
+        at = int(1000 * time.time())
+        return self.receipt(user, receipt_text(self.settings.secret, user, change, at))
 
     def sources(self, user: str, collection: str = "default") -> list[Json]:
         found = self.catalog.held_collection(user, collection)
@@ -264,12 +269,22 @@ class Library:
         return copy if copy.exists() else self.stores.restore.original(user, source.sha256)
 
 
-def _read_receipt(text: str) -> tuple[int, float]:
-    """The number of the change, and when it was made."""
-    change, _, at = text.partition("-")
-    if not (change.isascii() and change.isdigit() and at.isascii() and at.isdigit()):
-        raise NotFound("receipt_not_found", "There is no such receipt.", "Use one from a deletion.")
-    return int(change[:18]), int(at[:18]) / 1000
+def receipt_text(secret: bytes, user: str, change: int, at: int) -> str:
+    """The number of the change, when it was made in Unix milliseconds, and a proof that this user was
+    given both."""
+    said = f"receipt {user} {change}-{at}".encode()
+    return f"{change}-{at}-{hmac.new(secret, said, hashlib.sha256).hexdigest()[:32]}"
+
+
+def _read_receipt(secret: bytes, user: str, text: str) -> tuple[int, float]:
+    """The number of the change, and when it was made in Unix seconds; NotFound unless that user was
+    given it."""
+    found = _RECEIPT.fullmatch(text)
+    if found:
+        change, at = int(found[1]), int(found[2])
+        if hmac.compare_digest(text, receipt_text(secret, user, change, at)):
+            return change, at / 1000
+    raise NotFound("receipt_not_found", "There is no such receipt.", "Use one from a deletion.")
 
 
 def _being_read(job: JobRow, settings: Settings) -> SourceRow:
