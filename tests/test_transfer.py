@@ -144,6 +144,14 @@ WRONG: dict[str, dict[str, bytes]] = {
         embedding=pa.array([[1.0]], pa.list_(pa.float64())))},
     "not a number": {"quire.json": FACTS, "data/a.parquet": table(
         embedding=vectors([float("nan"), 1.0]))},
+    "a vector too long to be normalised": {"quire.json": FACTS, "data/a.parquet": table(
+        embedding=vectors([3.4e38, 3.4e38]))},
+    "a vector whose square is too long": {"quire.json": FACTS, "data/a.parquet": table(
+        embedding=vectors([1e20, 0.0]))},
+    "a vector too short to be normalised": {"quire.json": FACTS, "data/a.parquet": table(
+        embedding=vectors([1e-30, 0.0]))},
+    "a vector without a direction": {"quire.json": FACTS, "data/a.parquet": table(
+        embedding=vectors([0.0, 0.0]))},
     "empty vector": {"quire.json": FACTS, "data/a.parquet": table(embedding=vectors([]))},
     "two lengths": {"quire.json": FACTS, "data/a.parquet": table(
         id=["a", "b"], document=["", ""], metadata=["{}", "{}"],

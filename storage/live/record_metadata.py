@@ -16,6 +16,7 @@ from storage.names import CropName, number, text
 
 MAX_DIMENSION = 16_384
 _MAX_ID = 200
+_LONGEST = 1e15  # of a vector; its square and what that divides still fit into a float32
 _MAX_LISTED = 100_000
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
 _WHOLE = 1 << 53
@@ -29,8 +30,9 @@ def checked(record: Record) -> Record:
         raise unreadable("a record's text is no text, or too long")
     if not 0 < len(record.embedding) <= MAX_DIMENSION:
         raise unreadable("a vector has no numbers, or too many")
-    if not np.isfinite(np.asarray(record.embedding, dtype=np.float32)).all():
-        raise unreadable("a vector is not made of numbers")
+    length = float(np.linalg.norm(np.asarray(record.embedding, dtype=np.float64)))
+    if not 1 / _LONGEST <= length <= _LONGEST:  # nor is one that is not made of numbers
+        raise unreadable("a vector has no length that can be made one")
     for key, value in record.metadata.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise unreadable("a record's metadata has a key that is none")
