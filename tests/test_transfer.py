@@ -6,6 +6,7 @@ import random
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 import yaml
 
 from errors import InputError
+from pipeline.ingest.chunk import Chunk
+from pipeline.ingest.embed import metadata
 from pipeline.jobs.service import EXPORTS
 from pipeline.transfers import import_archive, unzip
 from pipeline.transfers.export import _WRITERS, Shelf, export
@@ -23,6 +26,7 @@ from quire_client import Json, Quire
 from storage.catalog.catalog import Collection, SourceRow
 from storage.live import parquet_shards, segments
 from storage.live.chroma import Record, VectorStore
+from storage.live.record_metadata import MAX_VALUES, checked
 from tests.conftest import SAMPLES, Running, start_app
 from tests.poison import journal
 
@@ -163,6 +167,12 @@ WRONG: dict[str, dict[str, bytes]] = {
         metadata=['{"page": "x"}'])},
     "boxes that are none": {"quire.json": FACTS, "data/a.parquet": table(
         metadata=['{"boxes": "{"}'])},
+    "a list too long for Chroma": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=[json.dumps({"page_numbers": [1] * 5_001})])},
+    "lists too long together": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=[json.dumps({"page_numbers": [1] * 2_501, "section_titles": ["s"] * 2_501})])},
+    "too many keys for Chroma": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=[json.dumps({f"k{n}": n for n in range(5_001)})])},
     "metadata is nested": {"quire.json": FACTS, "data/a.parquet": table(
         metadata=['{"a": {"b": 1}}'])},
     "metadata is very deep": {"quire.json": FACTS, "data/a.parquet": table(
@@ -179,6 +189,24 @@ def test_what_quire_would_not_write_is_refused_with_the_reason(
     with pytest.raises(InputError) as caught:
         import_archive.take_in(path, tmp_path / "work", 1 << 30)
     assert caught.value.code == "import_unreadable"
+
+
+def test_chroma_holds_the_records_with_the_most_values(tmp_path: Path) -> None:
+    """Of an archive, and of a document with one letter on each of thousands of pages."""
+    many = range(1, 2_668)
+    chunk = Chunk(
+        kind="Text", text="t", pages=tuple(many), boxes=(),
+        element_ids=tuple(map(str, many)), element_types=("Title",),
+        section_titles=tuple(map(str, many)),
+    )  # fmt: skip
+    most = replace(record(1), metadata={"all": list(range(MAX_VALUES))})
+    own = replace(record(2), metadata=metadata(chunk, source_id="a" * 64, filename="f"))
+    store = VectorStore(tmp_path / "chroma")
+    store.ensure("most", model="m", dimension=3, title="t")
+    for one in (checked(most), checked(own), record(3)):
+        store.upsert("most", [one])
+    assert store.count("most") == len(store.get("most")) == 3
+    store.close()
 
 
 def of_chroma(folder: Path, *collections: str) -> dict[str, bytes]:

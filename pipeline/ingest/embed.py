@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from pipeline.ingest.chunk import Chunk
 from storage.live.chroma import Record
+from storage.live.record_metadata import MAX_VALUES
 
+_LISTED = MAX_VALUES // 6  # of each of the five lists of a record
 Encode = Callable[[Sequence[str]], list[list[float]]]
 
 
@@ -45,19 +47,20 @@ def records(
 
 
 def metadata(chunk: Chunk, *, source_id: str, filename: str) -> dict[str, Any]:
-    """Scalars and lists of one type, as Chroma takes them; keys without a value are left out."""
+    """Scalars and lists of one type, as Chroma takes them: keys without a value are left out, and of a
+    list what would be too much for it."""
     values: dict[str, Any] = {
         "source_id": source_id,
         "filename": filename,
         "page": chunk.pages[0],
         "last_page": chunk.pages[-1],
-        "page_numbers": list(chunk.pages),
+        "page_numbers": list(chunk.pages[:_LISTED]),
         "boxes": json.dumps(chunk.boxes),
         "element_type": chunk.kind,
-        "element_types": list(chunk.element_types),
-        "element_ids": list(chunk.element_ids),
-        "section_titles": list(chunk.section_titles),
-        "languages": list(chunk.languages),
+        "element_types": list(chunk.element_types[:_LISTED]),
+        "element_ids": list(chunk.element_ids[:_LISTED]),
+        "section_titles": list(chunk.section_titles[:_LISTED]),
+        "languages": list(chunk.languages[:_LISTED]),
         "table_html": chunk.table_html,
         "image": chunk.image,
         "caption": chunk.caption,

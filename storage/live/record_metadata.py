@@ -15,9 +15,11 @@ from storage.live.chroma import Record
 from storage.names import CropName, number, text
 
 MAX_DIMENSION = 16_384
+MAX_VALUES = (
+    5_000  # of one record, lists counted out: after one with 5,462 Chroma writes nothing more
+)
 _MAX_ID = 200
 _LONGEST = 1e15  # of a vector; its square and what that divides still fit into a float32
-_MAX_LISTED = 100_000
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
 _WHOLE = 1 << 53
 
@@ -33,6 +35,9 @@ def checked(record: Record) -> Record:
     length = float(np.linalg.norm(np.asarray(record.embedding, dtype=np.float64)))
     if not 1 / _LONGEST <= length <= _LONGEST:  # nor is one that is not made of numbers
         raise unreadable("a vector has no length that can be made one")
+    values = record.metadata.values()
+    if sum(len(v) if isinstance(v, list) else 1 for v in values) > MAX_VALUES:
+        raise unreadable(f"a record's metadata has more than {MAX_VALUES:,} values")
     for key, value in record.metadata.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise unreadable("a record's metadata has a key that is none")
@@ -70,7 +75,7 @@ def _page(value: Any) -> None:
 
 def _each(check: Callable[[Any], Any]) -> Callable[[Any], None]:
     def every(value: Any) -> None:
-        if not isinstance(value, list) or not 0 < len(value) <= _MAX_LISTED:
+        if not isinstance(value, list) or not value:
             raise TypeError
         for one in value:
             check(one)
