@@ -35,6 +35,7 @@ ROUTES = {
     "/collections/{collection}/gallery": OWNER,
     "/sources/{source}/pages": OWNER,
     "/sources/{source}/elements": OWNER,
+    "/sources/{source}/markdown": OWNER,
     "/jobs/{job}": OWNER,
     "/jobs/{job}/log": OWNER,
     "/jobs/{job}/cancel": OWNER,

@@ -24,7 +24,7 @@ from pipeline.ingest.partition import read_head
 from pipeline.jobs import notify
 from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
-from pipeline.pdf import pdfium
+from pipeline.pdf import markdown, pdfium
 from pipeline.processes.pool import Pools
 from pipeline.processes.sandbox import Confined
 from pipeline.search import Query
@@ -34,7 +34,7 @@ from storage.atomic_write import atomic_write
 from storage.catalog import sqlite_file
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
 from storage.live.workspace import Workspace
-from storage.names import UserKey, number, text
+from storage.names import CropName, UserKey, is_one, number, text
 from storage.paths import Paths
 from storage.removal import crops_in, put_aside, remove_files, remove_source
 from storage.stores import Stores
@@ -187,6 +187,11 @@ class Library:
             batches = [b for b in batches if any(r["page"] == page for r in read_head(b))]
         found = document_elements(batches)
         return [e for e in found if page is None or e["metadata"].get("page_number") == page]
+
+    def markdown(self, user: str, source_id: str, page: int) -> str:
+        """One of its pages as Markdown; pictures by their name only."""
+        found = self.elements(user, source_id, page)
+        return markdown.document(found, lambda n: str(n) if is_one(CropName, n) else None)
 
     def pages(self, user: str, source_id: str) -> list[Json]:
         """How each page of a source was read so far."""

@@ -141,7 +141,7 @@ def test_a_document_opens_with_its_pages_beside_their_elements(
     page.locator(".doc-page .place").first.click()
     expect(page.locator(".element.lit")).to_have_count(1)
     page.get_by_role("button", name="Markdown").click()
-    expect(page.locator(".doc-elements pre")).to_contain_text("## ")
+    expect(page.locator(".doc-elements pre")).to_contain_text("# ")
     page.get_by_role("button", name="JSON").click()
     expect(page.locator(".doc-elements pre")).to_contain_text('"coordinates"')
     page.get_by_text("Log", exact=True).click()

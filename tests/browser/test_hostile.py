@@ -17,6 +17,7 @@ HOSTILE = (
     "{{value}}{{#each this}}",
     "</p>${(()=>{window.__e=3})()}",
     "<script>window.__e=4</script>",
+    "![x](https://track.example)",
 )
 
 
@@ -47,6 +48,9 @@ def test_hostile_text_and_names_are_only_text(
     expect(page.locator(".doc-elements")).to_contain_text("<img src=x onerror=")
     expect(page.locator(".doc-elements")).to_contain_text("${Object.assign(window,{__e:1})}")
     expect(page.locator(".doc-elements")).to_contain_text("\\usepackage{x}")
+    page.get_by_role("button", name="Markdown").click()
+    expect(page.locator(".doc-elements pre")).to_contain_text("\\<img src=x onerror=")
+    expect(page.locator(".doc-elements pre")).to_contain_text("!\\[x\\](https://track.example)")
     page.locator("#query").fill("zebra")
     page.keyboard.press("Enter")
     expect(page.locator(".hit").first).to_contain_text("zebra")

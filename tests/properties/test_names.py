@@ -412,6 +412,7 @@ def test_what_a_request_asks_for(outside: Path, tmp_path: Path) -> None:
         "delete_source": {"collection": held, "source_id": SHA},
         "page_image": {"source_id": SHA, "page": 1, "width": 200}, "crop": {"name": CROP},
         "elements": {"source_id": SHA, "page": 1}, "pages": {"source_id": SHA},
+        "markdown": {"source_id": SHA, "page": 1},
         "gallery": {"collection": held, "limit": 3}, "lend": {"job": "j1", "token": "t"}, "receipt": {"receipt": "3-1.5"},
     }  # fmt: skip
     assert set(good) == CALLS.keys() - {"collections", "status", "settle", "send_code"}

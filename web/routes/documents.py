@@ -74,6 +74,14 @@ def routes(app: App) -> list[Route]:
             page=asked.number("page", 1),
         )
 
+    def markdown(asked: Asked) -> Any:
+        return app.link.call(
+            "markdown",
+            asked.user,
+            source_id=asked.path["source"],
+            page=asked.number("page", 1),
+        )
+
     documents = "/collections/{collection}/documents"
     return [
         route(app, documents, listed),
@@ -86,6 +94,7 @@ def routes(app: App) -> list[Route]:
         route(app, "/jobs/{job}/dismiss", dismiss, ("POST",)),
         route(app, "/sources/{source}/pages", ledger),
         route(app, "/sources/{source}/elements", elements),
+        route(app, "/sources/{source}/markdown", markdown),
     ]
 
 

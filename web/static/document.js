@@ -46,8 +46,6 @@ const rendered = e => {
   if (e.type === "Image" && e.metadata.image_path) return h("img", { class: "figure", loading: "lazy", alt: e.text || "Figure", src: url(at("figures", e.metadata.image_path)) });
   return h(CLASSES[e.type] === "li" ? "p" : CLASSES[e.type] || "p", { dir: "auto", class: CLASSES[e.type] === "li" ? "bullet" : "" }, e.text);
 };
-const markdown = found => found.map(e => e.type === "Title" ? `## ${e.text}` : e.type === "ListItem" ? `- ${e.text.replace(/^[•\-* ]+/, "")}`
-  : e.type === "Table" ? e.metadata.text_as_html || e.text : e.type === "Image" ? `![${e.text.slice(0, 60)}](${e.metadata.image_path || ""})` : e.text).join("\n\n");
 
 // Cancelling asks what becomes of the pages that were read.
 const cancel = async job => {
@@ -140,10 +138,17 @@ export const documentView = () => {
       if (e.closest(".doc-page") && from === "list") e.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     }
   };
+  // As the export writes it, which escapes what a document says.
+  const paintMarkdown = async () => {
+    const wanted = shownPage;
+    let said = "";
+    try { said = await get(`${at("sources", source(), "markdown")}?page=${number_}`); } catch (problem) { say(told(problem), "bad"); }
+    if (shownPage === wanted && face === "markdown") put(right, h("pre", { class: "code", tabindex: "0", dir: "auto" }, said));
+  };
   const paintElements = () => {
     const record = pages.find(p => p.page === number_);
     if (face === "json") return put(right, h("pre", { class: "code", tabindex: "0" }, JSON.stringify(found, null, 1)));
-    if (face === "markdown") return put(right, h("pre", { class: "code", tabindex: "0", dir: "auto" }, markdown(found)));
+    if (face === "markdown") return paintMarkdown();
     put(right, found.length ? found.map((e, i) => h("div", { class: "element", "data-element": String(i), onclick: () => light(i, "list") },
       h("button", { type: "button", class: "kind", "aria-label": `${kind(e)}: show its place on the page`, title: e.type, onclick: () => light(i, "list") }, kind(e)), rendered(e)))
       : record?.error ? empty("This page was not read", `${record.error.message} ${record.error.advice || ""}`, "Choose another way above and press Go.")
