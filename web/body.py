@@ -24,7 +24,7 @@ MAX_BODY = 1 << 20  # of a call; uploads have limits of their own
 SECONDS = 20.0  # from the first byte of a call's body to its last
 SILENT = 30.0  # seconds in which nothing of an upload comes
 SLOWEST = 8 << 10  # bytes of an upload a second
-_READ_ON = 32 << 20  # of a body that is too large, so that its sender hears why
+READ_ON = 32 << 20  # of a body that is too large, so that its sender hears why
 _MOST_VALUES, _DEEPEST = 50_000, 60
 _LARGEST = 1 << 63
 _FILES = {"file", "files"}  # arguments of endpoints
@@ -73,7 +73,7 @@ async def paced(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 async def _read(receive: Receive) -> tuple[bytes, int]:
     parts, size, more = [], 0, True
-    while more and size < _READ_ON:
+    while more and size < READ_ON:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _bad()
@@ -137,7 +137,7 @@ def check_files(value: Any, user: str | None) -> None:
     """Each is an upload, and that user's where one is known; there are not too many to look for."""
     named, home = list(islice(files(value), MAX_FILES + 1)), folder(user or "").resolve()
     if len(named) > MAX_FILES:
-        raise InputError("too_many_files", "There are too many files.", f"Use {MAX_FILES} at most.")
+        raise too_many_files()
     for text in named:
         try:
             theirs = Path(text).resolve().is_relative_to(home)
@@ -145,6 +145,10 @@ def check_files(value: Any, user: str | None) -> None:
             theirs = False
         if not theirs:
             raise not_an_upload()
+
+
+def too_many_files() -> InputError:
+    return InputError("too_many_files", "There are too many files.", f"Use {MAX_FILES} at most.")
 
 
 def not_an_upload() -> InputError:

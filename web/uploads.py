@@ -5,15 +5,17 @@ leaves what a broken connection had sent. What is submitted is moved away from h
 after two hours (see pipeline/worker/cleanup.py).
 """
 
+import contextlib
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gradio.route_utils import GradioMultiPartParser
 from gradio.routes import file_upload_statuses
 from gradio_client.utils import strip_invalid_filename_characters
+from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from errors import InputError, QuireError
 from pipeline.jobs.service import Jobs
 from pipeline.jobs.uploads import Promise
-from web.body import MAX_FILES, folder, not_an_upload, paced
+from web.body import MAX_FILES, READ_ON, folder, not_an_upload, paced, too_many_files
 from web.http_status import refusal
 from web.identity import Caller, Identity
 
@@ -42,6 +44,28 @@ def uploaded(file: Any, caller: Caller) -> tuple[Path, str]:
 
 async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
     """The paths of the files of a multipart form, as Gradio's clients expect them."""
+    arriving, most_mb = paced(request.stream()), jobs.settings.max_file_mb
+    try:
+        try:
+            return JSONResponse(await _taken(request, arriving, identity, jobs))
+        except QuireError as problem:
+            refused = problem
+        except (MultiPartException, FormParserError) as problem:
+            refused = _unreadable(str(problem), most_mb)
+        except OSError as problem:
+            found = jobs.scarce(problem)
+            if found is None:
+                raise
+            refused = found
+        await _read_on(arriving, max(READ_ON, most_mb << 20))
+    except ClientDisconnect:
+        return Response(status_code=499)
+    return refusal(refused)
+
+
+async def _taken(
+    request: Request, arriving: AsyncIterator[bytes], identity: Identity, jobs: Jobs
+) -> list[str]:
     made: Path | None = None
     try:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -50,35 +74,36 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
         made = folder(caller.key) / secrets.token_hex(8)
         with jobs.promised(caller.key, made) as promise:
             await run_in_threadpool(promise.need, int(request.headers.get("content-length") or 0))
-            paths = await _received(request, made, promise, jobs.settings.max_file_mb << 20)
+            body = _promised(arriving, promise)
+            paths = await _received(request, body, made, jobs.settings.max_file_mb << 20)
             await run_in_threadpool(promise.settle)
         made = None
-        return JSONResponse(paths)
-    except QuireError as problem:
-        return refusal(problem)
-    except MultiPartException as problem:
-        large = "maximum allowed size" in problem.message
-        return refusal(_too_large(jobs.settings.max_file_mb) if large else _no_form())
-    except OSError as problem:
-        found = jobs.scarce(problem)
-        if found is None:
-            raise
-        return refusal(found)
-    except ClientDisconnect:
-        return Response(status_code=499)
+        return paths
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
 
 
-async def _received(request: Request, made: Path, promise: Promise, largest: int) -> list[str]:
+async def _read_on(arriving: AsyncIterator[bytes], most: int) -> None:
+    """A refused body, of which nothing is kept: a sender that is cut off never hears why."""
+    with contextlib.suppress(QuireError):  # it is slow
+        async for chunk in arriving:
+            most -= len(chunk)
+            if most < 0:
+                return
+
+
+async def _received(
+    request: Request, body: AsyncGenerator[bytes, None], made: Path, largest: int
+) -> list[str]:
     upload_id = request.query_params.get("upload_id")
     if upload_id:
         file_upload_statuses.track(upload_id)
     parser = GradioMultiPartParser(
         request.headers,
-        _promised(request, promise),
+        body,
         max_files=MAX_FILES,
+        max_fields=0,  # which would be held in memory
         upload_dir=made,
         upload_id=upload_id,
         upload_progress=file_upload_statuses if upload_id else None,
@@ -105,6 +130,15 @@ async def _received(request: Request, made: Path, promise: Promise, largest: int
     return paths
 
 
+def _unreadable(message: str, most_mb: int) -> InputError:
+    """Why the parser refused, which it says in words only."""
+    if message.startswith("File size exceeded"):
+        return _too_large(most_mb)
+    if message.startswith("Too many files"):
+        return too_many_files()
+    return _no_files() if message.startswith("Too many fields") else _no_form()
+
+
 def _no_form() -> InputError:
     return InputError("bad_body", "That is not a multipart form.", "Send one.")
 
@@ -121,10 +155,12 @@ def _no_files() -> InputError:
     return InputError("no_files", "There is no file.", "Give at least one PDF.")
 
 
-async def _promised(request: Request, promise: Promise) -> AsyncGenerator[bytes, None]:
+async def _promised(
+    arriving: AsyncIterator[bytes], promise: Promise
+) -> AsyncGenerator[bytes, None]:
     """The body, no byte of which is kept before there is room for it."""
     total = 0
-    async for chunk in paced(request.stream()):
+    async for chunk in arriving:
         total += len(chunk)
         if total > promise.bytes:
             await run_in_threadpool(promise.need, total, ahead=_AHEAD)
