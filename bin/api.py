@@ -80,7 +80,7 @@ ANSWERS = {
     "import_collection": Answer(
         "A [job](#job); its `result` names the collection.",
         "not_an_upload",
-        "archive_refused import_unreadable import_mixed import_model import_too_much quota_exceeded",
+        "archive_refused import_unreadable import_newer import_mixed import_model import_too_much quota_exceeded",
     ),
 }
 ALWAYS = (

@@ -127,6 +127,13 @@ def line(given: object, most: int) -> str:
     return " ".join(shown.split())[:most]
 
 
+def file_name(given: object) -> str:
+    """A file's name to show, never part of a path: its last part, NFC, without what cannot be printed."""
+    last = text(given).replace("\\", "/").split("/")[-1]
+    shown = unicodedata.normalize("NFC", "".join(c for c in last if c.isprintable()))
+    return shown[:300].strip() or "document.pdf"
+
+
 def number(given: object, most: int, least: int = 0) -> int:
     """A whole number in that range, and no bool; InputError otherwise."""
     if type(given) is not int or not least <= given <= most:

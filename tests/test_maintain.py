@@ -252,7 +252,7 @@ def test_a_long_history_goes_once_the_mirror_is_equal(tmp_path: Path) -> None:
 def foreign(folder: Path, model: str | None) -> Path:
     store = VectorStore(folder)
     store.ensure("theirs", model=model or "", dimension=3, title="t")
-    store.upsert("theirs", [record(n) for n in range(5)])
+    store.upsert("theirs", [record(n, source_id="a" * 64) for n in range(5)])
     store.close()
     return folder
 

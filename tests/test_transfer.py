@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from errors import InputError
+from errors import InputError, QuireError
 from pipeline.ingest.chunk import Chunk
 from pipeline.ingest.embed import metadata
 from pipeline.jobs.service import EXPORTS
@@ -30,6 +30,9 @@ from storage.live.record_metadata import MAX_VALUES, checked
 from tests.conftest import SAMPLES, Running, start_app
 from tests.poison import journal
 
+SHA = "5" * 64
+TOLD = {"source_id": SHA, "filename": "a.pdf", "page": 1, "element_type": "Text"}
+
 
 def record(n: int, **metadata: Any) -> Record:
     return Record(
@@ -37,7 +40,7 @@ def record(n: int, **metadata: Any) -> Record:
         document=f"text {n} ∑ \u202e",
         embedding=[n / 7, -1.5, 3e-38],
         metadata={"page": n, "filename": "a.pdf", "element_type": "Text", "score": 0.1,
-                  "page_numbers": [n, n + 1], "source_id": "s", **metadata},
+                  "page_numbers": [n, n + 1], "source_id": SHA, **metadata},
     )  # fmt: skip
 
 
@@ -116,9 +119,14 @@ def test_an_archive_larger_than_what_may_be_stored_is_refused(tmp_path: Path) ->
     assert unzip.unpack(path, tmp_path / "in", 1 << 20) == ["a"]
 
 
+def told(**metadata: Any) -> str:
+    """What a record says of itself; a key that is None is left out."""
+    return json.dumps({k: v for k, v in {**TOLD, **metadata}.items() if v is not None})
+
+
 def table(**columns: Any) -> bytes:
     whole = {
-        "id": ["a"], "document": ["d"], "metadata": ["{}"],
+        "id": ["a"], "document": ["d"], "metadata": [told()],
         "embedding": pa.array([[1.0, 0.0]], pa.list_(pa.float32())), **columns,
     }  # fmt: skip
     sink = pa.BufferOutputStream()
@@ -158,23 +166,27 @@ WRONG: dict[str, dict[str, bytes]] = {
         embedding=vectors([0.0, 0.0]))},
     "empty vector": {"quire.json": FACTS, "data/a.parquet": table(embedding=vectors([]))},
     "two lengths": {"quire.json": FACTS, "data/a.parquet": table(
-        id=["a", "b"], document=["", ""], metadata=["{}", "{}"],
+        id=["a", "b"], document=["", ""], metadata=[told(), told()],
         embedding=vectors([1.0], [1.0, 2.0]))},
     "an id twice": {"quire.json": FACTS, "data/a.parquet": table(
-        id=["a", "a"], document=["", ""], metadata=["{}", "{}"],
+        id=["a", "a"], document=["", ""], metadata=[told(), told()],
         embedding=vectors([1.0], [1.0]))},
     "a page that is none": {"quire.json": FACTS, "data/a.parquet": table(
-        metadata=['{"page": "x"}'])},
+        metadata=[told(page="x")])},
     "boxes that are none": {"quire.json": FACTS, "data/a.parquet": table(
-        metadata=['{"boxes": "{"}'])},
+        metadata=[told(boxes="{")])},
     "a list too long for Chroma": {"quire.json": FACTS, "data/a.parquet": table(
-        metadata=[json.dumps({"page_numbers": [1] * 5_001})])},
+        metadata=[told(page_numbers=[1] * 5_001)])},
     "lists too long together": {"quire.json": FACTS, "data/a.parquet": table(
-        metadata=[json.dumps({"page_numbers": [1] * 2_501, "section_titles": ["s"] * 2_501})])},
+        metadata=[told(page_numbers=[1] * 2_501, section_titles=["s"] * 2_501)])},
     "too many keys for Chroma": {"quire.json": FACTS, "data/a.parquet": table(
-        metadata=[json.dumps({f"k{n}": n for n in range(5_001)})])},
+        metadata=[told(**{f"k{n}": n for n in range(5_001)})])},
+    **{f"no {key}": {"quire.json": FACTS, "data/a.parquet": table(metadata=[told(**{key: None})])}
+       for key in TOLD},
+    "a source that is none": {"quire.json": FACTS, "data/a.parquet": table(
+        metadata=[told(source_id="../../x")])},
     "metadata is nested": {"quire.json": FACTS, "data/a.parquet": table(
-        metadata=['{"a": {"b": 1}}'])},
+        metadata=[told(a={"b": 1})])},
     "metadata is very deep": {"quire.json": FACTS, "data/a.parquet": table(
         metadata=[nested(100_000)])},
     "chroma that is none": {"quire.json": FACTS, "chroma/chroma.sqlite3": b"SQLite format 3\0x"},
@@ -209,12 +221,49 @@ def test_chroma_holds_the_records_with_the_most_values(tmp_path: Path) -> None:
     store.close()
 
 
-def of_chroma(folder: Path, *collections: str) -> dict[str, bytes]:
+def test_an_archive_of_a_newer_quire_is_refused(tmp_path: Path) -> None:
+    for n, (written, code) in enumerate((
+        (2, "import_newer"),
+        ("1", "import_unreadable"),
+        (0, "import_unreadable"),
+    )):
+        facts = json.dumps({**json.loads(FACTS), "format": written}).encode()
+        path = zipped(tmp_path / f"{n}.zip", **{"quire.json": facts, "data/a.parquet": table()})
+        with pytest.raises(QuireError) as caught:
+            import_archive.take_in(path, tmp_path / f"work{n}", 1 << 30)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize("format", ["parquet", "chroma"])
+def test_a_file_is_shown_by_its_name_alone(tmp_path: Path, format: str) -> None:
+    """On one line, without a folder, as that of an upload is."""
+    ways = {
+        "../../../etc/passwd": "passwd",
+        "..\\..\\evil\r\n\u202e.pdf": "evil.pdf",
+        "..\n/": "document.pdf",
+    }
+    for n, (way, shown) in enumerate(ways.items()):
+        facts = {"format": 1, "title": "t", "model": "m",
+                 "sources": [{"sha256": SHA, "filename": way, "pages": 1}]}  # fmt: skip
+        held = (
+            {"data/a.parquet": table(metadata=[told(filename=way)])}
+            if format == "parquet"
+            else of_chroma(tmp_path / f"{n}", "theirs", filename=way)
+        )
+        path = zipped(tmp_path / f"{n}.zip", **{**held, "quire.json": json.dumps(facts).encode()})
+        work = tmp_path / f"work{n}"
+        taken = import_archive.Taken.of(import_archive.take_in(path, work, 1 << 30), work)
+        assert [s.filename for s in taken.sources] == [shown]
+        rows = [r for s in (work / "rows").iterdir() for b in parquet_shards.read(s) for r in b]
+        assert {r.metadata["filename"] for r in rows} == {shown}
+
+
+def of_chroma(folder: Path, *collections: str, **metadata: Any) -> dict[str, bytes]:
     """The entries of an archive whose Chroma directory has these collections, three records each."""
     store = VectorStore(folder)
     for name in collections:
         store.ensure(name, model="m", dimension=3, title="t")
-        store.upsert(name, [record(n) for n in range(3)])
+        store.upsert(name, [record(n, **metadata) for n in range(3)])
     store.close()
     found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     return {"quire.json": FACTS, **{f"chroma/{p.as_posix()}": b for p, b in found.items()}}
@@ -255,7 +304,7 @@ def test_what_repeats_is_measured_as_it_is_read(tmp_path: Path) -> None:
     """A text that is in the file once and in the table a thousand times: it is what it takes in memory."""
     count, said = 1000, "x" * 100_000
     bomb = table(
-        id=[str(n) for n in range(count)], document=[said] * count, metadata=["{}"] * count,
+        id=[str(n) for n in range(count)], document=[said] * count, metadata=[told()] * count,
         embedding=vectors(*[[1.0]] * count),
     )  # fmt: skip
     assert len(bomb) < 20_000

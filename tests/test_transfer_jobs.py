@@ -121,7 +121,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 
 def archive(**metadata: Any) -> dict[str, bytes]:
-    told = {"source_id": SHA, "page": 1, "element_type": "Text", "model": "m", **metadata}
+    told = {
+        "source_id": SHA,
+        "filename": "f.pdf",
+        "page": 1,
+        "element_type": "Text",
+        "model": "m",
+        **metadata,
+    }
     rows = pa.table({
         "id": ["a", "b"], "document": ["x", "y"], "metadata": [json.dumps(told)] * 2,
         "embedding": pa.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], pa.list_(pa.float32())),

@@ -35,13 +35,14 @@ from pipeline.jobs.queue import (
     run_id,
     turn,
 )
-from pipeline.jobs.uploads import Admission, Promise, display_name, write_private
+from pipeline.jobs.uploads import Admission, Promise, write_private
 from pipeline.models import gpu as borrow
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest
 from settings import Settings
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
 from storage.generations import base
+from storage.names import file_name
 from storage.paths import Paths
 from storage.scarce import scarce
 
@@ -90,7 +91,7 @@ class Jobs:
         reason; the same file with the same options is the job there was, marked `duplicate`."""
         request = replace(
             request,
-            filename=display_name(request.filename),
+            filename=file_name(request.filename),
             chunk=request.chunk.checked(),
         )
         collection = self.catalog.collection_for(user, request.collection)

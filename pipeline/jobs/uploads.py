@@ -8,7 +8,6 @@ Refused, or Unavailable while the disk is full. Knows nothing of the engine or o
 import filecmp
 import os
 import shutil
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from pathlib import Path
 from errors import Refused
 from settings import Settings
 from storage.catalog.catalog import ACTIVE, Catalog
-from storage.names import text
 from storage.paths import Paths
 from storage.scarce import disk_full, scarcity
 from storage.usage import Usage
@@ -206,13 +204,6 @@ def keep(upload: Path, target: Path) -> None:
         aside = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copyfile(upload, aside)
         aside.replace(target)
-
-
-def display_name(name: str) -> str:
-    """For display only, never part of a path: NFC, no folder, no control characters."""
-    last = unicodedata.normalize("NFC", text(name)).replace("\\", "/").split("/")[-1]
-    plain = "".join(c for c in last if c.isprintable())[:300].strip()
-    return plain or "document.pdf"
 
 
 def write_private(path: Path, content: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pdf import markdown
+from pipeline.transfers.import_archive import FORMAT
 from storage.catalog.catalog import Collection, SourceRow
 from storage.files import opened
 from storage.live import parquet_shards
@@ -213,7 +214,7 @@ def _put(archive: zipfile.ZipFile, path: Path, name: str) -> None:
 def _facts(shelf: Shelf) -> str:
     return json.dumps(
         {
-            "format": 1,
+            "format": FORMAT,
             "title": shelf.collection.title,
             "model": shelf.collection.model,
             "sources": [

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import Corrupt, InputError
+from errors import Corrupt, InputError, Refused
 from pipeline.transfers import unzip
 from storage.files import is_plain
 from storage.live import foreign_chroma, parquet_shards, seal
 from storage.live.chroma import Record
-from storage.live.record_metadata import MAX_DIMENSION, checked, unreadable
-from storage.names import CropName, Sha256, line, number
+from storage.live.record_metadata import MAX_DIMENSION, exported, unreadable
+from storage.names import CropName, Sha256, file_name, line, number
 from storage.scarce import scarce
 
 _MAX_PAGES = 100_000
 _MAX_SOURCES = 10_000
+FORMAT = 1  # of quire.json and of what lies beside it
 _MAX_FACTS = 16 << 20  # bytes of quire.json
 
 
@@ -150,18 +151,26 @@ def _chroma(directory: Path) -> Iterator[list[Record]]:
             collections.add(batch.collection)
             if len(collections) > 1:
                 raise unreadable("there is more than one collection in its Chroma directory")
-            yield list(map(checked, batch.records))
+            yield list(map(exported, batch.records))
     except Corrupt as problem:
         found = scarce(problem, directory)
         raise found or unreadable("its Chroma directory cannot be opened") from problem
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """`{title, model, sources}` of quire.json; what it says of sizes is not read."""
+    """`{title, model, sources}` of quire.json; what it says of sizes is not read. Refused when it is of a
+    newer format."""
     try:
         if path.stat().st_size > _MAX_FACTS:
             raise unreadable("quire.json is too large")
         found = json.loads(path.read_text(encoding="utf-8"))
+        written = number(found["format"], 1 << 31, 1)
+        if written > FORMAT:
+            raise Refused(
+                "import_newer",
+                f"A newer version of Quire has made the archive (format {written}, here {FORMAT}).",
+                "Update Quire, and import it again.",
+            )
         if len(found["sources"]) > _MAX_SOURCES:
             raise unreadable(f"it lists more than {_MAX_SOURCES:,} documents")
         return {
@@ -170,7 +179,7 @@ def _facts(path: Path) -> dict[str, Any]:
             "sources": [
                 {
                     "sha256": Sha256(s["sha256"]),
-                    "filename": line(s["filename"], 300),
+                    "filename": file_name(s["filename"]),
                     "pages": number(s["pages"], _MAX_PAGES),
                 }
                 for s in found["sources"]
@@ -186,7 +195,7 @@ def _source(answer: Mapping[str, Any], sizes: Mapping[Sha256, int]) -> Source:
     sha256 = Sha256(answer["sha256"])
     return Source(
         sha256=sha256,
-        filename=line(answer["filename"], 300),
+        filename=file_name(answer["filename"]),
         pages=number(answer["pages"], _MAX_PAGES),
         bytes=sizes.get(sha256, 0),
     )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from errors import Corrupt, InputError
@@ -77,8 +77,7 @@ def read(directory: Path) -> Iterator[Row]:
         except (OSError, subprocess.SubprocessError) as problem:
             raise _damaged() from problem
         for row in segments.decode(out):
-            checked(record_of(row))
-            yield row
+            yield replace(row, metadata=dict(checked(record_of(row)).metadata))
 
 
 def _damaged() -> Corrupt:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.live.chroma import BATCH, Record
-from storage.live.record_metadata import checked, unreadable
+from storage.live.record_metadata import exported, unreadable
 
 MAX_RECORDS = 500_000
 MAX_DECODED = 2 << 30  # bytes of a shard
@@ -107,7 +107,7 @@ def _record(row: dict[str, Any]) -> Record:
     metadata = json.loads(row["metadata"] or "{}")
     if not isinstance(metadata, dict):
         raise unreadable("a record has no proper metadata")
-    return checked(
+    return exported(
         Record(
             id=row["id"] or "",
             document=row["document"] or "",

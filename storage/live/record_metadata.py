@@ -6,26 +6,35 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from errors import InputError
 from storage.live.chroma import Record
-from storage.names import CropName, number, text
+from storage.names import CropName, Sha256, Word, file_name, number, text
 
 MAX_DIMENSION = 16_384
-MAX_VALUES = (
-    5_000  # of one record, lists counted out: after one with 5,462 Chroma writes nothing more
-)
+MAX_VALUES = 5_000  # of one record, lists counted out: after one with 5,462 Chroma writes no more
 _MAX_ID = 200
 _LONGEST = 1e15  # of a vector; its square and what that divides still fit into a float32
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
 _WHOLE = 1 << 53
+_ALWAYS = frozenset({"source_id", "filename", "page", "element_type"})
+
+
+def exported(record: Record) -> Record:
+    """`checked`, and with every key that Quire asks a record for."""
+    missing = sorted(_ALWAYS - record.metadata.keys())
+    if missing:
+        raise unreadable(f"a record has no {missing[0]}")
+    return checked(record)
 
 
 def checked(record: Record) -> Record:
-    """The same record; InputError that names the key when it is not as Quire writes it."""
+    """The same record, its file's name one to show; InputError that names the key when it is not as Quire
+    writes it."""
     if not record.id or not _is(text, record.id, _MAX_ID) or not record.id.isprintable():
         raise unreadable("a record has no proper id")
     if not _is(text, record.document):
@@ -46,7 +55,10 @@ def checked(record: Record) -> Record:
             fits(value)
         except (InputError, ValueError, TypeError, AttributeError, RecursionError) as problem:
             raise unreadable(f"a record's {key} is not as Quire writes it") from problem
-    return record
+    if "filename" not in record.metadata:
+        return record
+    shown = file_name(record.metadata["filename"])
+    return replace(record, metadata={**record.metadata, "filename": shown})
 
 
 def unreadable(why: str) -> InputError:
@@ -111,14 +123,14 @@ def _scalar(value: Any) -> None:
 
 
 _FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "source_id": _short,
-    "filename": _short,
+    "source_id": Sha256,
+    "filename": text,
     "page": _page,
     "last_page": _page,
     "page_numbers": _each(_page),
     "boxes": _boxes,
-    "element_type": _short,
-    "element_types": _each(_short),
+    "element_type": Word,
+    "element_types": _each(Word),
     "element_ids": _each(_short),
     "section_titles": _each(text),
     "languages": _each(_short),
