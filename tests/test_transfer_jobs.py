@@ -19,6 +19,7 @@ from errors import PageProcessDied, QuireError, Unavailable
 from pipeline.jobs.service import Jobs
 from pipeline.processes.pool import Pool
 from pipeline.transfers import incoming, outgoing, unzip, workflow
+from pipeline.transfers.export import export
 from pipeline.transfers.job import Job, Tools
 from pipeline.transfers.push_tokens import Lent
 from pipeline.transfers.workflow import run
@@ -138,6 +139,38 @@ def archive(**metadata: Any) -> dict[str, bytes]:
     source = {"sha256": SHA, "filename": "f.pdf", "pages": 1, "bytes": 0}
     facts = {"format": 1, "title": "theirs", "model": "m", "sources": [source]}
     return {"quire.json": json.dumps(facts).encode(), "data/a.parquet": sink.getvalue()}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_imported_document_is_exported_with_what_its_records_say(
+    desk: Desk, listed: bool
+) -> None:
+    """It came without elements; and it is one that can be deleted, also where only its records name it."""
+    box = {"page": 3, "x0": 1, "y0": 2, "x1": 30, "y1": 40, "w": 600, "h": 800}
+    given = archive(
+        page=3, element_type="Table", element_types=["Table"], table_html="<table><tr><td>&lt;b></table>",
+        boxes=json.dumps([box, {**box, "x1": 50}, {**box, "page": 4, "x0": 0}]),
+    )  # fmt: skip
+    if not listed:
+        facts = {**json.loads(given["quire.json"]), "sources": []}
+        given["quire.json"] = json.dumps(facts).encode()
+    assert run(desk.importing(**given)) == {"status": "succeeded"}
+    (made,) = desk.house.catalog.collections(USER)
+    (source,) = desk.house.catalog.sources(USER, made.id)
+    assert (source.sha256, source.filename, source.pages) == (SHA, "f.pdf", 1 if listed else 3)
+    shelf = outgoing._shelf(desk.job("export", collection=made.id, format="json"))
+    held = {}
+    for kind in ("json", "markdown"):
+        target = desk.house.paths.root / f"{kind}.zip"
+        export(shelf, kind, target, lambda done, total: None)
+        with zipfile.ZipFile(target) as written:
+            (name,) = [n for n in written.namelist() if n.startswith("0000-")]
+            held[kind] = written.read(name).decode()
+    first, second = json.loads(held["json"])
+    assert (first["text"], second["text"], first["type"]) == ("x", "y", "Table")
+    assert first["metadata"]["page_number"] == 3
+    assert first["metadata"]["coordinates"]["points"] == [[1, 2], [1, 40], [50, 40], [50, 2]]
+    assert held["markdown"].count("| ") >= 2
 
 
 class Killed(BaseException):

@@ -9,12 +9,13 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.pdf import markdown
+from pipeline.pdf.elements import FURNITURE, KINDS
 from pipeline.transfers.import_archive import FORMAT
 from storage.catalog.catalog import Collection, SourceRow
 from storage.files import opened
@@ -63,6 +64,14 @@ collection = client.get_collection("{id}", embedding_function=None)
 
 Embed your question with the same model. Quire imports the zip as a new collection.
 """
+_BOX = {"x0", "y0", "x1", "y1", "w", "h"}
+_TOLD = {
+    "page": "page_number",
+    "languages": "languages",
+    "table_html": "text_as_html",
+    "image": "image_path",
+    "caption": "caption",
+}  # of a record, and as an element says it
 Report = Callable[[int, int], None]
 
 
@@ -108,6 +117,47 @@ def export(
     ):
         _WRITERS[kind](archive, shelf, report)
     aside.replace(target)
+
+
+def elements_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What there is to show of an imported document, which came without elements: one for each record, by
+    page and from the top, at the place of all its boxes on the page where it begins."""
+    made = [(_place(r), r) for r in records]
+    made.sort(key=lambda m: (m[1].metadata.get("page", 0), m[0].get("y0", 0), m[1].id))
+    return [_element(r, place) for place, r in made]
+
+
+def _place(record: Record) -> dict[str, float]:
+    """The box around its boxes there, and the page's size; empty when it has none."""
+    told = json.loads(record.metadata.get("boxes", "[]"))
+    boxes = [b for b in told if b.get("page") == record.metadata.get("page") and b.keys() >= _BOX]
+    if not boxes:
+        return {}
+    lower = {k: min(b[k] for b in boxes) for k in ("x0", "y0")}
+    return lower | {k: max(b[k] for b in boxes) for k in ("x1", "y1", "w", "h")}
+
+
+def _element(record: Record, place: dict[str, float]) -> dict[str, Any]:
+    told = record.metadata
+    types = told.get("element_types") or [told.get("element_type")]
+    metadata: dict[str, Any] = {
+        name: told[key] for key, name in _TOLD.items() if told.get(key) is not None
+    }
+    if place:
+        x0, y0, x1, y1 = (place[k] for k in ("x0", "y0", "x1", "y1"))
+        metadata["coordinates"] = {
+            "points": [[x0, y0], [x0, y1], [x1, y1], [x1, y0]],
+            "system": "PixelSpace",
+            "layout_width": place["w"],
+            "layout_height": place["h"],
+        }
+    shown = len(types) == 1 and types[0] in KINDS - FURNITURE
+    return {
+        "type": types[0] if shown else "UncategorizedText",
+        "element_id": record.id,
+        "text": record.document,
+        "metadata": metadata,
+    }
 
 
 def _parquet(archive: zipfile.ZipFile, shelf: Shelf, report: Report) -> None:

@@ -92,14 +92,14 @@ def take_in(zipped: Path, folder: Path, most_bytes: int) -> dict[str, Any]:
     parquet_shards.write(folder / "rows", count.through(batches))
     if not count.records:
         raise unreadable("there is no record in it")
-    sources = [s for s in facts["sources"] if s["sha256"] in count.sources]
-    originals = {f"{s['sha256']}.pdf" for s in sources}  # what nobody lists, nobody could delete
+    listed = {s["sha256"]: s for s in facts["sources"] if s["sha256"] in count.sources}
+    originals = {f"{i}.pdf" for i in count.sources}  # what is nobody's, nobody could delete
     return {
         **facts,
         "dimension": count.dimension,
         "records": count.records,
         "decoded": count.bytes,
-        "sources": sources,
+        "sources": list((count.sources | listed).values()),
         "files": [n.removesuffix(".pdf") for n in _files(inside / "sources", originals)],
         "figures": _files(inside / "figures", count.pictures),
     }
@@ -113,7 +113,7 @@ class _Counted:
         self.records = 0
         self.bytes = 0
         self.dimension = 0
-        self.sources: set[str] = set()
+        self.sources: dict[str, dict[str, Any]] = {}  # as quire.json lists them
         self.pictures: set[str] = set()
         self._most = most_bytes
         self._ids: set[bytes] = set()
@@ -125,7 +125,7 @@ class _Counted:
                 if len(record.embedding) != self.dimension:
                     raise unreadable("its vectors have different lengths")
                 self._ids.add(hashlib.blake2b(record.id.encode(), digest_size=16).digest())
-                self.sources.add(str(record.metadata.get("source_id", "")))
+                self._source(record.metadata)
                 self.pictures.add(str(record.metadata.get("image", "")))
                 self.bytes += _decoded(record)
             self.records += len(batch)
@@ -136,6 +136,16 @@ class _Counted:
             if self.bytes > self._most:
                 raise unreadable("it is too large when unpacked")
             yield batch
+
+    def _source(self, told: Mapping[str, Any]) -> None:
+        found = self.sources.setdefault(
+            told["source_id"],
+            {"sha256": told["source_id"], "filename": told["filename"], "pages": 0},
+        )
+        last = min(told.get("last_page", told["page"]), _MAX_PAGES)
+        found["pages"] = max(found["pages"], last)
+        if len(self.sources) > _MAX_SOURCES:
+            raise unreadable(f"it has more than {_MAX_SOURCES:,} documents")
 
 
 def _decoded(record: Record) -> int:

@@ -11,10 +11,10 @@ from pathlib import Path
 from errors import NotFound
 from pipeline.ingest.assemble import document_elements
 from pipeline.jobs.uploads import Promise
-from pipeline.transfers.export import Shelf, export
+from pipeline.transfers.export import Shelf, elements_of, export
 from pipeline.transfers.job import Job, Json
 from pipeline.transfers.push_tokens import dataset_name
-from storage.catalog.catalog import SourceRow
+from storage.catalog.catalog import IMPORTED, SourceRow
 from storage.live.chroma import BATCH, Record
 
 _TOKEN_SECONDS = 10.0  # seconds in which the owner's token follows the job
@@ -95,7 +95,10 @@ def _shelf(job: Job) -> Shelf:
                 yield workspace.get(found.id, ids=ids[start : start + BATCH], vectors=True)
 
     def elements(source: SourceRow) -> list[Json]:
-        with contextlib.suppress(NotFound):  # imported: it came without
+        if source.version == IMPORTED:
+            with tools.stores.workspaces.open(user) as workspace:
+                return elements_of(workspace.get(found.id, where={"source_id": source.sha256}))
+        with contextlib.suppress(NotFound):
             tools.stores.restore.elements(user, source.sha256, source.version)
         folder = tools.paths.elements(user, source.sha256, source.version)
         return document_elements(sorted(folder.glob("batch-*.jsonl")))
