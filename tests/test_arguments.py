@@ -9,13 +9,30 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from errors import InputError
 from quire_client import Quire
 from tests.conftest import SAMPLES, Running
 from tests.people import Person, Refusal
+from web.arguments import Arguments
 from web.routes.files import routes
 
 pytestmark = pytest.mark.slow
 ODD: list[Any] = [5, -1.5, True, "x", "", [], [None], [[1]], {}, {"a": {}}, "\x1b", 10**18]
+
+
+def takes_numbers(
+    caller: Any, one: int, many: list[int] | None = None, whether: bool = True
+) -> None:
+    pass
+
+
+def test_a_truth_value_is_no_number() -> None:
+    takes = Arguments.after_first(takes_numbers)
+    assert takes.named({"one": 1, "many": [2], "whether": False})["many"] == [2]
+    for given in ({"one": True}, {"one": 1, "many": [True]}, {"one": 1, "many": [1, False]}):
+        with pytest.raises(InputError) as caught:
+            takes.named(given)
+        assert caught.value.code == "argument_type", given
 
 
 def endpoints(person: Person) -> dict[str, list[dict[str, Any]]]:

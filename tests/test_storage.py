@@ -38,6 +38,10 @@ def test_a_user_key_is_stable_and_tells_nothing() -> None:
 
 
 def test_collections_belong_to_their_user(house: House) -> None:
+    for unseen in ("", " \n", "\u202e\u200b", "\ufeff \u2060"):
+        with pytest.raises(InputError) as caught:
+            house.catalog.create_collection(USER, unseen)
+        assert caught.value.code == "title_empty"
     made = house.catalog.create_collection(USER, "  Papers\n of  2026 ")
     assert made.title == "Papers of 2026"
     assert house.catalog.create_collection(USER, "Papers of 2026") == made

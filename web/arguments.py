@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from errors import InputError
 
@@ -64,13 +64,16 @@ class Arguments:
         if name not in self._types:
             return value
         try:
-            return self._types[name].validate_python(value)
-        except ValidationError as problem:
+            found = self._types[name].validate_python(value)
+            if not _as_true(value, found):
+                raise ValueError("a truth value is no number")
+        except ValueError as problem:  # pydantic's is one
             raise InputError(
                 "argument_type",
                 f"The argument {name} is not of its type.",
                 "See /gradio_api/openapi.json.",
             ) from problem
+        return found
 
 
 class Calls:
@@ -112,6 +115,13 @@ def _listed(value: Mapping[str, Any]) -> list[Any]:
 
 def _no_call() -> InputError:
     return InputError("call_unknown", "There is no such call.", "See /gradio_api/openapi.json.")
+
+
+def _as_true(given: Any, found: Any) -> bool:
+    """Whether truth values are still that; pydantic takes them for numbers."""
+    if isinstance(given, list) and isinstance(found, list):
+        return all(map(_as_true, given, found))
+    return isinstance(found, bool) or not isinstance(given, bool)
 
 
 def _shown(name: str) -> str:

@@ -44,8 +44,9 @@ _SPECIAL = [  # protocols, anycast, Teredo, 6to4, documentation: nobody's receiv
 
 
 def checked(address: str | None, *, private: bool = False) -> str | None:
-    """A mail address or an https URL, or an InputError; None when nothing was asked for. `private`
-    allows http as well, for receivers in the operator's own network."""
+    """A mail address or an https URL, or an InputError; None when nothing was asked for. Refused when
+    the URL names an address that is not public. `private` allows these and http, for receivers in the
+    operator's own network."""
     if not address or not address.strip(" "):
         return None
     wanted = address.strip(" ")
@@ -53,7 +54,10 @@ def checked(address: str | None, *, private: bool = False) -> str | None:
         if _ADDRESS.fullmatch(wanted):
             return wanted
         if "://" in wanted:
-            _url(wanted, private=private)
+            host, _ = _url(wanted, private=private)
+            place = _literal(host)
+            if place and not private and not _public(place):
+                raise _private()
             return wanted
     raise _invalid()
 
@@ -211,10 +215,25 @@ def receiver(url: SplitResult, *, private: bool) -> tuple[str, int]:
         raise Unavailable("webhook_away", "That host has no address now.", "") from problem
     places = [str(place[0]) for *_, place in found]
     if not private and not all(map(_public, places)):
-        raise Refused(
-            "webhook_private", "That address is not public.", "Use a public https address."
-        )
+        raise _private()
     return places[0], port
+
+
+def _literal(host: str) -> str | None:
+    """The address that a host is by itself, in whatever way it is written; None for a name."""
+    if host.rstrip(".") in LOOPBACK:
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host.split("%")[0]))
+    except ValueError:
+        try:
+            return socket.inet_ntoa(socket.inet_aton(host))
+        except OSError:
+            return None
+
+
+def _private() -> Refused:
+    return Refused("webhook_private", "That address is not public.", "Use a public https address.")
 
 
 def _public(place: str) -> bool:

@@ -645,7 +645,7 @@ class Catalog:
 
 def _title(text: object) -> str:
     title = line(text, _LONGEST_TITLE + 1)
-    if not title:
+    if not any(c.isprintable() and c != " " for c in title):
         raise InputError("title_empty", "A collection needs a name.", "Type at least one letter.")
     if len(title) > _LONGEST_TITLE:
         raise InputError(
