@@ -25,10 +25,11 @@ test: setup-dev   ## everything that CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not browser"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not browser and not campaign"
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser
 
 campaigns: setup-dev  ## long runs of what `make test` samples: damage, faults, kills, flips, two writers (hours)
+	$(BIN)/python -m pytest -q -n 2 -m campaign
 	QUIRE_TEST_SEQUENCES=3000 $(BIN)/python -m pytest -q -s -n 2 tests/campaigns tests/test_quota.py tests/test_local_state.py
 	$(BIN)/python -m bench.store_faults
 	$(BIN)/python -m bench.store_kills

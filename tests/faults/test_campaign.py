@@ -7,7 +7,7 @@ import pytest
 
 from bench.kills import campaign
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.campaign, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_killed_at_random_every_job_finishes_and_little_is_done_twice(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from bench import store_flips, store_kills, store_pairs, store_reads
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.campaign, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(("kills", "aimed"), [(2, False), (1, True)])
