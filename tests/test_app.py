@@ -251,6 +251,9 @@ def test_a_wiped_space_is_restored_from_the_dataset(tmp_path: Path) -> None:
         hub.faults = [Fault("GET", "/resolve/", status=503, times=2)]
         second = start_app(tmp_path / "second", **told)
         quire = Quire(second.url)
+        back = once_restored(lambda: quire.job(job["id"]))  # before anything else is asked
+        assert back["status"] == "succeeded"
+        assert [j["id"] for j in quire.call("jobs")] == [job["id"]]
         hit = once_restored(lambda: quire.search("how much rain fell in April?"))[0]
         assert hit["filename"] == "report.pdf"
         assert [c["sources"] for c in quire.call("collections")] == [1]

@@ -16,7 +16,7 @@ import gradio as gr
 from gradio.events import api as gradio_api
 from starlette.concurrency import run_in_threadpool
 
-from errors import InputError, QuireError, Refused, Unavailable
+from errors import InputError, NotFound, QuireError, Refused, Unavailable
 from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs.health import Health
 from pipeline.jobs.notify import checked as notify_address
@@ -306,22 +306,27 @@ def register(app: App) -> None:
             job_id: from /submit or /jobs.
             after: the last event number already seen.
         """
+        await run_in_threadpool(known, app, app.jobs.job, caller.key, job_id)
         async for event in app.jobs.watch(caller.key, job_id, int(after or 0)):
             yield event
 
     def job(caller: Caller, job_id: str) -> dict:  # type: ignore[type-arg]
         """One job: status, stages with done and total, position, error with code and advice."""
-        return app.jobs.job(caller.key, job_id)
+        return known(app, app.jobs.job, caller.key, job_id)
 
     def jobs(caller: Caller, status: str | None = None, limit: int = 50) -> list[dict]:  # type: ignore[type-arg]
         """Your jobs, newest first; `status` filters by queued, running, waiting, succeeded,
         partial, failed or cancelled."""
-        return app.jobs.list_jobs(caller.key, status, int(limit))
+        listed = app.jobs.list_jobs(caller.key, status, int(limit))
+        if not listed:  # perhaps on a new disk
+            app.link.call("collections", caller.key)
+            listed = app.jobs.list_jobs(caller.key, status, int(limit))
+        return listed
 
     def cancel(caller: Caller, job_id: str, keep: bool = True) -> dict:  # type: ignore[type-arg]
         """Stop a job. What it has indexed stays and /retry goes on from there, or is removed when
         `keep` is false; a document that was there before, whole, stays."""
-        return app.jobs.cancel(caller.key, job_id, keep=bool(keep))
+        return known(app, app.jobs.cancel, caller.key, job_id, keep=bool(keep))
 
     def retry(
         caller: Caller,
@@ -331,7 +336,7 @@ def register(app: App) -> None:
     ) -> dict:  # type: ignore[type-arg]
         """Run a finished job again, from where it stopped; or only some pages with another
         strategy, whose records are then replaced."""
-        return app.jobs.retry(caller.key, job_id, pages, strategy)
+        return known(app, app.jobs.retry, caller.key, job_id, pages, strategy)
 
     def collections(caller: Caller) -> list[dict]:  # type: ignore[type-arg]
         """Your collections with their counts, size and model."""
@@ -487,6 +492,17 @@ def about(app: App, caller: Caller) -> dict[str, Any]:
         "storage": usage,
         "jobs": {"active": app.jobs.active(caller.key), "limit": app.settings.max_jobs},
     }
+
+
+def known(
+    app: App, ask: Callable[..., dict[str, Any]], user: str, *given: Any, **options: Any
+) -> dict[str, Any]:
+    """What is answered of a job. Of one that this disk does not know the stores are asked first."""
+    try:
+        return ask(user, *given, **options)
+    except NotFound:
+        app.link.call("collections", user)
+        return ask(user, *given, **options)
 
 
 def status_of(app: App, caller: Caller) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from starlette.routing import Route
 
 from pipeline.ingest.chunk import ChunkOptions
 from pipeline.jobs.service import LISTED
-from web.api import App, SubmitOptions, submit_files
+from web.api import App, SubmitOptions, known, submit_files
 from web.json_route import Asked, route
 
 
@@ -46,7 +46,7 @@ def routes(app: App) -> list[Route]:
         )
 
     def job(asked: Asked) -> Any:
-        return app.jobs.job(asked.user, asked.path["job"])
+        return known(app, app.jobs.job, asked.user, asked.path["job"])
 
     def log(asked: Asked) -> dict[str, Any]:
         events, found = app.jobs.read_events(
@@ -55,13 +55,13 @@ def routes(app: App) -> list[Route]:
         return {"events": events, "job": found}
 
     def cancel(asked: Asked, keep: bool = True) -> Any:
-        return app.jobs.cancel(asked.user, asked.path["job"], keep=keep)
+        return known(app, app.jobs.cancel, asked.user, asked.path["job"], keep=keep)
 
     def dismiss(asked: Asked) -> Any:
         return app.jobs.dismiss(asked.user, asked.path["job"])
 
     def retry(asked: Asked, pages: list[int] | None = None, strategy: str = "") -> Any:
-        return app.jobs.retry(asked.user, asked.path["job"], pages, strategy)
+        return known(app, app.jobs.retry, asked.user, asked.path["job"], pages, strategy)
 
     def ledger(asked: Asked) -> Any:
         return app.link.call("pages", asked.user, source_id=asked.path["source"])
