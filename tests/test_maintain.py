@@ -343,12 +343,13 @@ def test_a_foreign_record_that_says_what_it_should_not_is_refused(
 ) -> None:
     store = VectorStore(tmp_path / "theirs")
     store.ensure("theirs", model="m", dimension=3, title="t")
-    store.upsert("theirs", [record(1), record(2, **{key: value})])
+    source = {"source_id": "a" * 64}
+    store.upsert("theirs", [record(1, **source), record(2, **{**source, key: value})])
     store.close()
     with pytest.raises(InputError) as caught:
         import_chroma(house.stores, house.catalog, USER, "papers", tmp_path / "theirs")
     assert caught.value.code == "import_unreadable"
-    assert key in str(caught.value)
+    assert f"record's {key} is" in str(caught.value)
     assert house.catalog.collections(USER) == []
 
 
