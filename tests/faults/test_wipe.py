@@ -13,7 +13,7 @@ from tests.mailbox import mailbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SECRET = {"QUIRE_SECRET": "the same after a restart"}
-PAGES = 100  # read for longer than it takes to save the first
+PAGES = 150  # read for longer than a small job takes beside them
 
 
 def wipe(data: Path, *, but: str = "") -> None:
@@ -43,13 +43,14 @@ def test_killed_and_wiped_a_job_goes_on_from_its_last_saved_batch(tmp_path: Path
     """SIGKILL: the local remote is what is left."""
     data = tmp_path / "data"
     with engine(data, **SECRET) as running:
-        pdf = running.pdf(2, "ended")
-        second = shutil.copyfile(pdf, tmp_path / "ended.pdf")
-        ended = running.submit(pdf)
-        running.finished(ended)
         pdf = running.pdf(PAGES, "whole")
         kept = shutil.copyfile(pdf, tmp_path / "whole.pdf")
         job = running.submit(pdf, strategy="ocr_only")
+        running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0) > 9)
+        pdf = running.pdf(2, "ended")
+        second = shutil.copyfile(pdf, tmp_path / "ended.pdf")
+        ended = running.submit(pdf)
+        running.finished(ended)  # its save holds what was done of the other one
         saved = data / "remote" / "users" / USER / "manifest.json"
         parts = f"elements/{running.jobs.catalog.job(USER, job).sha256}-"
         running.eventually(lambda: parts in saved.read_text(encoding="utf-8"))
