@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.events import api as gradio_api
@@ -34,6 +34,7 @@ from web.rate_limit import AtOnce, Turns
 from web.uploads import uploaded
 
 VERSION = "0.1.0"
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +192,7 @@ def submit_files(app: App, caller: Caller, files: list[Any], options: SubmitOpti
         )
         for path, name in [uploaded(file, caller) for file in files]
     ]
-    if not app.jobs.proved(caller.key):
-        app.link.call("settle", caller.key)
+    settle(app, caller.key)
     return [app.jobs.submit(caller.key, one, address=caller.address) for one in requests]
 
 
@@ -200,7 +200,7 @@ def start_export(app: App, caller: Caller, collection: str, format: str) -> dict
     """The job that writes it, or the one that is writing it already."""
     if format not in EXPORTS:
         raise InputError("format_unknown", "There is no such format.", f"Use {', '.join(EXPORTS)}.")
-    found = app.jobs.catalog.find_collection(caller.key, collection)
+    found = known(app, app.jobs.catalog.find_collection, caller.key, collection)
     spec = {"collection": found.id, "title": found.title, "format": format}
     return app.jobs.transfer(caller.key, "export", spec, address=caller.address)
 
@@ -211,7 +211,7 @@ def start_reembed(
     """The job that makes the collection anew for a model of this Quire, the default one if none is
     named; or the one that does so already."""
     user = caller.key
-    found = app.jobs.catalog.find_collection(user, collection)
+    found = known(app, app.jobs.catalog.find_collection, user, collection)
     wanted = model or app.settings.embedding_model
     if wanted not in app.settings.models:
         raise Refused(
@@ -249,7 +249,7 @@ def start_push(
 ) -> dict[str, Any]:
     """The job that pushes there; the same one when it waits for its owner, and then goes on."""
     token = hub_token()
-    found = app.jobs.catalog.find_collection(caller.key, collection)
+    found = known(app, app.jobs.catalog.find_collection, caller.key, collection)
     whole = dataset_name(caller.name, found.title, str(dataset or ""))
     spec = {"collection": found.id, "title": found.title, "dataset": whole}
     job = app.jobs.transfer(caller.key, "push", spec, address=caller.address)
@@ -319,7 +319,7 @@ def register(app: App) -> None:
         partial, failed or cancelled."""
         listed = app.jobs.list_jobs(caller.key, status, int(limit))
         if not listed:  # perhaps on a new disk
-            app.link.call("collections", caller.key)
+            settle(app, caller.key)
             listed = app.jobs.list_jobs(caller.key, status, int(limit))
         return listed
 
@@ -494,14 +494,18 @@ def about(app: App, caller: Caller) -> dict[str, Any]:
     }
 
 
-def known(
-    app: App, ask: Callable[..., dict[str, Any]], user: str, *given: Any, **options: Any
-) -> dict[str, Any]:
-    """What is answered of a job. Of one that this disk does not know the stores are asked first."""
+def settle(app: App, user: str) -> None:
+    """What the stores know of that person is in the rows here, also on a new disk."""
+    if not app.jobs.proved(user):
+        app.link.call("settle", user)
+
+
+def known(app: App, ask: Callable[..., Told], user: str, *given: Any, **options: Any) -> Told:
+    """What is answered of a job or collection, also of one that only the stores know."""
     try:
         return ask(user, *given, **options)
     except NotFound:
-        app.link.call("collections", user)
+        settle(app, user)
         return ask(user, *given, **options)
 
 

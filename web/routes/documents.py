@@ -1,6 +1,7 @@
 """The documents of a collection: one row per file, whether it waits, is read or is done; adding,
 deleting, running again; how each page was read and what was found on it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.routing import Route
@@ -13,7 +14,8 @@ from web.json_route import Asked, route
 
 def routes(app: App) -> list[Route]:
     def listed(asked: Asked) -> list[dict[str, Any]]:
-        found = app.jobs.catalog.held_collection(asked.user, asked.path["collection"])
+        held = app.jobs.catalog.held_collection
+        found = known(app, held, asked.user, asked.path["collection"])
         return _rows(app, asked.user, found.id) if found else []
 
     def add(
@@ -49,16 +51,15 @@ def routes(app: App) -> list[Route]:
         return known(app, app.jobs.job, asked.user, asked.path["job"])
 
     def log(asked: Asked) -> dict[str, Any]:
-        events, found = app.jobs.read_events(
-            asked.user, asked.path["job"], asked.number("after", 0)
-        )
+        after = asked.number("after", 0)
+        events, found = known(app, app.jobs.read_events, asked.user, asked.path["job"], after)
         return {"events": events, "job": found}
 
     def cancel(asked: Asked, keep: bool = True) -> Any:
         return known(app, app.jobs.cancel, asked.user, asked.path["job"], keep=keep)
 
     def dismiss(asked: Asked) -> Any:
-        return app.jobs.dismiss(asked.user, asked.path["job"])
+        return known(app, app.jobs.dismiss, asked.user, asked.path["job"])
 
     def retry(asked: Asked, pages: list[int] | None = None, strategy: str = "") -> Any:
         return known(app, app.jobs.retry, asked.user, asked.path["job"], pages, strategy)
@@ -66,21 +67,12 @@ def routes(app: App) -> list[Route]:
     def ledger(asked: Asked) -> Any:
         return app.link.call("pages", asked.user, source_id=asked.path["source"])
 
-    def elements(asked: Asked) -> Any:
-        return app.link.call(
-            "elements",
-            asked.user,
-            source_id=asked.path["source"],
-            page=asked.number("page", 1),
-        )
+    def of_page(call: str) -> Callable[[Asked], Any]:
+        def answer(asked: Asked) -> Any:
+            source, page = asked.path["source"], asked.number("page", 1)
+            return app.link.call(call, asked.user, source_id=source, page=page)
 
-    def markdown(asked: Asked) -> Any:
-        return app.link.call(
-            "markdown",
-            asked.user,
-            source_id=asked.path["source"],
-            page=asked.number("page", 1),
-        )
+        return answer
 
     documents = "/collections/{collection}/documents"
     return [
@@ -93,8 +85,8 @@ def routes(app: App) -> list[Route]:
         route(app, "/jobs/{job}/retry", retry, ("POST",)),
         route(app, "/jobs/{job}/dismiss", dismiss, ("POST",)),
         route(app, "/sources/{source}/pages", ledger),
-        route(app, "/sources/{source}/elements", elements),
-        route(app, "/sources/{source}/markdown", markdown),
+        route(app, "/sources/{source}/elements", of_page("elements")),
+        route(app, "/sources/{source}/markdown", of_page("markdown")),
     ]
 
 
