@@ -57,8 +57,7 @@ from storage import disk_reserve
 from storage.catalog import schema, sqlite_file
 from storage.catalog.catalog import ACTIVE, Catalog
 from storage.catalog.tokens import Accounts
-from storage.generations.committer import users_here
-from storage.generations.lease import Lease
+from storage.generations.lease import Lease, Term
 from storage.generations.replication import Replication
 from storage.live import chroma, journal
 from storage.paths import Paths
@@ -73,7 +72,6 @@ log = logging.getLogger(__name__)
 _FILES = 4096  # open at once, where the machine allows it
 _FEW = 200
 _TERM = 2.0  # intervals between saves that a lease lasts
-_NEW_DISK = 20.0  # seconds in which the stores may say whose jobs there are
 
 
 def main(arguments: list[str]) -> int:
@@ -269,22 +267,10 @@ def _run(
 
 def _hold(replication: Replication, paths: Paths, stopping: threading.Event) -> None:
     """Wait while another container runs the jobs of the same store. While the stores cannot be asked
-    there is nothing to wait for: the first save asks, and upkeep asks again. A new disk gives them a
-    moment, since without them it knows of no job."""
+    there is nothing to wait for: the first save asks, and upkeep asks again."""
     told = paths.run / "waiting"
     lease = replication.lease
-    patience = time.monotonic() + (0 if users_here(paths) else _NEW_DISK)
-    while lease and not stopping.is_set():
-        try:
-            other = replication.take()
-        except QuireError as problem:
-            log.warning("the stores cannot be asked: %s", problem, extra={"code": problem.code})
-            if time.monotonic() > patience:
-                break
-            stopping.wait(1.0)
-            continue
-        if other is None:
-            break
+    while lease and not stopping.is_set() and (other := _other(replication)) is not None:
         if not lease.fits(other):
             raise other_secret()
         until = time.strftime("%H:%M:%S", time.gmtime(other.until))
@@ -294,6 +280,12 @@ def _hold(replication: Replication, paths: Paths, stopping: threading.Event) -> 
         )
         stopping.wait(1.0)
     told.unlink(missing_ok=True)
+
+
+def _other(replication: Replication) -> Term | None:
+    with contextlib.suppress(QuireError):
+        return replication.take()
+    return None
 
 
 def _answer_calls(
