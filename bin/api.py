@@ -35,7 +35,7 @@ ANSWERS = {
     "submit": Answer(
         "A list of [jobs](#job), one per file, in order. A file that is refused is a failed job with its `error`; one "
         "that was submitted before is that job, with `duplicate`.",
-        "no_files not_an_upload title_empty notify_invalid webhook_private mail_sign_in address_unconfirmed disk_full",
+        "no_files not_an_upload title_empty title_too_long notify_invalid webhook_private mail_sign_in address_unconfirmed disk_full",
         "empty_file file_too_large not_a_pdf strategy_unknown languages_unknown gpu_policy_unknown too_many_jobs "
         "quota_exceeded too_many_pages password_required password_wrong damaged_pdf no_pages",
     ),
@@ -48,7 +48,9 @@ ANSWERS = {
         "job_not_found job_running job_refused pages_unknown pages_range strategy_unknown",
     ),
     "collections": Answer("A list of [collections](#collection)."),
-    "create_collection": Answer("The [collection](#collection).", "title_empty"),
+    "create_collection": Answer(
+        "The [collection](#collection).", "title_empty title_too_long title_taken"
+    ),
     "delete_collection": Answer(
         "A [receipt](#receipt), with `collection`, `title`, `sources`, `records` and `bytes`.",
         "collection_not_found",
