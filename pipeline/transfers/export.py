@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pdf import markdown
-from pipeline.pdf.elements import FURNITURE, KINDS
+from pipeline.pdf.elements import FURNITURE, KINDS, coordinates
+from pipeline.pdf.page import Box
 from pipeline.transfers.import_archive import FORMAT
 from storage.catalog.catalog import Collection, SourceRow
 from storage.files import opened
@@ -144,13 +145,8 @@ def _element(record: Record, place: dict[str, float]) -> dict[str, Any]:
         name: told[key] for key, name in _TOLD.items() if told.get(key) is not None
     }
     if place:
-        x0, y0, x1, y1 = (place[k] for k in ("x0", "y0", "x1", "y1"))
-        metadata["coordinates"] = {
-            "points": [[x0, y0], [x0, y1], [x1, y1], [x1, y0]],
-            "system": "PixelSpace",
-            "layout_width": place["w"],
-            "layout_height": place["h"],
-        }
+        box = Box(place["x0"], place["y0"], place["x1"], place["y1"])
+        metadata["coordinates"] = coordinates(box, (place["w"], place["h"]))
     shown = len(types) == 1 and types[0] in KINDS - FURNITURE
     return {
         "type": types[0] if shown else "UncategorizedText",

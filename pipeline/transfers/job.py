@@ -83,8 +83,7 @@ class Job:
 
     def cancelled(self) -> bool:
         """It was cancelled, or runs again by now."""
-        row = self.row
-        return row.status == "cancelled" or row.attempt != self.spec["attempt"]
+        return self.row.gives_up(self.spec["attempt"])
 
     def raise_if_cancelled(self) -> None:
         if self.cancelled():

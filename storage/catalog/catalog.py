@@ -82,6 +82,10 @@ class JobRow:
     def attempt(self) -> int:
         return int(self.summary.get("attempt", 1))
 
+    def gives_up(self, attempt: int) -> bool:
+        """That attempt is to end: the job was cancelled, or runs again by now."""
+        return self.status == "cancelled" or self.attempt != attempt
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:

@@ -162,7 +162,7 @@ def put_back(catalog: Catalog, user: str, saved: Sequence[JobRow]) -> None:
         except NotFound:
             _insert(catalog, row)
             continue
-        if here.status in ACTIVE and row.status in FINISHED and _attempt(row) >= _attempt(here):
+        if here.status in ACTIVE and row.status in FINISHED and row.attempt >= here.attempt:
             _tell(
                 catalog, row, "Another instance of Quire did this job.", finished_at=row.finished_at
             )
@@ -177,10 +177,6 @@ def end_deleted(catalog: Catalog, user: str) -> None:
         if any(gone.get(key, -1.0) >= row.created_at for key in keys):
             end = {"finished_at": time.time()}
             _tell(catalog, replace(row, status="cancelled"), "What it made was deleted.", **end)
-
-
-def _attempt(row: JobRow) -> int:
-    return row.attempt
 
 
 def _insert(catalog: Catalog, row: JobRow) -> None:
@@ -206,7 +202,7 @@ def _tell(catalog: Catalog, row: JobRow, message: str, **changes: Any) -> None:
         "epoch": row.summary.get("epoch", 0),
         "time": time.time(),
     }
-    summary = {"message": message, "error": error, "attempt": _attempt(row)}
+    summary = {"message": message, "error": error, "attempt": row.attempt}
     if "pages_failed" in row.summary:
         summary["pages_failed"] = row.summary["pages_failed"]
     catalog.append_event(row.id, body, status=row.status, summary=summary, **changes)

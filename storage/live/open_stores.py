@@ -37,9 +37,7 @@ LOADED_AT_ONCE = 200_000  # records, at about 2.5 KB of memory each
 RESTORES_AT_ONCE = 2
 _FILES = 14  # that an open store has open
 _FILES_SPARE = 6  # for the databases, page processes and calls beside it
-_REBUILT_RECENTLY = (
-    60.0  # seconds: damage that comes back sooner than that is told, not rebuilt again
-)
+_REBUILT_RECENTLY = 60.0  # seconds: damage that comes back sooner is told, not rebuilt again
 
 
 class Truth(Protocol):
