@@ -38,6 +38,11 @@ Answer = TypeVar("Answer")
 OTHER_MODEL = str(get_model_path())  # the default one's weights, under a name of their own
 
 
+def files(folder: Path) -> set[Path]:
+    """Those under it while others write there: `Path.rglob` stumbles over a folder that goes meanwhile."""
+    return {Path(parent) / name for parent, _, names in os.walk(folder) for name in names}
+
+
 @dataclass
 class Running:
     url: str
@@ -67,7 +72,7 @@ class Running:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def _writable(database: Path) -> bool:

@@ -135,7 +135,7 @@ class Engine:
 
 @contextmanager
 def engine(
-    data: Path, *, patience: float = 120, calls: float = PATIENCE, **extra: str
+    data: Path, *, patience: float = 240, calls: float = PATIENCE, **extra: str
 ) -> Iterator[Engine]:
     """With `patience` for it to be ready; 0: it need not be. A call waits `calls` seconds for a database."""
     data.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def engine(
         yield running
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)  # the supervisor itself gives a save 20 s
 
 
 def pages_of(batches: int) -> int:

@@ -497,7 +497,7 @@ def test_an_app_that_is_held_up_while_it_starts_is_up_and_one_without_a_supervis
         if "pipeline.processes.supervisor" in p.cmdline()
     )
     supervisor.kill()
-    assert running.process.wait(30) == 1
+    assert running.process.wait(60) == 1
     assert any("supervisor is gone" in x["message"] for x in lines(tmp_path / "app.log"))
     assert not psutil.pid_exists(supervisor.pid)
 

@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 from errors import NotFound, Refused, Unavailable
 from settings import Settings
 from storage.catalog.tokens import MAX_TOKENS, Accounts
-from tests.conftest import SAMPLES, Running, start_app
+from tests.conftest import SAMPLES, Running, files, start_app
 from tests.mailbox import Inbox, mailbox
 from tests.oidc import PEOPLE, Provider
 from tests.people import Person, Refusal, form, signed_in, visitor, with_token
@@ -446,7 +446,7 @@ Space = tuple[Running, Provider]
 
 
 def uploaded(app: Running) -> set[Path]:
-    return {p for p in (app.data / "uploads").rglob("*") if p.is_file()}
+    return files(app.data / "uploads")
 
 
 def until(true: Callable[[], object], seconds: float = 30) -> bool:
@@ -609,10 +609,10 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_harms_nobody(space: Space)
         f"POST /gradio_api/upload?upload_id=abc HTTP/1.1\r\nHost: {urlsplit(app.url).netloc}\r\n"
         f"Cookie: {cookies}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    before = set((app.data / "uploads").rglob("*"))
+    before = uploaded(app)
 
-    def fresh() -> list[Path]:
-        return [p for p in (app.data / "uploads").rglob("*") if p not in before and p.is_file()]
+    def fresh() -> set[Path]:
+        return uploaded(app) - before
 
     with socket.create_connection((urlsplit(app.url).hostname, urlsplit(app.url).port)) as line:
         line.sendall(head.encode() + body[:400_000])

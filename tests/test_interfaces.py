@@ -244,7 +244,7 @@ def test_the_client_comes_back_by_itself_over_a_restart_and_gives_up_in_the_end(
     watcher.start()
     assert began.wait(120)
     first.process.send_signal(signal.SIGKILL)
-    first.process.wait(30)
+    first.process.wait(60)
     second = start_app(tmp_path / "data", port=int(first.url.rsplit(":", 1)[1]))
     watcher.join(280)
     assert not watcher.is_alive()

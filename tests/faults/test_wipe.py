@@ -138,7 +138,7 @@ def test_a_second_container_waits_until_the_first_one_ends(tmp_path: Path) -> No
                 assert "still running" in told.read_text()
                 assert not second.jobs.ready()
                 first.process.terminate()
-                first.process.wait(30)
+                first.process.wait(60)
                 second.eventually(second.jobs.ready)
                 assert second.finished(job)["status"] == "succeeded"
                 assert second.jobs.job(USER, small)["status"] == "succeeded"

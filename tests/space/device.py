@@ -76,7 +76,7 @@ def in_zero(device: Device, errors: int | None = subprocess.DEVNULL) -> Iterator
         finally:  # it ends its forks, which nobody else would
             assert process.stdin
             process.stdin.close()
-            process.wait(30)
+            process.wait(60)
 
 
 @contextmanager
