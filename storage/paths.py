@@ -96,6 +96,10 @@ class Paths:
         """There while another instance has saved what the live store does not hold."""
         return self.user(key) / "STALE"
 
+    def remains(self, key: str) -> Path:
+        """There while the live store may hold pieces of what was erased from the stores."""
+        return self.user(key) / "REMAINS"
+
     def lost(self, key: str) -> Path:
         """There while changes that a damaged disk has lost are still to be made again: since when."""
         return self.user(key) / "LOST"

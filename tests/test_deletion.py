@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
@@ -21,6 +21,7 @@ from storage.generations.erase import forget
 from storage.generations.reader import named
 from storage.generations.replication import Replication
 from storage.live import segments
+from storage.live.open_stores import Workspaces
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Change
 from tests.house import OTHER, USER, House, record
@@ -378,3 +379,82 @@ def again(store: Store, *, fresh: bool = False) -> None:
     store.open()
     killed.close()
     store.committer.take_up()
+
+
+def test_an_erased_text_is_in_no_file_of_its_owner(store: Store) -> None:
+    """Nor in what a database keeps of a deleted row: its queue, its free pages, its log."""
+    text, house = "kermesite zinkenite", store.house
+    record_of = replace(record(MANY, source_id=digest(3)), document=text)
+    with house.workspaces.open(USER) as workspace:
+        workspace.upsert(house.space(), [record_of])
+    store.goes_by(100)  # saved, and published
+    receipts = [store.delete(n)["receipt"] for n in (3, 4)]
+    store.goes_by(10)
+    assert not store.library.receipt(USER, receipts[0])["erased"]
+    for _ in range(200):
+        store.goes_by(1)
+        if store.library.receipt(USER, receipts[0])["erased"]:
+            break
+    else:
+        raise AssertionError("never erased")
+    house.workspaces.close()  # an open index file may hold what lay in the process's memory
+    assert holders(store, text) == []
+    store.goes_by(100)  # published again
+    assert house.replication.status(USER).published_generation
+    house.workspaces.close()
+    assert holders(store, text) == []
+    assert set(house.ids()) == {f"id{n}" for n in range(MANY)} - {"id3", "id4"}
+    assert "id5" in keyword(house, "number5")
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("before", ["renew", "chroma", "fulltext.sqlite"])
+def test_a_kill_while_the_live_store_is_renewed_leaves_no_remains(
+    store: Store, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    text, house, rmtree, unlink = "kermesite", store.house, shutil.rmtree, Path.unlink
+    with house.workspaces.open(USER) as workspace:
+        workspace.upsert(house.space(), [replace(record(3, source_id=digest(3)), document=text)])
+    store.goes_by(10)
+    receipt = store.delete(3)["receipt"]
+
+    def killed(*_: object, **options: object) -> None:
+        raise Killed
+
+    def removed(path: Path, **options: Any) -> None:
+        (killed if path.name == before else rmtree)(path, **options)
+
+    def unlinked(path: Path, **options: Any) -> None:
+        (killed if path.name == before else unlink)(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if before == "renew":
+            patch.setattr(Workspaces, "renew", killed)
+        for _ in range(150):
+            store.now += 1.0
+            if before != "renew" and house.paths.remains(USER).exists():
+                patch.setattr(shutil, "rmtree", removed)
+                patch.setattr(Path, "unlink", unlinked)
+            store.committer.turn()
+    assert not store.library.receipt(USER, receipt)["erased"]
+    again(store)
+    store.goes_by(5)
+    assert store.library.receipt(USER, receipt)["erased"]
+    assert set(store.house.ids()) == {f"id{n}" for n in range(MANY)} - {"id3"}
+    store.house.workspaces.close()
+    assert holders(store, text) == []
+
+
+def holders(store: Store, text: str) -> list[Path]:
+    """Files of the data directory and of the store that hold a word of it."""
+    files = (p for p in store.root.parent.rglob("*") if p.is_file())
+    needles = [w.encode() for w in text.split()]
+    return [p for p in files if any(n in p.read_bytes() for n in needles)]
+
+
+def keyword(house: House, query: str) -> list[str]:
+    with house.workspaces.open(USER) as workspace:
+        return [i for i, _ in workspace.keyword(house.space().collection, query, limit=5)]

@@ -153,6 +153,7 @@ class Committer:
     _forgot: float = float("-inf")
     _deleted: dict[str, float] = field(default_factory=dict)
     _erased: float = float("-inf")
+    _renew: set[str] = field(default_factory=set)
     _running: threading.Lock = field(default_factory=threading.Lock)
     _stopping: bool = False
 
@@ -184,12 +185,15 @@ class Committer:
         if self.step():
             return True
         self._erase()
+        self._renew_erased()
         self._forget()
         return False
 
     def _take_up(self, user: str) -> None:
         if journal.pending(self.replication.paths, user):
             self.touch(user)
+        if self.replication.paths.remains(user).exists():
+            self._renew.add(user)
         if not self.replication.proved(user):
             self.replication.adopt(user)
         self.replication.owe(user, self.replication.base(user))
@@ -287,7 +291,8 @@ class Committer:
             try:
                 self._mend(users)
                 copies: dict[str, Copy | None] = {}
-                for user in filter(self._behind, publish):
+                self._remain([u for u in users if wished[u].erase])
+                for user in filter(self._behind, publish - self._renew):
                     with self._noted(user):
                         copies[user] = self.workspaces.copy(user)
                 wishes = {u: replace(wished[u], copy=copies.get(u)) for u in users}
@@ -335,7 +340,8 @@ class Committer:
     def erases(self, user: str) -> bool:
         """Something that was deleted is still to be erased, or to leave the histories."""
         base, known = self.replication.base(user), self.replication
-        return bool(base and base.forgetting) and user not in known.forgotten
+        remains = known.paths.remains(user).exists()
+        return remains or bool(base and base.forgetting) and user not in known.forgotten
 
     def _erase(self) -> None:
         """What was deleted leaves the segments, too: a save that writes them anew, once for all that was
@@ -349,6 +355,20 @@ class Committer:
         self._erased = now
         for user in users:
             self.ask(user, Wish(erase=True))
+
+    def _remain(self, users: Sequence[str]) -> None:
+        """Marked before what they deleted is erased, so that a kill after it forgets nothing."""
+        for user in users:
+            if self.replication.paths.user(user).is_dir():
+                self.replication.paths.remains(user).touch()
+                self._renew.add(user)
+
+    def _renew_erased(self) -> None:
+        """What was erased leaves the live stores as well, once for all of it."""
+        for user in sorted(self._renew - self.replication.erasable):
+            with self._noted(user):
+                if not self.replication.paths.remains(user).exists() or self.workspaces.renew(user):
+                    self._renew.discard(user)
 
     def _forget(self) -> None:
         """What was erased leaves the histories, and a history that is too long goes; what cannot

@@ -70,6 +70,7 @@ class VectorStore:
         from chromadb.config import Settings as ChromaSettings
 
         directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
         self._client: Any = chromadb.PersistentClient(
             path=str(directory.resolve()),
             settings=ChromaSettings(anonymized_telemetry=False, allow_reset=False),
@@ -78,6 +79,7 @@ class VectorStore:
     def close(self) -> None:
         with Sound():
             self._client.close()
+        _blank_unused(self._directory)
         gc.collect()
         _give_back()
 
@@ -254,6 +256,15 @@ def _names_function(value: Any) -> bool:
     function = value.get("embedding_function") or {}
     named = not isinstance(function, dict) or function.get("type", "legacy") not in _NO_FUNCTION
     return named or any(map(_names_function, value.values()))
+
+
+def _blank_unused(directory: Path) -> None:
+    """An index file that Chroma has not filled yet holds whatever lay in this process's memory: pieces of
+    texts, of other users, too. Chroma makes it anew when it opens such an index."""
+    for lengths in directory.glob("*/length.bin"):
+        filled = lengths.with_name("index_metadata.pickle").exists()
+        if not filled and lengths.is_file() and not lengths.is_symlink():
+            lengths.write_bytes(bytes(lengths.stat().st_size))
 
 
 def _give_back() -> None:

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Protocol
@@ -186,6 +186,40 @@ class Workspaces:
 
         self._exclusively(user, remove)
 
+    def renew(self, user: str) -> bool:
+        """Have the live store built anew: what a database keeps of deleted rows goes with the old one.
+        False while it is in use. A kill at any moment leaves one that is built anew, or the mark."""
+        self.mend(user)  # else it may be the only one that holds what is not saved
+        with self._lock:
+            slot = self._slots.get(user)
+            there = slot.workspace if slot else None
+        if there and there.preparing:
+            return False
+
+        def remove() -> None:
+            chroma, opened = self.paths.chroma(user), self.paths.opened(user)
+            if unsaved := journal.proved(self.paths, user, self.truth.shipped(user)):
+                seal.write(opened, Seal(journal=tuple(p.name for p in unsaved)))
+            self.paths.clean(user).unlink(missing_ok=True)
+            for folder in (chroma, chroma.with_name("chroma.tmp")):
+                if folder.exists():
+                    shutil.rmtree(folder)
+            for path in self.paths.user(user).glob(f"{self.paths.fulltext(user).name}*"):
+                path.unlink()
+            if not unsaved:
+                opened.unlink(missing_ok=True)
+            self.paths.remains(user).unlink(missing_ok=True)
+
+        try:
+            if not self._exclusively(user, remove, only_idle=True):
+                return False
+        except OSError as problem:
+            raise _failed(problem) from problem
+        if there:
+            with suppress(Unavailable), self.open(user):
+                pass  # whoever used it need not wait for it
+        return True
+
     def mend(self, user: str) -> None:
         """What is not saved yet, and is damaged or gone in the journal, is journalled again from the
         index. Nothing is to be saved before."""
@@ -348,11 +382,7 @@ class Workspaces:
         except QuireError as caught:
             problem = caught
         except OSError as caught:
-            problem = Unavailable(
-                "live_store_failed",
-                f"The live store cannot be read or written ({caught.strerror}).",
-                "Check the disk and its free space; it is tried again.",
-            )
+            problem = _failed(caught)
             problem.__cause__ = caught
         finally:
             problem = problem or sys.exception()
@@ -473,6 +503,14 @@ def _latest(saves: dict[str, str], base: str) -> str:
     while base in saves:
         base = saves.pop(base)
     return base
+
+
+def _failed(problem: OSError) -> Unavailable:
+    return Unavailable(
+        "live_store_failed",
+        f"The live store cannot be read or written ({problem.strerror}).",
+        "Check the disk and its free space; it is tried again.",
+    )
 
 
 def rebuilt() -> Corrupt:
