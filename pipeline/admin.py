@@ -115,8 +115,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     with _alone(arguments) as (stores, _):
         for user in _users(arguments, stores.replication.remotes):
             stores.replication.save(user, Wish(erase=True))
-            if stores.replication.paths.user(user).is_dir():
-                stores.workspaces.renew(user)
+            stores.workspaces.renew(user)
             _print_gone(user, erase.forget(stores.replication, [user]))
     return 0
 

@@ -1,6 +1,9 @@
 """Many deletions cost no more than a save, lose nothing to a kill, and are erased once, for all of them."""
 
+import errno
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +15,9 @@ from typing import Any, cast
 import pytest
 
 from errors import NotFound, QuireError, Unavailable
+from pipeline.__main__ import main
 from pipeline.worker.handlers import receipt_text
+from settings import Settings
 from storage.catalog.catalog import JobRow, SourceRow
 from storage.generations import compose
 from storage.generations.committer import UNLIMITED
@@ -20,10 +25,11 @@ from storage.generations.compose import Wish
 from storage.generations.erase import forget
 from storage.generations.reader import named
 from storage.generations.replication import Replication
-from storage.live import segments
+from storage.live import seal, segments
 from storage.live.open_stores import Workspaces
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Change
+from tests.conftest import ROOT
 from tests.house import OTHER, USER, House, record
 
 pytestmark = pytest.mark.slow
@@ -398,59 +404,184 @@ def test_an_erased_text_is_in_no_file_of_its_owner(store: Store) -> None:
     else:
         raise AssertionError("never erased")
     house.workspaces.close()  # an open index file may hold what lay in the process's memory
-    assert holders(store, text) == []
+    assert holders(store.root.parent, text) == []
     store.goes_by(100)  # published again
     assert house.replication.status(USER).published_generation
     house.workspaces.close()
-    assert holders(store, text) == []
+    assert holders(store.root.parent, text) == []
     assert set(house.ids()) == {f"id{n}" for n in range(MANY)} - {"id3", "id4"}
     assert "id5" in keyword(house, "number5")
 
 
-class Killed(BaseException):
-    """The process is gone."""
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from storage.live import chroma
+from tests.conftest import ROOT
+from tests.house import USER, House
+
+ACTS = {"os.remove", "os.rename", "os.rmdir", "shutil.rmtree", "sqlite3.connect"}
+
+def die_at(moment):
+    def hook(event, arguments):
+        nonlocal moment
+        if event in ACTS and "/" in str(arguments[0]):  # not each file below a folder
+            moment -= 1
+            if not moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+chroma.load()
+root, status, moment = Path(sys.argv[1]), 1, 0
+while status:
+    moment += 1
+    shutil.copytree(root / "made", root / str(moment))
+    if not os.fork():
+        house = House(root / str(moment) / "data")
+        house.put(99)  # nobody has saved it
+        house.workspaces.close()
+        die_at(moment)
+        house.workspaces.renew(USER)
+        os._exit(0)
+    status = os.wait()[1]
+    assert status in {0, signal.SIGKILL}
+"""
 
 
-@pytest.mark.parametrize("before", ["renew", "chroma", "fulltext.sqlite"])
-def test_a_kill_while_the_live_store_is_renewed_leaves_no_remains(
-    store: Store, monkeypatch: pytest.MonkeyPatch, before: str
+def test_a_kill_at_any_moment_of_a_renewal_leaves_no_remains_and_what_was_not_saved(
+    tmp_path: Path,
 ) -> None:
-    text, house, rmtree, unlink = "kermesite", store.house, shutil.rmtree, Path.unlink
+    text = "kermesite"
+    (tmp_path / "made").mkdir()
+    house = House(tmp_path / "made" / "data")
+    put_and_delete(house, text)
+    house.replication.save(USER, Wish(erase=True))
+    house.close()
+    assert holders(tmp_path, text)
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=True)
+    moments = [p for p in tmp_path.iterdir() if p.name.isdigit()]
+    assert len(moments) > 5
+    for root in moments:
+        back = House(root / "data")
+        back.committer.take_up()
+        back.committer.turn()
+        assert not back.replication.to_renew
+        assert back.ids() == ["id1", "id99"]
+        back.close()
+        assert holders(root, text) == []
+
+
+def test_what_is_pruned_is_in_no_file_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, text = tmp_path / "data", "kermesite"
+    monkeypatch.setenv("QUIRE_DATA_DIR", str(root))
+    for name in ("QUIRE_HUB_DATASET", "QUIRE_S3_BUCKET", "QUIRE_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    house = House(root, primary=LocalRemote(root / "remote"))
+    settings = Settings.from_env({"QUIRE_DATA_DIR": str(root)})
+    house.paths.key_id.write_text(settings.key_id, encoding="ascii")
+    put_and_delete(house, text)
+    house.close()
+    assert holders(root, text)
+    assert main(["prune"]) == 0
+    assert holders(root, text) == []
+    assert not house.paths.remains(USER).exists()
+    assert main(["prune"]) == 0  # with no live store
+    assert f"{USER} local: gone by" in capsys.readouterr().out
+
+
+def test_what_another_instance_has_erased_leaves_this_one_as_well(store: Store) -> None:
+    text, house = "kermesite", store.house
     with house.workspaces.open(USER) as workspace:
         workspace.upsert(house.space(), [replace(record(3, source_id=digest(3)), document=text)])
-    store.goes_by(10)
-    receipt = store.delete(3)["receipt"]
-
-    def killed(*_: object, **options: object) -> None:
-        raise Killed
-
-    def removed(path: Path, **options: Any) -> None:
-        (killed if path.name == before else rmtree)(path, **options)
-
-    def unlinked(path: Path, **options: Any) -> None:
-        (killed if path.name == before else unlink)(path, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        if before == "renew":
-            patch.setattr(Workspaces, "renew", killed)
-        for _ in range(150):
-            store.now += 1.0
-            if before != "renew" and house.paths.remains(USER).exists():
-                patch.setattr(shutil, "rmtree", removed)
-                patch.setattr(Path, "unlink", unlinked)
-            store.committer.turn()
-    assert not store.library.receipt(USER, receipt)["erased"]
-    again(store)
+    house.replication.save(USER)
+    house.close()
+    other = House(store.root.parent / "other", primary=cast(Any, store.remote))
+    other.replication.adopt(USER)
+    other.library.delete_source(USER, "papers", digest(3))
+    other.replication.save(USER)
+    other.replication.save(USER, Wish(erase=True))
+    assert other.workspaces.renew(USER)
+    other.close()
+    assert {p.parts[-2] for p in holders(store.root.parent, text)} == {USER, "chroma"}
+    store.open()
+    store.house.replication.adopt(USER)
+    assert store.committer.erases(USER)
     store.goes_by(5)
+    assert holders(store.root.parent, text) == []
+    assert not store.committer.erases(USER)
+
+
+def test_a_live_store_is_renewed_once_for_many_deletions_and_not_at_every_erasure(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[float] = []
+
+    def removed(workspaces: Workspaces, user: str) -> None:
+        renewed.append(store.now)
+        remove(workspaces, user)
+
+    remove = Workspaces._remove_live
+    monkeypatch.setattr(Workspaces, "_remove_live", removed)
+    for n in range(GONE):
+        store.delete(n)
+        store.goes_by(1)
+    store.goes_by(100)
+    assert len(renewed) == 1
+    receipt = store.delete(GONE)["receipt"]
+    store.goes_by(100)
+    assert store.house.replication.erasable == set()
+    assert len(renewed) == 1
+    assert not store.library.receipt(USER, receipt)["erased"]
+    store.goes_by(100)
+    assert renewed[1] - renewed[0] == UNLIMITED.publish
     assert store.library.receipt(USER, receipt)["erased"]
-    assert set(store.house.ids()) == {f"id{n}" for n in range(MANY)} - {"id3"}
-    store.house.workspaces.close()
-    assert holders(store, text) == []
 
 
-def holders(store: Store, text: str) -> list[Path]:
+def test_a_live_store_in_use_or_without_room_is_renewed_later_and_loses_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, text = store.house, "kermesite"
+    put_and_delete(house, text)
+    house.replication.save(USER, Wish(erase=True))
+    house.put(98)  # nobody has saved it
+    with house.workspaces.open(USER):
+        assert not house.workspaces.renew(USER)
+    with house.workspaces.open(USER) as workspace:
+        workspace.prepare(replace(house.space(), model="n", dimension=2), {"id98": [1.0, 2.0]})
+    assert not house.workspaces.renew(USER)
+    with house.workspaces.open(USER) as workspace:
+        workspace.abandon(house.space().collection)
+    with monkeypatch.context() as patch:
+        patch.setattr(seal, "atomic_write", full)
+        store.goes_by(3)
+    assert house.replication.to_renew == {USER}
+    assert {"id98", "id5"} <= set(house.ids())
+    store.goes_by(200)
+    assert not house.replication.to_renew
+    assert {"id98", "id5"} <= set(house.ids())
+    house.workspaces.close()
+    assert holders(store.root.parent, text) == []
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def put_and_delete(house: House, text: str) -> None:
+    """Both saved, and a record that stays."""
+    with house.workspaces.open(USER) as workspace:
+        workspace.upsert(house.space(), [record(1), replace(record(3), document=text)])
+        house.replication.save(USER)
+        workspace.delete(house.space().collection, ["id3"])
+    house.replication.save(USER)
+
+
+def holders(root: Path, text: str) -> list[Path]:
     """Files of the data directory and of the store that hold a word of it."""
-    files = (p for p in store.root.parent.rglob("*") if p.is_file())
+    files = (p for p in root.rglob("*") if p.is_file())
     needles = [w.encode() for w in text.split()]
     return [p for p in files if any(n in p.read_bytes() for n in needles)]
 

@@ -34,7 +34,8 @@ class Pace:
     """Seconds between commits that nobody waits for, commits per hour, and how many of these may
     come at once. A user is published when `quiet` seconds have passed since the last change, at
     most every `publish` seconds, or `publish_large` above `large` records; `publish_at_once` users
-    with one commit, because their stores are closed and copied before it. What is erased leaves the
+    with one commit, because their stores are closed and copied before it. As seldom is a live store
+    built anew after an erasure. What is erased leaves the
     histories at most every `forget` seconds: on the Hub that is one rewrite for all users. So is
     a history of more than `history` states (0: there is none), also when nothing was erased."""
 
@@ -48,6 +49,10 @@ class Pace:
     publish_at_once: int = 10
     forget: float = 3600.0
     history: int = 500
+
+    def gap(self, records: int) -> float:
+        """Seconds between two publications, or two renewals, of a store that large."""
+        return self.publish_large if records > self.large else self.publish
 
 
 # A directory has neither an hourly limit nor a history.
@@ -118,8 +123,7 @@ class Schedule:
             self._published[user] = now
             self._publish.pop(user, None)
             return
-        gap = self.pace.publish_large if records > self.pace.large else self.pace.publish
-        earliest = self._published.get(user, float("-inf")) + gap
+        earliest = self._published.get(user, float("-inf")) + self.pace.gap(records)
         self._publish[user] = max(now + self.pace.quiet, earliest)
 
     def failed(self, user: str, now: float, retry_after: float | None) -> None:
@@ -153,7 +157,7 @@ class Committer:
     _forgot: float = float("-inf")
     _deleted: dict[str, float] = field(default_factory=dict)
     _erased: float = float("-inf")
-    _renew: set[str] = field(default_factory=set)
+    _renewed: dict[str, float] = field(default_factory=dict)
     _running: threading.Lock = field(default_factory=threading.Lock)
     _stopping: bool = False
 
@@ -185,7 +189,7 @@ class Committer:
         if self.step():
             return True
         self._erase()
-        self._renew_erased()
+        self._renew()
         self._forget()
         return False
 
@@ -193,7 +197,7 @@ class Committer:
         if journal.pending(self.replication.paths, user):
             self.touch(user)
         if self.replication.paths.remains(user).exists():
-            self._renew.add(user)
+            self.replication.to_renew.add(user)
         if not self.replication.proved(user):
             self.replication.adopt(user)
         self.replication.owe(user, self.replication.base(user))
@@ -291,8 +295,8 @@ class Committer:
             try:
                 self._mend(users)
                 copies: dict[str, Copy | None] = {}
-                self._remain([u for u in users if wished[u].erase])
-                for user in filter(self._behind, publish - self._renew):
+                remains = self.replication.to_renew | {u for u in users if wished[u].erase}
+                for user in filter(self._behind, publish - remains):
                     with self._noted(user):
                         copies[user] = self.workspaces.copy(user)
                 wishes = {u: replace(wished[u], copy=copies.get(u)) for u in users}
@@ -334,14 +338,15 @@ class Committer:
         pace = self.pace
         erased = at + 2 * pace.interval + pace.quiet + max(pace.forget, pace.quiet)
         history = pace.forget + HISTORY if pace.forget else 0.0
-        places = [Gone(where="live", by=erased)]
+        places = [Gone(where="live", by=erased + pace.publish_large)]
         return places + [Gone(where=r.name, by=erased + history) for r in self.replication.remotes]
 
     def erases(self, user: str) -> bool:
         """Something that was deleted is still to be erased, or to leave the histories."""
         base, known = self.replication.base(user), self.replication
-        remains = known.paths.remains(user).exists()
-        return remains or bool(base and base.forgetting) and user not in known.forgotten
+        if user in known.to_renew or known.paths.remains(user).exists():
+            return True
+        return bool(base and base.forgetting) and user not in known.forgotten
 
     def _erase(self) -> None:
         """What was deleted leaves the segments, too: a save that writes them anew, once for all that was
@@ -356,19 +361,23 @@ class Committer:
         for user in users:
             self.ask(user, Wish(erase=True))
 
-    def _remain(self, users: Sequence[str]) -> None:
-        """Marked before what they deleted is erased, so that a kill after it forgets nothing."""
-        for user in users:
-            if self.replication.paths.user(user).is_dir():
-                self.replication.paths.remains(user).touch()
-                self._renew.add(user)
-
-    def _renew_erased(self) -> None:
-        """What was erased leaves the live stores as well, once for all of it."""
-        for user in sorted(self._renew - self.replication.erasable):
-            with self._noted(user):
-                if not self.replication.paths.remains(user).exists() or self.workspaces.renew(user):
-                    self._renew.discard(user)
+    def _renew(self) -> None:
+        """What was erased leaves a live store as well, once for all of it: one at a time, because whoever
+        had it open gets it back before the next save."""
+        known = self.replication
+        for user in sorted(known.to_renew - known.erasable):
+            now = self.clock()
+            if now < self._renewed.get(user, now):
+                continue
+            known.to_renew.discard(user)
+            self._renewed[user] = now + self.pace.gap(known.rows_saved(user))
+            try:
+                if self.workspaces.renew(user):
+                    return
+                del self._renewed[user]  # it is in use: soon again
+            except QuireError as problem:
+                log.warning("a live store is not renewed: %s", problem, extra={"user": user})
+            known.to_renew.add(user)
 
     def _forget(self) -> None:
         """What was erased leaves the histories, and a history that is too long goes; what cannot

@@ -58,7 +58,8 @@ class RemoteStatus:
 class Replication:
     """One primary and perhaps a mirror, for every user of this data directory. `erasable` are the users
     of whom something that was deleted is still saved, `to_forget` those of whom something may still be in
-    the histories, `forgotten` those of whom nothing is, which their next save says. `commits` is how often
+    the histories, `forgotten` those of whom nothing is, which their next save says, `to_renew` those whose
+    live store may hold pieces of what was erased. `commits` is how often
     the primary was asked to take one. Where there is a `lease`, each save renews it, and fails once another
     instance has taken it. `went_on(user, before, after)` is told the sha256 of the manifests that a save
     of this instance went from and to. A call waits `patience` seconds for the stores, where it can do
@@ -72,6 +73,7 @@ class Replication:
     erasable: set[str] = field(default_factory=set)
     to_forget: set[str] = field(default_factory=set)
     forgotten: set[str] = field(default_factory=set)
+    to_renew: set[str] = field(default_factory=set)
     lease: Lease | None = None
     went_on: Callable[[str, str, str], None] = lambda _user, _before, _after: None
     commits: int = 0
@@ -145,6 +147,8 @@ class Replication:
     def _draft(self, user: str, wish: Wish, outcomes: dict[str, int | QuireError]) -> Draft | None:
         try:
             with scarcity(self.paths.root):
+                if wish.erase:
+                    self._remain(user)  # before the commit: a kill after it must not forget this
                 if user in self.forgotten:
                     wish = replace(wish, forgotten=True)
                 if wish.whole is not None:
@@ -394,6 +398,8 @@ class Replication:
                 self._drop_erased(user, known, head.manifest)
                 self.paths.user(user).mkdir(parents=True, exist_ok=True)
                 self.paths.stale(user).touch()
+                if head.manifest.forgetting:  # the other instance has renewed its own
+                    self._remain(user)
             self._go_on_from(user, raw)
             return head is not None
 
@@ -427,6 +433,11 @@ class Replication:
             (newest and newest.forgetting and user not in self.forgotten, self.to_forget),
         ):
             (users.add if owed else users.discard)(user)
+
+    def _remain(self, user: str) -> None:
+        if self.paths.user(user).is_dir():
+            self.paths.remains(user).touch()
+            self.to_renew.add(user)
 
     # Files
 

@@ -189,36 +189,39 @@ class Workspaces:
     def renew(self, user: str) -> bool:
         """Have the live store built anew: what a database keeps of deleted rows goes with the old one.
         False while it is in use. A kill at any moment leaves one that is built anew, or the mark."""
-        self.mend(user)  # else it may be the only one that holds what is not saved
-        with self._lock:
-            slot = self._slots.get(user)
-            there = slot.workspace if slot else None
-        if there and there.preparing:
-            return False
-
-        def remove() -> None:
-            chroma, opened = self.paths.chroma(user), self.paths.opened(user)
-            if unsaved := journal.proved(self.paths, user, self.truth.shipped(user)):
-                seal.write(opened, Seal(journal=tuple(p.name for p in unsaved)))
-            self.paths.clean(user).unlink(missing_ok=True)
-            for folder in (chroma, chroma.with_name("chroma.tmp")):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            for path in self.paths.user(user).glob(f"{self.paths.fulltext(user).name}*"):
-                path.unlink()
-            if not unsaved:
-                opened.unlink(missing_ok=True)
-            self.paths.remains(user).unlink(missing_ok=True)
-
+        if not self.paths.user(user).is_dir():
+            return True
         try:
-            if not self._exclusively(user, remove, only_idle=True):
+            self.mend(user)  # else the index may be the only one that holds what is not saved
+            with self._lock:
+                slot = self._slots.get(user)
+                there = slot.workspace if slot else None
+            if there and there.preparing:
+                return False
+            if not self._exclusively(user, lambda: self._remove_live(user), only_idle=True):
                 return False
         except OSError as problem:
             raise _failed(problem) from problem
-        if there:
-            with suppress(Unavailable), self.open(user):
-                pass  # whoever used it need not wait for it
+        if there:  # whoever used it need not wait for it; what stands in its way they are told
+            with suppress(QuireError), self.open(user):
+                pass
         return True
+
+    def _remove_live(self, user: str) -> None:
+        """The closed live store, but not what its journal is to hold, and last of all the mark."""
+        opened, chroma = self.paths.opened(user), self.paths.chroma(user)
+        unsaved = journal.proved(self.paths, user, self.truth.shipped(user))
+        if unsaved:
+            seal.write(opened, Seal(journal=tuple(p.name for p in unsaved)))
+        self.paths.clean(user).unlink(missing_ok=True)
+        for folder in (chroma, chroma.with_name("chroma.tmp")):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for path in self.paths.user(user).glob(f"{self.paths.fulltext(user).name}*"):
+            path.unlink()
+        if not unsaved:
+            opened.unlink(missing_ok=True)
+        self.paths.remains(user).unlink(missing_ok=True)
 
     def mend(self, user: str) -> None:
         """What is not saved yet, and is damaged or gone in the journal, is journalled again from the

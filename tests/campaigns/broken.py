@@ -134,6 +134,11 @@ BROKEN: dict[str, Variant] = {
     "a deletion leaves no tombstone": lambda: mock.patch.object(Catalog, "_bury", lambda *_: None),
     "a deletion of records is not saved": lambda: mock.patch.object(journal, "rows", _puts),
     "nothing is erased": lambda: mock.patch.object(Committer, "_wish", _wish),
+    "a live store keeps what was erased": lambda: mock.patch.object(
+        Workspaces,
+        "_remove_live",
+        lambda self, user: self.paths.remains(user).unlink(missing_ok=True),
+    ),
     "older generations stay when something is erased": lambda: mock.patch.object(
         compose, "_retire", _retire
     ),

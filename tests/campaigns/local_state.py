@@ -30,9 +30,9 @@ from tests.campaigns import independent
 from tests.house import USER, House
 
 KINDS = (
-    "CLEAN", "OPEN", "STALE", "chroma", "chroma.sqlite3", "data_level0.bin", "fulltext.sqlite",
-    "pending", "BASE.json", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "sources",
-    "elements", "instance",
+    "CLEAN", "OPEN", "STALE", "REMAINS", "chroma", "chroma.sqlite3", "data_level0.bin",
+    "fulltext.sqlite", "pending", "BASE.json", "catalog.sqlite", "catalog.sqlite-wal",
+    "catalog.sqlite-shm", "sources", "elements", "instance",
 )  # fmt: skip
 DATABASE = {k for k in KINDS if k.startswith("catalog")}
 INDEX = {"CLEAN", "OPEN", "STALE", "chroma", "chroma.sqlite3", "data_level0.bin", "BASE.json"}
@@ -107,6 +107,7 @@ class Machine:
     telling: set[str] = field(default_factory=set)  # those that tell of a deletion that is saved
     bruised: bool = False  # something was harmed since it was last looked at after a restart
     index_whole: bool = True  # the index has what the journal has
+    remains: set[str] = field(default_factory=set)  # deleted words that a live store may hold
     job_of: dict[str, tuple[str, str]] = field(default_factory=dict)
     number: int = 0
     now: float = 0.0  # of the committer
@@ -177,7 +178,7 @@ class Machine:
         space = Space(collection=collection, title="t", model="m", dimension=2)
         made = [
             Record(
-                id=f"r{name}.{i}", document=f"text {name} {i}", embedding=[1.0, i + 1.0],
+                id=f"r{name}.{i}", document=f"text {_word(name)} {i}", embedding=[1.0, i + 1.0],
                 metadata={"source_id": sha, "page": 1, "element_type": "Text", "model": "m"},
             )
             for i in range(records)
@@ -254,7 +255,11 @@ class Machine:
             {f"{what[0]}_not_found", "collection_not_found"} if self._may_be_lost(what) else set()
         )
         self.before_it = self.named | {f"manifests/{self.seen.generation:08d}"}
-        self.model.remove(matches, done=self.call(work, lost))
+        told = {**self.model.confirmed, **self.model.told}
+        done = self.call(work, lost)
+        self.model.remove(matches, done=done)
+        if done:
+            self.remains |= {_words(t) for k, t in told.items() if k[0] == "record" and matches(k)}
 
     def job(self, collection: str) -> None:
         name = self.fresh()
@@ -306,6 +311,7 @@ class Machine:
             self._confirmed()
             if not self.here.committer.erases(USER):
                 self._look_for_erased(self.telling)
+                self._look_for_remains()
 
     def publish(self) -> None:
         def work() -> None:
@@ -387,6 +393,8 @@ class Machine:
                 self.counts[f"{kind} {how}"] += 1
                 self.harmed.add(kind)
                 self.bruised = True
+                if kind == "REMAINS":  # nothing else tells it
+                    self.remains.clear()
         if self.harmed & (INDEX if self.house is None else INDEX - {"CLEAN", "OPEN"}):
             self.index_whole = False
         if "pending" in self.harmed and not self.index_whole:
@@ -519,6 +527,17 @@ class Machine:
                 raise Broken(f"{name} was erased, and can be read")
         self.named, self.telling = self.seen.files | self.seen.older, set()
 
+    def _look_for_remains(self) -> None:
+        """No file of the live store holds a word that was in deleted records alone."""
+        if not self.remains:
+            return
+        self.here.workspaces.close()  # an open index file may hold what lay in the process's memory
+        live = [*self.here.paths.chroma(USER).rglob("*"), *self.data.rglob("fulltext.sqlite*")]
+        for word in self.remains - set(map(_words, self.seen.records.values())):
+            if held := [p.name for p in live if p.is_file() and word.encode() in p.read_bytes()]:
+                raise Broken(f"{word} was erased, and is in {held}")
+        self.remains.clear()
+
     def end(self) -> None:
         """A wiped disk has it all; the published directory holds what it says."""
         if self.house is None:
@@ -558,6 +577,15 @@ class Machine:
         store.close()
         if found != independent.published_at(self.seen):
             raise Broken("the published directory is not what was saved")
+
+
+def _word(name: str) -> str:
+    """That no other document has a piece of."""
+    return f"w{int(name):05d}w"
+
+
+def _words(document: str) -> str:
+    return document.split()[1]
 
 
 def _of_another(name: str, key: tuple[str, ...]) -> bool:
@@ -675,7 +703,7 @@ class LocalState(RuleBasedStateMachine):
         self.machine.look()
 
     @rule(harms=st.lists(st.tuples(
-        st.sampled_from(["CLEAN", "OPEN", "STALE", "BASE.json", "chroma", "fulltext.sqlite",
+        st.sampled_from(["CLEAN", "OPEN", "STALE", "REMAINS", "BASE.json", "chroma", "fulltext.sqlite",
                          "pending", "sources", "elements"]),
         st.sampled_from(["lost", "back"]), st.integers(0, 2**16)), min_size=1, max_size=2))  # fmt: skip
     def harm_under_it(self, harms: list[tuple[str, str, int]]) -> None:
