@@ -546,6 +546,10 @@ def test_a_live_store_in_use_or_without_room_is_renewed_later_and_loses_nothing(
     house, text = store.house, "kermesite"
     put_and_delete(house, text)
     house.replication.save(USER, Wish(erase=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspaces, "renew", lambda *_: False)
+        store.goes_by(400)
+    assert holders(store.root.parent / "remote", text) == []  # nor is it published meanwhile
     house.put(98)  # nobody has saved it
     with house.workspaces.open(USER):
         assert not house.workspaces.renew(USER)
