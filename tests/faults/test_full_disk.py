@@ -48,7 +48,7 @@ def test_a_full_disk_is_read_and_deleted_from_and_jobs_wait(disk: Path) -> None:
         fill(disk / "fill")
         waiting = running.until(job, lambda j: j["status"] == "waiting")
         assert "full" in waiting["waits_for"]
-        assert not (disk / "run" / "reserve").exists()
+        running.eventually(lambda: not (disk / "run" / "reserve").exists())
         running.eventually(lambda: running.health()["ready"])
         (disk / "fill").unlink()
         running.eventually((disk / "run" / "reserve").exists)
