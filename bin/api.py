@@ -63,7 +63,8 @@ ANSWERS = {
     "receipt": Answer("The [receipt](#receipt) as it is now.", "receipt_not_found"),
     "search": Answer(
         "A list of [hits](#hit), best first.",
-        "query_empty query_too_long mode_unknown top_k_range bad_where collection_not_found model_not_offered",
+        "query_empty query_too_long mode_unknown group_unknown top_k_range offset_range bad_where collection_not_found "
+        "model_not_offered",
     ),
     "reembed": Answer(
         "A [job](#job).",
@@ -145,12 +146,12 @@ SHAPES = {
         {
             "id": "of the record: the same for the same content of the same source",
             "text": "the passage",
-            "score": "higher is better; comparable within one answer only",
+            "score": "0 to 1, higher is better; 1 when it is the best by meaning and by words",
             "rank": "`dense` and `keyword`: its place in each list, or null",
             "source_id": "of the PDF",
             "filename": "of the PDF",
-            "page": "the first page, from 1",
-            "pages": "all pages",
+            "page": "from 1",
+            "pages": "that page",
             "box": "the first of `boxes`",
             "boxes": "`page`, `x0`, `y0`, `x1`, `y1` in points from the upper left, and the page's size `w`, `h`",
             "element_type": "`Text`, `Table` or `Image`",
@@ -158,7 +159,9 @@ SHAPES = {
             "caption": "of a table or figure",
             "table_html": "of a table",
             "image_url": "path of the picture of a table or figure",
+            "more": "up to two further records of its page (or document), with the same fields; their places are in `boxes`",
         },
+        ("more",),
     ),
     "collection": Shape(
         ("storage/catalog/catalog.py", "Catalog.shelf"),

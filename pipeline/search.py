@@ -1,13 +1,17 @@
-"""Search: dense and keyword ranks of one collection, fused; hits with page and place.
+"""Search: meaning and words of one collection, fused; hits with page and place.
 
-Fusion is reciprocal rank, 1 / (60 + rank) summed over the lists a record is in (Cormack, Clarke,
-Buettcher, SIGIR 2009). Knows nothing of users or HTTP.
+A record's score is the mean of its two similarities, each as a share of the best one found: the cosine to
+the question, and the bm25 weight of its words. What stands on one page is one hit, at the score of the
+best of each. Knows nothing of users or HTTP.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from errors import InputError
 from storage.live.chroma import Record
@@ -18,9 +22,21 @@ from storage.names import text as plain
 
 MODES = ("hybrid", "dense", "keyword")
 KINDS = ("Text", "Table", "Image")
-_K = 60
+GROUPS = ("page", "document", "passage")
+_DEEP = 150  # of each list, however many hits are asked for: the first ten do not depend on that
+_MORE = 2  # records that a hit folds in
 _MAX_QUERY = 2000
 _MAX_HITS = 100
+_PHRASE = re.compile(r'"([^"]+)"')
+_WITHOUT = re.compile(r"(?<!\S)-([^\W\d]\w*)")
+# Words of no language: what is no nearer than these is not found.
+_NONSENSE = (
+    "zorvalt quimbex",
+    "pluvrin",
+    "ghastrobe mentil dwarquos",
+    "xeplun vikdra",
+    "brofteng ulm",
+)
 _MAX_FILTERED = 1000
 
 
@@ -31,35 +47,68 @@ class Query:
     text: str
     collection: str
     top_k: int = 10
+    offset: int = 0
+    group: str = "page"
     mode: str = "hybrid"
     where: Filter = Filter()
+    filenames: tuple[str, ...] = ()
 
 
-def checked(given: object, *, collection: str, top_k: object, mode: object, where: object) -> Query:
-    """Arguments from outside, or an InputError that says which one is wrong."""
+def checked(
+    given: object,
+    *,
+    collection: str,
+    top_k: object,
+    mode: object,
+    where: object,
+    group: object = "page",
+    offset: object = 0,
+) -> Query:
+    """Arguments from outside, or an InputError that says which one is wrong. Words in quotation marks
+    have to stand in a hit one after another; a word after a hyphen must not be in it."""
     words = " ".join(plain(given or "").split())
-    if not words:
-        raise InputError("query_empty", "There is nothing to search for.", "Type a question.")
     if len(words) > _MAX_QUERY:
         raise InputError(
             "query_too_long",
             f"The question has {len(words)} characters.",
             f"Use {_MAX_QUERY} at most.",
         )
+    phrases, without = tuple(_PHRASE.findall(words)), ()
+    if phrases or " " in words:  # a word alone is what is looked for, whatever it begins with
+        without = tuple(_WITHOUT.findall(words))
+        words = " ".join(_WITHOUT.sub(" ", words).replace('"', " ").split())
+    if not words:
+        raise InputError("query_empty", "There is nothing to search for.", "Type a question.")
     if mode not in MODES:
         raise InputError("mode_unknown", "There is no such mode.", f"Use {', '.join(MODES)}.")
     if type(top_k) is not int or not 1 <= top_k <= _MAX_HITS:
         raise InputError("top_k_range", "top_k is out of range.", f"Use 1 to {_MAX_HITS}.")
+    if type(offset) is not int or not 0 <= offset <= _MAX_HITS:
+        raise InputError("offset_range", "offset is out of range.", f"Use 0 to {_MAX_HITS}.")
+    if group not in GROUPS:
+        raise InputError(
+            "group_unknown", "Hits are not grouped by that.", f"Use {', '.join(GROUPS)}."
+        )
+    held = where if isinstance(where, Mapping) else {}
     return Query(
-        text=words, collection=collection, top_k=top_k, mode=str(mode), where=filters(where)
+        text=words,
+        collection=collection,
+        top_k=top_k,
+        offset=offset,
+        group=str(group),
+        mode=str(mode),
+        where=replace(filters(where), phrases=phrases, without=without),
+        filenames=_texts(held.get("filename")),
     )
 
 
 def filters(where: object) -> Filter:
-    """`{"source_id": id or [ids], "pages": [first, last], "element_type": kind or [kinds]}`."""
+    """`{"source_id": id or [ids], "filename": name or [names], "pages": [first, last], "element_type": kind
+    or [kinds]}`; what file names stand for the catalogue knows."""
     if where in (None, {}, ""):
         return Filter()
-    if not isinstance(where, Mapping) or set(where) - {"source_id", "pages", "element_type"}:
+    known = {"source_id", "filename", "pages", "element_type"}
+    if not isinstance(where, Mapping) or set(where) - known:
         raise _bad_where()
     pages = where.get("pages") or [None, None]
     if not isinstance(pages, list | tuple) or len(pages) != 2:
@@ -92,8 +141,23 @@ def _bad_where() -> InputError:
     return InputError(
         "bad_where",
         "The filter is not understood.",
-        'Use {"source_id": …, "pages": [first, last], "element_type": "Text"|"Table"|"Image"}.',
+        'Use {"source_id": …, "filename": …, "pages": [first, last], '
+        '"element_type": "Text"|"Table"|"Image"}.',
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A record with its two similarities, each as a share of the best one, and its ranks from 1."""
+
+    record: Record
+    dense: float = 0.0
+    keyword: float = 0.0
+    ranks: Mapping[str, int | None]
+
+    @property
+    def score(self) -> float:
+        return self.dense + self.keyword
 
 
 def search(
@@ -102,56 +166,132 @@ def search(
     encode_query: Callable[[str], list[float]],
     model: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Hits, best first. Conflict when the collection is not that model's any more."""
-    deep = max(50, query.top_k * 3)
-    found: dict[str, Record] = {}
-    dense: list[str] = []
-    if query.mode in {"hybrid", "dense"}:
-        for near in workspace.query(
-            query.collection,
-            encode_query(query.text),
-            limit=deep,
-            where=_chroma(query.where),
-            model=model,
-        ):
-            dense.append(near.id)
-            found[near.id] = Record(
-                id=near.id, document=near.document, embedding=(), metadata=near.metadata
-            )
-    words = (
-        [
-            i
-            for i, _ in workspace.keyword(
-                query.collection, query.text, limit=deep, where=query.where
-            )
-        ]
-        if query.mode in {"hybrid", "keyword"}
-        else []
+    """Hits, best first; none when nothing says a word of the question and nothing is nearer to it than
+    to nonsense. Conflict when the collection is not that model's any more."""
+    words: dict[str, float] = {}
+    if query.mode != "dense":
+        words = dict(
+            workspace.keyword(query.collection, query.text, limit=_DEEP, where=query.where)
+        )
+    near: dict[str, float] = {}
+    held: dict[str, Record] = {}
+    vector: list[float] = []
+    if query.mode != "keyword":
+        vector = encode_query(query.text)
+        near, held = _near(workspace, query, vector, model)
+    ranks = Ranks(dense=_ranks(near), keyword=_ranks(words))
+    doubtful = query.mode == "hybrid" and near and not words
+    if doubtful and max(near.values()) < _noise(workspace, query, encode_query, model):
+        return []
+    if missing := [i for i in words if i not in held]:
+        known = workspace.get(query.collection, ids=missing, vectors=bool(vector))
+        held |= {r.id: r for r in known}
+        near |= {r.id: _cosine(vector, r.embedding) for r in known if vector}
+    groups = _grouped(_fused(held, near, words, ranks), query.group)
+    return [_folded(g) for g in groups[query.offset : query.offset + query.top_k]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Of ids in each list, from 1."""
+
+    dense: Mapping[str, int]
+    keyword: Mapping[str, int]
+
+    def of(self, identity: str) -> dict[str, int | None]:
+        return {"dense": self.dense.get(identity), "keyword": self.keyword.get(identity)}
+
+
+def _ranks(ids: Iterable[str]) -> dict[str, int]:
+    return {i: n for n, i in enumerate(ids, 1)}
+
+
+def _near(
+    workspace: Workspace, query: Query, vector: Sequence[float], model: str | None
+) -> tuple[dict[str, float], dict[str, Record]]:
+    """The cosines of the nearest records, best first, and these."""
+    found = workspace.query(
+        query.collection, vector, limit=_DEEP, where=_chroma(query.where), model=model
     )
-    ranks = {
-        "dense": {i: n for n, i in enumerate(dense, 1)},
-        "keyword": {i: n for n, i in enumerate(words, 1)},
+    if query.where.phrases or query.where.without:
+        ids = workspace.allowed(query.collection, [n.id for n in found], query.where)
+        found = [n for n in found if n.id in ids]
+    return {n.id: 1 - n.distance for n in found}, {
+        n.id: Record(id=n.id, document=n.document, embedding=(), metadata=n.metadata) for n in found
     }
-    scores = fuse(list(ranks.values()))
-    literal = ranks["keyword"]  # of two that are equally good the one that says the words
-    best = sorted(scores, key=lambda i: (-scores[i], literal.get(i, deep + 1), i))[: query.top_k]
-    missing = [i for i in best if i not in found]
-    if missing:
-        found |= {r.id: r for r in workspace.get(query.collection, ids=missing)}
-    return [
-        hit(found[i], scores[i], {name: of.get(i) for name, of in ranks.items()})
-        for i in best
-        if i in found
+
+
+def _noise(
+    workspace: Workspace,
+    query: Query,
+    encode_query: Callable[[str], list[float]],
+    model: str | None,
+) -> float:
+    """How near the collection comes to words that mean nothing: their mean and one deviation."""
+    best = []
+    for text in _NONSENSE:
+        found = workspace.query(query.collection, encode_query(text), limit=1, model=model)
+        best += [1 - n.distance for n in found]
+    return float(np.mean(best) + np.std(best)) if best else 0.0
+
+
+def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def _fused(
+    held: Mapping[str, Record], near: Mapping[str, float], words: Mapping[str, float], ranks: Ranks
+) -> list[Found]:
+    """Best first; of two that are equally good the one that says the words."""
+    lists = bool(near) + bool(words)
+    dense, keyword = _shares(near, lists), _shares(words, lists)
+    found = [
+        Found(
+            record=record,
+            dense=dense.get(i, 0.0),
+            keyword=keyword.get(i, 0.0),
+            ranks=ranks.of(i),
+        )
+        for i, record in held.items()
     ]
+    last = len(found) + 1
+
+    def order(one: Found) -> tuple[float, int, int, str]:
+        dense, keyword = (one.ranks[name] or last for name in ("dense", "keyword"))
+        return -round(one.score, 9), keyword, dense, one.record.id
+
+    return sorted(found, key=order)
 
 
-def fuse(lists: list[dict[str, int]]) -> dict[str, float]:
-    """Reciprocal rank fusion of id → rank from 1."""
-    scores: dict[str, float] = {}
-    for ranks in lists:
-        for identity, rank in ranks.items():
-            scores[identity] = scores.get(identity, 0.0) + 1 / (_K + rank)
-    return scores
+def _shares(weights: Mapping[str, float], lists: int) -> dict[str, float]:
+    """Each as a share of the best one; those of all lists together are at most 1."""
+    best = max(weights.values(), default=0.0)
+    return {i: max(0.0, w) / best / lists for i, w in weights.items()} if best > 0 else {}
+
+
+def _grouped(found: Sequence[Found], group: str) -> list[list[Found]]:
+    """By page, by document or each alone; a group is as good as the nearest and the most literal of its
+    records together."""
+    by: dict[object, list[Found]] = {}
+    for one in found:
+        data = one.record.metadata
+        source = data.get("source_id", one.record.id)
+        keys = {"page": (source, data.get("page")), "document": source, "passage": one.record.id}
+        by.setdefault(keys[group], []).append(one)
+    return sorted(by.values(), key=lambda g: -round(_score(g), 9))
+
+
+def _score(group: Sequence[Found]) -> float:
+    return max(f.dense for f in group) + max(f.keyword for f in group)
+
+
+def _folded(group: Sequence[Found]) -> dict[str, Any]:
+    """The best of a group as its hit, with the places of those after it."""
+    first, *others = (hit(f.record, f.score, f.ranks) for f in group[: 1 + _MORE])
+    boxes = [b for h in (first, *others) for b in h["boxes"]]
+    unique = list({json.dumps(b, sort_keys=True): b for b in boxes}.values())
+    return {**first, "score": round(_score(group), 6), "boxes": unique, "more": others}
 
 
 def hit(record: Record, score: float, rank: Mapping[str, int | None]) -> dict[str, Any]:

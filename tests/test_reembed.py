@@ -315,7 +315,9 @@ def test_a_collection_changes_its_model_over_a_killed_worker(tmp_path: Path) -> 
     assert quire.wait(added["id"])["status"] == "succeeded"
 
     def asked() -> list[str]:
-        hits = quire.search("how much rain fell in April?", collection="papers", mode="dense")
+        hits = quire.search(
+            "how much rain fell in April?", collection="papers", mode="dense", group="passage"
+        )
         return [h["id"] for h in hits]
 
     before = asked()

@@ -2,9 +2,11 @@
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,77 @@ def test_keywords_are_found_filtered_and_forgotten(tmp_path: Path) -> None:
     words.delete("c", ["2"])
     assert words.search("c", "bridge", limit=5) == []
     words.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("the birds are singing", "bird"),
+        ("one bird", "Birds"),
+        ("in all 1,089,400 pieces", "1089400"),
+        ("in all 1089400 pieces", "1,089,400"),
+        ("Preis 12.500 Euro", "12500"),
+        ("cafe\u0301 au lait", "café"),
+        ("café au lait", "cafe"),
+        ("the ﬁle of ﬂowers", "flower file"),
+        ("part AB-123/4 is spare", "AB-123/4"),
+        ("part AB-123/4 is spare", "123"),
+        ("東京の橋の長さ", "橋"),
+        ("東京の橋の長さ", "さ"),
+        ("東京の橋の長さ", "東京 bridge"),
+        ("the bridge 橋 of Tokyo", "tokyo"),
+        ("the bridge 橋 of Tokyo", "橋 tokyo"),
+        ("한국어 문서", "문서"),
+        ("ภาษาไทยง่าย", "ไทย"),
+        ("Привет мир", "привет"),
+        ("ΚΑΛΗΜΕΡΑ", "καλημερα"),
+    ],
+)
+def test_words_are_found_however_they_are_written(tmp_path: Path, text: str, asked: str) -> None:
+    words = Fulltext(tmp_path / "w.sqlite")
+    put = [("1", text), *((f"other{n}", "nothing of it") for n in range(5))]
+    words.upsert("c", [Entry(id=i, text=t, source="a", page=1, kind="Text") for i, t in put])
+    assert [i for i, _ in words.search("c", asked, limit=9)] == ["1"]
+    words.close()
+
+
+@pytest.mark.parametrize(
+    ("phrase", "found"), [("東京の", ["1"]), ("京の橋", ["1"]), ("東の京", [])]
+)
+def test_a_phrase_of_a_script_without_spaces(tmp_path: Path, phrase: str, found: list[str]) -> None:
+    words = Fulltext(tmp_path / "w.sqlite")
+    words.upsert("c", [Entry(id="1", text="東京の橋", source="a", page=1, kind="Text")])
+    asked = words.search("c", phrase, limit=9, where=Filter(phrases=(phrase,)))
+    assert (
+        [i for i, _ in asked]
+        == found
+        == sorted(words.allowed("c", ["1"], Filter(phrases=(phrase,))))
+    )
+    words.close()
+
+
+def test_a_common_word_counts_where_there_is_no_rarer_one(tmp_path: Path) -> None:
+    words = Fulltext(tmp_path / "w.sqlite")
+    texts = [f"the storm of {n}" for n in range(200)]
+    words.upsert(
+        "c",
+        [Entry(id=t, text=t, source="a", page=1, kind="Text") for t in [*texts, "a storm surge"]],
+    )
+    assert [i for i, _ in words.search("c", "the storm surge", limit=9)] == ["a storm surge"]
+    assert len(words.search("c", "the storm", limit=9)) == 9
+    words.close()
+
+
+def test_an_index_that_tells_words_apart_otherwise_is_made_anew(house: House) -> None:
+    house.put(1, 2)
+    house.workspaces.close()
+    with closing(sqlite3.connect(house.paths.fulltext(USER))) as db:
+        db.execute("PRAGMA user_version=1")
+        db.commit()
+    house.paths.clean(USER).unlink()
+    with house.workspaces.open(USER) as workspace:
+        collection = house.space().collection
+        assert [i for i, _ in workspace.keyword(collection, "number2", limit=9)] == ["id2"]
 
 
 @pytest.mark.slow

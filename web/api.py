@@ -376,16 +376,21 @@ def register(app: App) -> None:
         top_k: int = 10,
         mode: str = "hybrid",
         where: dict | None = None,  # type: ignore[type-arg]
+        group: str = "page",
+        offset: int = 0,
     ) -> list[dict]:  # type: ignore[type-arg]
-        """Search a collection. Each hit has its text, score, page, box and, for tables and
-        figures, the HTML or the image.
+        """Search a collection. Each hit has its text, score, page, boxes and, for tables and
+        figures, the HTML or the image; `more` has what else was found on its page. None when nothing
+        is nearer to the question than to nonsense.
 
         Args:
-            query: a question or words.
+            query: a question or words; "words in quotation marks" stand one after another, -word does not.
             collection: name or id.
             top_k: how many hits, 1 to 100.
             mode: hybrid, dense or keyword.
-            where: {"source_id": id, "pages": [first, last], "element_type": "Table"}.
+            where: {"source_id": id, "filename": name, "pages": [first, last], "element_type": "Table"}.
+            group: page, document or passage: of what a hit is the best part.
+            offset: how many hits are left out before the first one, 0 to 100.
         """
         return list(
             app.link.call(
@@ -396,6 +401,8 @@ def register(app: App) -> None:
                 top_k=top_k,
                 mode=mode,
                 where=where,
+                group=group,
+                offset=offset,
             )
         )
 

@@ -1,13 +1,16 @@
-"""Elements into chunks: text by title, each table and each figure as a chunk of its own.
+"""Elements into chunks: a page's text in pieces that begin at its titles, each table and each figure as
+chunks of its own.
 
-Works on a stream: `chunk_batch` keeps back what the next pages may still join, so that the chunks
-of a document do not depend on how its pages were batched. Headers, footers and page breaks are the
-page's furniture and no chunk's text. Knows nothing of vectors or stores.
+No chunk leaves its page: a hit has one page, and what is said on two pages is found on each. Headers,
+footers and page breaks are the page's furniture and no chunk's text. Knows nothing of vectors or stores.
 """
 
 import hashlib
+import html
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from errors import InputError
@@ -18,14 +21,22 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 _NEARBY = 400
+_CONTEXT = 200  # characters of each thing that stands above a table
+_LEFTOVER = 0.2  # of a chunk: less is no chunk of its own where it fits into the one before it
+_NARROW = re.compile(r"[^\u0000-\u024f\u1e00-\u1eff\u2000-\u206f]")  # two models' tokens a letter
+_SENTENCE_END = re.compile(r"[.!?…](?=\s)|[。！？]")
+_ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkOptions:
-    """Lengths in characters, as unstructured names them."""
+    """Lengths in characters, as unstructured names them; a letter of another script than Latin counts
+    as two. A chunk is closed before a title once it has `combine_text_under_n_chars`, and before
+    anything once it has `new_after_n_chars`."""
 
     max_characters: int = 512
-    new_after_n_chars: int = 384
+    new_after_n_chars: int = 448
     combine_text_under_n_chars: int = 256
     overlap: int = 0
 
@@ -34,7 +45,7 @@ class ChunkOptions:
         """Texts of `size` at most, in the proportions of the default."""
         return cls(
             max_characters=size,
-            new_after_n_chars=size * 3 // 4,
+            new_after_n_chars=size * 7 // 8,
             combine_text_under_n_chars=size // 2,
         ).checked()
 
@@ -53,8 +64,9 @@ class ChunkOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What is embedded. `boxes` holds one box per element: page, x0, y0, x1, y1 in points from
-    the upper left, and the page's size `w`, `h`. `kind` is `Text`, `Table` or `Image`."""
+    """What is found. `kind` is `Text`, `Table` or `Image`; `context` says what a table or figure stands
+    below, for search alone. `boxes` holds one box per element: page, x0, y0, x1, y1 in points from the
+    upper left, and the page's size `w`, `h`."""
 
     kind: str
     text: str
@@ -67,54 +79,43 @@ class Chunk:
     table_html: str | None = None
     image: str | None = None
     caption: str | None = None
+    context: str = ""
     part: int = 0
 
     def record_id(self, source_id: str) -> str:
         """The same content of the same source has the same id, whenever it is made."""
-        seen = "\0".join([source_id, self.kind, str(self.part), *self.element_ids, self.text])
+        told = [self.context] if self.context else []
+        what = [source_id, self.kind, str(self.part), *self.element_ids, self.text, *told]
+        seen = "\0".join(what)
         return hashlib.sha256(seen.encode(errors="replace")).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Carry:
-    """What is kept back between batches: elements not yet chunked, the title above them."""
-
-    elements: tuple[Json, ...] = ()
-    title: str | None = None
-
-
 def chunk_batch(
-    carry: Carry, batch: Sequence[Json], options: ChunkOptions, *, last: bool
-) -> tuple[list[Chunk], Carry]:
-    """The chunks that are final after these elements, and what to hand to the next call."""
-    made = [*_tables(batch, options), *_figures(batch)]
-    stream = [*carry.elements, *(e for e in batch if _is_text(e))]
-    groups = list(_groups(stream, options))
-    kept: list[Json] = []
-    if groups and not last:
-        held = groups.pop()
-        first = held[0][0]["element_id"]
-        start = next(i for i, e in enumerate(stream) if e["element_id"] == first)
-        kept = stream[start:]
-    title = carry.title
-    for elements, texts in groups:
-        titles = tuple(e["text"] for e in elements if e["type"] == "Title")
-        made += [
-            _chunk(elements, text, titles or ((title,) if title else ()), part)
-            for part, text in enumerate(texts)
-        ]
-        title = titles[-1] if titles else title
-    made.sort(key=lambda c: (c.pages[0], c.boxes[0]["y0"] if c.boxes else 0, c.part))
-    return made, Carry(elements=tuple(kept), title=title)
+    title: str, batch: Sequence[Json], options: ChunkOptions
+) -> tuple[list[Chunk], str]:
+    """The chunks of these whole pages, which stand below that title, and the title of the next ones."""
+    made: list[Chunk] = []
+    for _, page in groupby(batch, lambda e: e["metadata"].get("page_number")):
+        elements = list(page)
+        of_page = list(_texts(title, elements, options))
+        of_page += _tables(title, elements, options)
+        of_page += _figures(title, elements)
+        made += sorted(of_page, key=lambda c: (c.boxes[0]["y0"] if c.boxes else 0, c.part))
+        title = _title_after(title, elements)
+    return made, title
 
 
 def chunks(batches: Iterable[Sequence[Json]], options: ChunkOptions) -> Iterator[Chunk]:
     """All chunks of a document given in any batches of whole pages."""
-    carry = Carry()
+    title = ""
     for batch in batches:
-        made, carry = chunk_batch(carry, batch, options, last=False)
+        made, title = chunk_batch(title, batch, options)
         yield from made
-    yield from chunk_batch(carry, [], options, last=True)[0]
+
+
+def _title_after(title: str, elements: Sequence[Json]) -> str:
+    titles = [e["text"] for e in elements if e["type"] == "Title" and _is_text(e)]
+    return titles[-1][:_CONTEXT] if titles else title
 
 
 def _is_text(e: Json) -> bool:
@@ -123,64 +124,88 @@ def _is_text(e: Json) -> bool:
     return e["type"] not in FURNITURE | {"Table", "Image"} and bool(e["text"].strip())
 
 
-def _groups(stream: list[Json], options: ChunkOptions) -> Iterator[tuple[list[Json], list[str]]]:
-    """Sections in order: their elements, and the texts they were cut into."""
-    by_id = {e["element_id"]: e for e in stream}
-    current: list[Json] = []
-    texts: list[str] = []
-    for chunk in _by_title(stream, options):
-        members = [by_id[o.id] for o in chunk.metadata.orig_elements or []]
-        if current and members[0] is not current[0]:
-            yield current, texts
-            texts = []
-        current = members
-        texts.append(chunk.text)
+def _texts(title: str, page: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
+    current: list[tuple[str, Json, int]] = []  # a text, its element, which part of that it is
+    size = 0
+    for piece in _pieces(filter(_is_text, page), options):
+        text, element, part = piece
+        length = _size(text)
+        begins = element["type"] == "Title" and not part
+        small = length < options.max_characters * _LEFTOVER and not begins
+        full = size >= options.new_after_n_chars and not small
+        if current and (
+            size + length + 1 > options.max_characters
+            or full
+            or (begins and size >= options.combine_text_under_n_chars)
+        ):
+            yield _chunk(current, title)
+            title = _title_after(title, [e for _, e, _ in current])
+            current, size = [], 0
+        current.append(piece)
+        size += length + 1
     if current:
-        yield current, texts
+        yield _chunk(current, title)
 
 
-def _by_title(elements: list[Json], options: ChunkOptions) -> "Iterator[Element]":
-    from unstructured.chunking.title import iter_chunks_by_title  # half a second, at first use
-    from unstructured.staging.base import elements_from_dicts
-
-    return iter_chunks_by_title(
-        elements_from_dicts(elements),
-        max_characters=options.max_characters,
-        new_after_n_chars=min(options.new_after_n_chars, options.max_characters),
-        combine_text_under_n_chars=min(options.combine_text_under_n_chars, options.max_characters),
-        overlap=options.overlap,
-        include_orig_elements=True,
-    )
+def _pieces(elements: Iterable[Json], options: ChunkOptions) -> Iterator[tuple[str, Json, int]]:
+    """Each element's text, cut where a sentence or a word ends when it is longer than a chunk."""
+    for element in elements:
+        for part, text in enumerate(_cut(element["text"].strip(), options)):
+            yield text, element, part
 
 
-def _chunk(elements: Sequence[Json], text: str, titles: tuple[str, ...], part: int) -> Chunk:
+def _cut(text: str, options: ChunkOptions) -> Iterator[str]:
+    most = options.max_characters
+    while _size(text[: most + 1]) > most:
+        room = most
+        while (size := _size(text[:room])) > most:
+            room = room * most // size
+        ends = [m.end() for m in _SENTENCE_END.finditer(text, room // 2, room)]
+        end = ends[-1] if ends else text.rfind(" ", room // 2, room)
+        end = end if end > 0 else room
+        yield text[:end].rstrip()
+        text = text[end - min(options.overlap, end // 2) :].lstrip()
+    yield text
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text) + len(_NARROW.findall(text))
+
+
+def _chunk(pieces: Sequence[tuple[str, Json, int]], title: str) -> Chunk:
+    elements = list({e["element_id"]: e for _, e, _ in pieces}.values())
+    titles = tuple(e["text"] for e in elements if e["type"] == "Title")
     return Chunk(
         kind="Text",
-        text=text,
+        text="\n\n".join(text for text, _, _ in pieces),
         pages=_pages(elements),
         boxes=tuple(_box(e) for e in elements if "coordinates" in e["metadata"]),
         element_ids=tuple(e["element_id"] for e in elements),
         element_types=tuple(dict.fromkeys(e["type"] for e in elements)),
-        section_titles=titles,
+        section_titles=titles or ((title,) if title else ()),
         languages=_languages(elements),
-        part=part,
+        part=pieces[0][2],
     )
 
 
-def _tables(batch: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
-    for e in batch:
+def _tables(title: str, page: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
+    for at, e in enumerate(page):
         if e["type"] != "Table":
             continue
+        title = _title_after(title, page[:at])
         caption = e["metadata"].get("caption")
-        pieces = list(_by_title([e], options))
+        pieces = list(_table_pieces(e, options))
         whole = e["metadata"].get("text_as_html")
         for part, piece in enumerate(pieces):
             text = f"{caption}\n{piece.text}" if caption else piece.text
             if not text.strip():
                 continue
+            told = [title, "" if caption else _line_above(page, at), _heads(whole) if part else ""]
             yield Chunk(
                 kind="Table",
                 text=text,
+                context=_context(told, text),
+                section_titles=(title,) if title else (),
                 pages=_pages([e]),
                 boxes=(_box(e),) if "coordinates" in e["metadata"] else (),
                 element_ids=(e["element_id"],),
@@ -193,16 +218,47 @@ def _tables(batch: Sequence[Json], options: ChunkOptions) -> Iterator[Chunk]:
             )
 
 
-def _figures(batch: Sequence[Json]) -> Iterator[Chunk]:
-    for i, e in enumerate(batch):
+def _table_pieces(table: Json, options: ChunkOptions) -> "Iterator[Element]":
+    from unstructured.chunking.title import iter_chunks_by_title  # half a second, at first use
+    from unstructured.staging.base import elements_from_dicts
+
+    return iter_chunks_by_title(
+        elements_from_dicts([table]),
+        max_characters=options.max_characters,
+        new_after_n_chars=min(options.new_after_n_chars, options.max_characters),
+        overlap=options.overlap,
+    )
+
+
+def _context(told: Iterable[str], text: str) -> str:
+    return "\n".join(dict.fromkeys(t for t in told if t and t not in text))
+
+
+def _line_above(page: Sequence[Json], at: int) -> str:
+    """The end of what is said before a table that has no caption."""
+    return page[at - 1]["text"][-_CONTEXT:] if at and _is_text(page[at - 1]) else ""
+
+
+def _heads(table: str | None) -> str:
+    """The words of the first row."""
+    row = _ROW.search(table or "")
+    return " ".join(html.unescape(_TAG.sub(" ", row[1])).split())[:_CONTEXT] if row else ""
+
+
+def _figures(title: str, page: Sequence[Json]) -> Iterator[Chunk]:
+    for i, e in enumerate(page):
         if e["type"] != "Image":
             continue
+        title = _title_after(title, page[:i])
         caption = e["metadata"].get("caption")
         inner = e["text"].strip()
-        words = "\n".join(t for t in (caption, inner) if t) or _nearby(batch, i)
+        words = "\n".join(t for t in (caption, inner) if t) or _nearby(page, i)
+        text = words or f"Figure on page {e['metadata'].get('page_number', 0)}"
         yield Chunk(
             kind="Image",
-            text=words or f"Figure on page {e['metadata'].get('page_number', 0)}",
+            text=text,
+            context=_context([title], text),
+            section_titles=(title,) if title else (),
             pages=_pages([e]),
             boxes=(_box(e),) if "coordinates" in e["metadata"] else (),
             element_ids=(e["element_id"],),
@@ -213,14 +269,10 @@ def _figures(batch: Sequence[Json]) -> Iterator[Chunk]:
         )
 
 
-def _nearby(batch: Sequence[Json], at: int) -> str:
+def _nearby(page: Sequence[Json], at: int) -> str:
     """The text around a figure that says nothing itself."""
-    page = batch[at]["metadata"].get("page_number")
-    texts = [
-        e["text"]
-        for e in (*reversed(batch[max(0, at - 3) : at]), *batch[at + 1 : at + 3])
-        if _is_text(e) and e["metadata"].get("page_number") == page
-    ]
+    around = (*reversed(page[max(0, at - 3) : at]), *page[at + 1 : at + 3])
+    texts = [e["text"] for e in around if _is_text(e)]
     return " ".join(texts)[:_NEARBY]
 
 

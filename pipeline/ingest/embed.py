@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.ingest.chunk import Chunk
@@ -33,17 +34,17 @@ def records(
     chunks: Sequence[Chunk], encode: Encode, *, source_id: str, filename: str
 ) -> list[Record]:
     """One record per chunk; ids come from content, so the same chunks give the same records."""
-    vectors = encode([c.text for c in chunks])
-    made = {
+    bare = {
         c.record_id(source_id): Record(
             id=c.record_id(source_id),
             document=c.text,
-            embedding=v,
+            embedding=(),
             metadata=metadata(c, source_id=source_id, filename=filename),
         )
-        for c, v in zip(chunks, vectors, strict=True)
+        for c in chunks
     }
-    return list(made.values())
+    vectors = encode([r.searched for r in bare.values()])
+    return [replace(r, embedding=v) for r, v in zip(bare.values(), vectors, strict=True)]
 
 
 def metadata(chunk: Chunk, *, source_id: str, filename: str) -> dict[str, Any]:
@@ -64,5 +65,6 @@ def metadata(chunk: Chunk, *, source_id: str, filename: str) -> dict[str, Any]:
         "table_html": chunk.table_html,
         "image": chunk.image,
         "caption": chunk.caption,
+        "context": chunk.context,
     }
     return {k: v for k, v in values.items() if v not in (None, [], "")}

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from errors import InputError, NotFound, QuireError, Refused, Unavailable
-from pipeline.ingest.chunk import Carry, Chunk, ChunkOptions, chunk_batch
+from pipeline.ingest.chunk import Chunk, ChunkOptions, chunk_batch
 from pipeline.ingest.embed import Encoder, records
 from pipeline.ingest.endings import clean, discard, keep, list_source, notify, save, undo
 from pipeline.ingest.partition import (
@@ -168,7 +168,7 @@ def _by_page(checkpoint: Path) -> dict[int, tuple[PageRecord, list[Json]]]:
     }
 
 
-def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
+def index_batch(place: Place, batch: Batch) -> Json:
     """Chunk, embed and index one batch; records that are there already keep their vectors."""
     spec = place.spec
     folder = place.chunks
@@ -176,19 +176,18 @@ def index_batch(place: Place, batch: Batch, *, last: bool) -> Json:
     if done.exists():
         return {"records": len(json.loads(done.read_text(encoding="ascii")))}
     before = folder / f"carry-{batch.index - 1:05d}.json"
-    carry = Carry()
+    title = ""
     if batch.index:
         if not before.exists():  # that one failed while this one was in the queue
             raise Unavailable(
                 "index_early", "The pages before are not indexed.", "They come first."
             )
-        kept = json.loads(before.read_text(encoding="utf-8"))
-        carry = Carry(elements=tuple(kept["elements"]), title=kept["title"])
+        title = json.loads(before.read_text(encoding="utf-8"))["title"] or ""
     read_pages(place, batch)  # of another model or version by now: it is read here
     _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
-    made, carry = chunk_batch(carry, elements, ChunkOptions(**spec["chunk"]), last=last)
+    made, title = chunk_batch(title, elements, ChunkOptions(**spec["chunk"]))
     ids, spent = _index(place, made)
-    write_once(folder / f"carry-{batch.index:05d}.json", json.dumps(asdict(carry)))
+    write_once(folder / f"carry-{batch.index:05d}.json", json.dumps({"title": title}))
     write_once(done, json.dumps(ids))
     return {"records": len(ids), **spent.as_dict()}
 
@@ -269,7 +268,7 @@ STAGES: dict[str, Callable[[Place, Batch, Json], Json]] = {
     "probe": lambda place, _, __: probe_source(place),
     "partition": lambda place, batch, _: read_pages(place, batch),
     "reread": lambda place, batch, _: reread_pages(place, batch),
-    "index": lambda place, batch, value: index_batch(place, batch, last=value["last"]),
+    "index": lambda place, batch, _: index_batch(place, batch),
     "finish": lambda place, _, value: finish_index(place, **value),
     "save": lambda place, _, value: save(place, value),
     "keep": lambda place, _, __: keep(place),

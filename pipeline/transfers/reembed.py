@@ -70,7 +70,7 @@ def _vectors(
         for some in _parts(part, BATCH):
             with workspaces.open(user) as workspace:
                 held = workspace.get(space.collection, ids=some)
-            texts |= {r.id: r.document for r in held}
+            texts |= {r.id: r.searched for r in held}
         made = dict(zip(texts, encode(list(texts.values())), strict=True))
         path = _write(kept, space.model, made)
         files |= dict.fromkeys(made, path)

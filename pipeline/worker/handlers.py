@@ -64,12 +64,32 @@ class Library:
         top_k: Any = 10,
         mode: Any = "hybrid",
         where: Any = None,
+        group: Any = "page",
+        offset: Any = 0,
     ) -> list[Json]:
-        asked = search.checked(query, collection=collection, top_k=top_k, mode=mode, where=where)
+        asked = search.checked(
+            query,
+            collection=collection,
+            top_k=top_k,
+            mode=mode,
+            where=where,
+            group=group,
+            offset=offset,
+        )
         found = self.catalog.held_collection(user, collection)
         if found is None:
             return []
         asked = replace(asked, collection=found.id)
+        if asked.filenames:
+            named = {
+                s.sha256
+                for s in self.catalog.sources(user, found.id)
+                if s.filename in asked.filenames
+            }
+            named &= set(asked.where.sources) or named
+            if not named:
+                return []
+            asked = replace(asked, where=replace(asked.where, sources=tuple(sorted(named))))
         with self.stores.workspaces.open(user) as workspace:
             try:
                 return self._hits(workspace, asked)

@@ -36,6 +36,12 @@ class Record:
     embedding: Sequence[float]
     metadata: Mapping[str, Any]
 
+    @property
+    def searched(self) -> str:
+        """What is embedded and looked through for words: its text, below what it stands below."""
+        context = self.metadata.get("context")
+        return f"{context}\n{self.document}" if context else self.document
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Near:

@@ -137,5 +137,6 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "table_html": text,
     "image": CropName,
     "caption": text,
+    "context": text,
     "model": _short,
 }

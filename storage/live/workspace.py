@@ -345,6 +345,11 @@ class Workspace:
         with self._use():
             return self._with_words(lambda w: w.search(collection, query, limit=limit, where=where))
 
+    def allowed(self, collection: str, ids: Sequence[str], where: Filter) -> set[str]:
+        """Those of these ids whose words are as `where` asks."""
+        with self._use():
+            return self._with_words(lambda w: w.allowed(collection, ids, where))
+
     def get(
         self,
         collection: str,
@@ -462,7 +467,7 @@ def entry_of(record: Record) -> Entry:
     data = record.metadata
     return Entry(
         id=record.id,
-        text=record.document,
+        text=record.searched,
         source=str(data.get("source_id", "")),
         page=int(data.get("page", 0)),
         kind=str(data.get("element_type", "")),

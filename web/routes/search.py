@@ -15,6 +15,8 @@ def routes(app: App) -> list[Route]:
         top_k: int = 20,
         mode: str = "hybrid",
         where: dict[str, Any] | None = None,
+        group: str = "page",
+        offset: int = 0,
     ) -> Any:
         return app.link.call(
             "search",
@@ -24,6 +26,8 @@ def routes(app: App) -> list[Route]:
             top_k=top_k,
             mode=mode,
             where=where,
+            group=group,
+            offset=offset,
         )
 
     def gallery(asked: Asked) -> Any:

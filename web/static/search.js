@@ -31,7 +31,7 @@ const explained = hit => {
   if (hit.rank?.keyword) parts.push(`#${hit.rank.keyword} by words`);
   return parts.join(", ");
 };
-const why = "Each list gives 1 / (60 + rank); the score is their sum, so a hit that both lists have comes first.";
+const why = "Half for its meaning, half for its words, each as a share of the best one found.";
 
 const hitNode = (hit, i, asked, best, choose) => h("li", {}, h("div", { class: "hit", tabindex: i ? "-1" : "0", role: "button", "data-i": String(i), "aria-label": `${hit.filename}, page ${hit.page}: open at the page`, onclick: () => choose(i, true) },
   thumbnail(hit.source_id, hit.page, hit.boxes),
@@ -42,6 +42,7 @@ const hitNode = (hit, i, asked, best, choose) => h("li", {}, h("div", { class: "
     hit.table_html ? table(hit.table_html, `Table on page ${hit.page}`, asked)
       : hit.element_type === "Image" && hit.image_url ? h("img", { class: "figure", loading: "lazy", alt: hit.caption || "Figure", src: url(hit.image_url) })
         : h("p", { class: "text", dir: "auto" }, marked(hit.text.slice(0, 700), asked), hit.text.length > 700 ? "…" : ""),
+    hit.more.length ? h("p", { class: "quiet", dir: "auto" }, `Also on this page: ${hit.more.map(m => m.text.slice(0, 100)).join(" … ")}`) : null,
     h("div", { class: "score quiet", title: why }, h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: { width: `${Math.round(100 * hit.score / best)}%` } })), `${explained(hit)} · score ${hit.score.toFixed(4)}`))));
 
 export const searchView = () => {
@@ -49,7 +50,7 @@ export const searchView = () => {
   const first = h("input", { class: "field page-number", type: "number", min: "1", "aria-label": "From page", placeholder: "from", onchange: () => filter({ first: first.value }) });
   const last = h("input", { class: "field page-number", type: "number", min: "1", "aria-label": "To page", placeholder: "to", onchange: () => filter({ last: last.value }) });
   const bar = h("div", { class: "filters" },
-    segments("Mode", "mode", [["", "Both", "By meaning and by words, ranks fused"], ["dense", "Meaning", "By the meaning of the question"], ["keyword", "Words", "By the words themselves"]]),
+    segments("Mode", "mode", [["", "Both", "By meaning and by words"], ["dense", "Meaning", "By the meaning of the question"], ["keyword", "Words", "By the words themselves"]]),
     segments("Kind", "kind", [["", "Everything"], ["Text", "Text"], ["Table", "Tables"], ["Image", "Figures"]]),
     source, h("span", { class: "range" }, "Pages ", first, "–", last));
   const count = h("p", { class: "quiet found", role: "status" });
