@@ -84,6 +84,11 @@ def status(page: Page, name: str) -> Locator:
     return page.locator(".row", has_text=name).first.locator(".pill")
 
 
+def drawn(image: Locator) -> int:
+    """How wide a picture is once it is there. The page's policy forbids to poll for it: that is `eval`."""
+    return int(image.evaluate("async e => { await e.decode(); return e.naturalWidth; }"))
+
+
 def repaint(page: Page) -> None:
     """Every view is painted anew, as news from the server does at any moment."""
     page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")

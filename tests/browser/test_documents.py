@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from quire_client import Quire
-from tests.browser.conftest import choose, repaint, status
+from tests.browser.conftest import choose, drawn, repaint, status
 from tests.conftest import OTHER_MODEL, SAMPLES, Running, start_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -134,7 +134,7 @@ def test_a_document_opens_with_its_pages_beside_their_elements(
     page.goto(f"{app.url}/?collection={shelf}")
     page.locator(".row-main", has_text="report.pdf").click()
     expect(page.locator(".doc-page img")).to_be_visible()
-    page.wait_for_function("document.querySelector('.doc-page img').naturalWidth > 400")
+    assert drawn(page.locator(".doc-page img")) > 400
     expect(page.locator(".element .table td", has_text="April").first).to_be_visible()
     page.locator(".element", has_text="April").first.locator(".kind").click()
     expect(page.locator(".doc-page .place.lit")).to_be_visible()

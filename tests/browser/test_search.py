@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import drawn
 from tests.conftest import Running
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -31,7 +32,7 @@ def test_a_question_by_keyboard_shows_the_marked_place(
     page.keyboard.press("ArrowDown")
     expect(page.locator(".hit").nth(1)).to_be_focused()
     page.keyboard.press("ArrowUp")
-    page.wait_for_function("document.querySelector('#preview .sheet img').naturalWidth > 400")
+    assert drawn(page.locator("#preview .sheet img")) > 400
     mark, sheet = page.locator("#preview .place").first, page.locator("#preview .sheet")
     inner, outer = mark.bounding_box(), sheet.bounding_box()
     assert inner and outer
