@@ -31,12 +31,8 @@ _PHRASE = re.compile(r'"([^"]+)"')
 _WITHOUT = re.compile(r"(?<!\S)-([^\W\d]\w*)")
 # Words of no language: what is no nearer than these is not found.
 _NONSENSE = (
-    "zorvalt quimbex",
-    "pluvrin",
-    "ghastrobe mentil dwarquos",
-    "xeplun vikdra",
-    "brofteng ulm",
-)
+    "zorvalt quimbex", "pluvrin", "ghastrobe mentil dwarquos", "xeplun", "brofteng ulm vikdra", "qzx", "◆◆", "—",
+)  # fmt: skip
 _MAX_FILTERED = 1000
 
 
@@ -227,12 +223,12 @@ def _noise(
     encode_query: Callable[[str], list[float]],
     model: str | None,
 ) -> float:
-    """How near the collection comes to words that mean nothing: their mean and one deviation."""
-    best = []
-    for text in _NONSENSE:
-        found = workspace.query(query.collection, encode_query(text), limit=1, model=model)
-        best += [1 - n.distance for n in found]
-    return float(np.mean(best) + np.std(best)) if best else 0.0
+    """How near the collection comes to what means nothing."""
+    asked = (
+        workspace.query(query.collection, encode_query(text), limit=1, model=model)
+        for text in _NONSENSE
+    )
+    return max((1 - near.distance for found in asked for near in found), default=0.0)
 
 
 def _cosine(a: Sequence[float], b: Sequence[float]) -> float:

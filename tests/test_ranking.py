@@ -172,3 +172,20 @@ def test_nothing_is_found_where_nothing_is_nearer_than_nonsense(tmp_path: Path) 
         assert found("the weather", [1.0, 0.1, 0.0]) == 0
         assert found("rain", [1.0, 0.1, 0.0]) == 1  # a word of it is there
     house.close()
+
+
+def test_a_question_that_names_a_document_finds_that_one(tmp_path: Path) -> None:
+    house = House(tmp_path / "data")
+    space = house.space()
+    with house.workspaces.open(USER) as workspace:
+        workspace.upsert(space, [
+            replace(made, metadata={**made.metadata, "filename": f"{name}_2023.pdf"})
+            for page, name in enumerate(("ADOBE", "BESTBUY"))
+            for made in [placed(name, "total current liabilities", (1.0, 0.0, 0.0), page)]
+        ])  # fmt: skip
+        for question, name in (("Best Buy total liabilities", "BESTBUY"), ("adobe 2023", "ADOBE")):
+            query = checked(
+                question, collection=space.collection, top_k=3, mode="hybrid", where=None
+            )
+            assert search(workspace, query, lambda _: [1.0, 0.0, 0.0])[0]["id"] == name
+    house.close()

@@ -5,6 +5,7 @@ thousands; scripts without spaces by each two letters that stand together. bm25 
 vectors.
 """
 
+import itertools
 import re
 import sqlite3
 import unicodedata
@@ -190,16 +191,25 @@ def _pairs(run: str) -> list[str]:
 
 
 def _terms(query: str) -> list[str]:
-    """FTS5 expressions for the words of a text: what is joined by a mark counts once more as a whole."""
+    """FTS5 expressions for the words of a text: what is joined by a mark counts once more as a whole, and
+    two words that follow each other as the one that they are in a file's name."""
     found: list[str] = []
+    pairs: list[str] = []
     for run in re.split(f"({_UNSPACED.pattern})", _plain(query)):
         if _UNSPACED.fullmatch(run):
             found += [f'"{p}"' for p in _pairs(run)[:-1]] or [f'"{run}"*']
         else:
-            for word in _WORD.findall(run):
+            words = _WORD.findall(run)
+            pairs += [f'"{a}{b}"' for a, b in itertools.pairwise(words) if (a + b).isalnum()]
+            for word in words:
                 parts = re.findall(r"\w+", word)
                 found += [f'"{p}"' for p in ([word, *parts] if len(parts) > 1 else parts)]
-    return list(dict.fromkeys(found))[:_MAX_TERMS]
+    return list(dict.fromkeys(found + pairs))[:_MAX_TERMS]
+
+
+def words_of(filename: str) -> str:
+    """Of a file's name, without its ending."""
+    return " ".join(re.findall(r"[^\W_]+", filename.rpartition(".")[0] or filename))
 
 
 def _phrase(text: str) -> str:

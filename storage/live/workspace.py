@@ -28,7 +28,7 @@ from storage.live.chroma import (
     index_damaged,
     next_of,
 )
-from storage.live.keyword_index import Entry, Filter, Fulltext, built, tells_damage
+from storage.live.keyword_index import Entry, Filter, Fulltext, built, tells_damage, words_of
 from storage.live.seal import Seal
 from storage.live.segments import Row
 from storage.paths import Paths
@@ -467,7 +467,7 @@ def entry_of(record: Record) -> Entry:
     data = record.metadata
     return Entry(
         id=record.id,
-        text=record.searched,
+        text=f"{record.searched}\n{words_of(str(data.get('filename', '')))}",
         source=str(data.get("source_id", "")),
         page=int(data.get("page", 0)),
         kind=str(data.get("element_type", "")),
