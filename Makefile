@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 BIN = .venv/bin
 
-.PHONY: demo run check test campaigns bench bench-peers bench-abuse pictures page-bench api-docs setup setup-dev lock samples clean
+.PHONY: demo run check test campaigns bench bench-peers bench-retrieval bench-abuse pictures page-bench api-docs setup setup-dev lock samples clean
 
 setup:            ## apt packages, virtual environment, pinned requirements
 	@bash bin/setup requirements.lock
@@ -43,6 +43,9 @@ bench: setup-dev  ## the numbers, beside other readers; PDF=path for your own, C
 
 bench-peers:      ## other readers to print beside us, in an environment of their own
 	@bash bin/peers
+
+bench-retrieval: setup-dev  ## which pages and places are found, beside BM25 of pages; FOLDER=pdfs and questions
+	$(BIN)/python bench/retrieval.py $(FOLDER)
 
 bench-abuse: setup-dev  ## what abuse by visitors costs a signed-in person; MINUTES=30
 	$(BIN)/python bench/abuse.py --minutes $(or $(MINUTES),30)

@@ -75,7 +75,7 @@ def run(job: Job) -> Json:
     if job.spec.get("turn"):
         job.note("Trying again.", status="running", summary={"retry_at": None})
     else:
-        job.note("It has begun.", status="running", started_at=time.time())
+        job.note("Started.", status="running", started_at=time.time())
     try:
         message, result = works[job.kind](job)
     except Exception as problem:

@@ -77,7 +77,7 @@ def test_axe_finds_nothing_serious(
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
         page.keyboard.press("Escape")
     page.get_by_label("More for").click()
-    page.get_by_role("button", name="Take away as JSON elements").click()
+    page.get_by_role("button", name="Export as JSON elements").click()
     expect(page.locator(".transfers").get_by_role("link", name="Download").first).to_be_visible()
     broken["transfers"] = serious(page)
     texts = [{"name": n, "mimeType": "text/plain", "buffer": b"x"} for n in ("a.txt", "b.txt")]

@@ -53,7 +53,7 @@ const header = () => {
     facts.textContent = c && c.sources ? [plural(c.sources, "document"), plural(c.pages, "page"), c.records === null ? "" : plural(c.records, "record"), megabytes(c.bytes), model].filter(Boolean).join(" · ") : c && state.documents.size ? "Nothing is finished yet" : c ? "Nothing in it yet" : "";
     const items = c ? [
       ["Rename…", rename],
-      ...(c.records ? FORMATS.map(([format, label]) => [`Take away as ${label}`, () => takeAway(format)]) : []),
+      ...(c.records ? FORMATS.map(([format, label]) => [`Export as ${label}`, () => takeAway(format)]) : []),
       ...(c.records && mayPush() ? [["Push to Hugging Face…", pushAway]] : []),
       ...(c.records && state.status?.models?.length > 1 ? [["Change model…", changeModel]] : []),
       ["Delete…", drop, "danger"],

@@ -27,7 +27,7 @@ const facts = row => {
     job.strategy && job.strategy !== "auto" ? `strategy ${job.strategy}` : "",
     job.gpu_seconds ? `${span(job.gpu_seconds)} of GPU quota` : "",
     job.notified ? "told its owner" : "",
-    job.saved_generation ? `saved in generation ${job.saved_generation}` : FINISHED.has(job.status) ? "" : "not yet saved",
+    job.saved_generation ? "saved" : FINISHED.has(job.status) ? "" : "not yet saved",
   ].filter(Boolean);
 };
 

@@ -165,7 +165,7 @@ export const asked = (title, label, value, act, lines = []) => new Promise(answe
   const field = h("input", { type: "text", class: "field", id: "ask-field", value, maxlength: "200", dir: "auto", required: true, autofocus: true });
   const node = dialog(title, [lines.map(line => h("p", { dir: "auto" }, line)), h("form", { method: "dialog" },
     h("label", { for: "ask-field" }, label), field,
-    h("div", { class: "actions" }, button("Leave", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
+    h("div", { class: "actions" }, button("Cancel", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
   { closed: how => answer(how === "yes" ? field.value : null) });
   field.select();
 });
@@ -177,7 +177,7 @@ export const picked = (title, lines, choices, act) => new Promise(answer => {
     h("fieldset", { class: "choices" }, h("legend", { class: "hidden" }, title), choices.map(c => h("label", {},
       h("input", { type: "radio", name: "choice", value: c.value, checked: c === free, disabled: c.disabled, autofocus: c === free }),
       h("span", { dir: "auto" }, c.label, c.note ? h("small", {}, c.note) : null)))),
-    h("div", { class: "actions" }, button("Leave", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
+    h("div", { class: "actions" }, button("Cancel", () => node.close("")), h("button", { class: "button primary", value: "yes" }, act)))],
   { closed: how => answer(how === "yes" ? node.querySelector("input:checked").value : null) });
 });
 

@@ -32,11 +32,11 @@ const saved = status => {
   const r = status?.remotes;
   if (!r) return [h("span", { class: "dot wait" }), status ? "Quire is starting" : "…", []];
   const home = { hub: "the Hugging Face dataset", local: "this machine's disk", s3: "the bucket" }[r.primary] || r.primary;
-  const lines = [r.saved_at ? `Generation ${number(r.saved_generation)} is on ${home}, saved ${when(r.saved_at)}.` : `Nothing is on ${home} yet.`];
+  const lines = [r.saved_at ? `Saved on ${home} ${when(r.saved_at)}.` : `Nothing is on ${home} yet.`];
   if (r.error) lines.push(`${r.error.message} ${r.error.advice}`);
   if (r.unsaved) lines.push(`${plural(r.unsaved, "change")} here ${r.unsaved === 1 ? "is" : "are"} not in it yet.`);
   lines.push(`What a restart now would lose: ${status.restart_loses.message}`);
-  if (r.mirror) lines.push(r.lag ? `The mirror (${r.mirror}) is ${plural(r.lag, "generation")} behind and catches up by itself.` : `The mirror (${r.mirror}) is equal.`);
+  if (r.mirror) lines.push(r.lag ? `The mirror (${r.mirror}) is ${plural(r.lag, "save")} behind and catches up by itself.` : `The mirror (${r.mirror}) is equal.`);
   if (r.primary === "local") lines.push("No remote is set up: if this disk is wiped, everything is lost. See QUIRE_HUB_DATASET in docs/self-hosting.md.");
   const late = r.unsaved || r.lag || r.error;
   return [h("span", { class: `dot ${r.unsaved || status.restart_loses.everything ? "wait" : r.primary === "local" ? "soft" : late ? "wait" : "good"}` }),
