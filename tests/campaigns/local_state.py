@@ -345,7 +345,8 @@ class Machine:
     def _lost(self, key: tuple[str, ...]) -> None:
         """It is told no more; records of a collection that nobody lists are seen by nobody."""
         self.counts["told and lost with its file"] += 1
-        for one in [k for k in self.model.told if k == key or k[:2] == ("record", key[1])]:
+        shown = ("record", key[1]) if key[0] == "collection" else None
+        for one in [k for k in self.model.told if k == key or k[:2] == shown]:
             del self.model.told[one]
 
     def _undone(self, key: tuple[str, ...], value: str) -> None:
