@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import http.client
+import io
 import ipaddress
 import itertools
 import json
+import logging
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,6 +29,7 @@ from starlette.requests import Request
 
 from errors import Refused
 from pipeline.jobs.uploads import Admission
+from pipeline.processes import logs
 from settings import Settings
 from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
@@ -254,6 +258,49 @@ def test_no_address_that_a_call_names_is_fetched(door: Door) -> None:
     fetched.close()
 
 
+# What of it is written down
+
+
+MALFORMED_TOOL_CALLS: list[dict[str, Any]] = [
+    {"id": 1, "method": "tools/call", "params": {"name": "quire_submit", "arguments": "hunter2"}},
+    {"id": 1, "method": "tools/call", "params": {"name": ["hunter2" * 90_000]}},
+    {"id": 1, "method": "hunter2" * 90_000},
+    {"method": "notifications/hunter2" + "B" * 800_000},
+    {"method": "notifications/progress", "params": {"progress": "hunter2"}},
+    {"id": "hunter2", "result": {"hunter2": 1}},
+]  # fmt: skip
+
+
+def test_no_line_of_the_log_repeats_what_a_tool_was_sent(door: Door) -> None:
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(logs.Lines())
+    logging.getLogger().addHandler(handler)
+    accepts = {**JSON, "Accept": "application/json, text/event-stream"}
+    try:
+        for call in MALFORMED_TOOL_CALLS:
+            sent = json.dumps({"jsonrpc": "2.0", **call}).encode()
+            door.ask("POST", "/gradio_api/mcp/", sent, **door.visitor(), **accepts)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    lines = out.getvalue().splitlines()
+    assert lines
+    assert not [line for line in lines if "hunter2" in line or len(line) > 20_000]
+
+
+@given(st.integers(0, 100_000), st.sampled_from(["web.api", "uvicorn.error", "root"]))
+def test_every_line_of_the_log_is_bounded(size: int, name: str) -> None:
+    try:
+        raise ValueError("y" * size + "end")
+    except ValueError:
+        failure = sys.exc_info()
+    record = logging.LogRecord(name, logging.ERROR, "a.py", 1, "%s", ("x" * size,), failure)
+    record.code = "z" * size
+    line = logs.Lines().format(record)
+    assert len(line) < 25_000
+    assert json.loads(line)["trace"].endswith("end") or name == "root"
+
+
 # How slowly
 
 
@@ -344,10 +391,12 @@ def test_an_address_is_what_one_visitor_can_have(
     assert network(f"::ffff:{four}") == network(str(four)) == str(four)
 
 
-@given(st.lists(st.text(st.characters(codec="latin-1"), max_size=20), max_size=4))
-def test_only_what_the_platform_adds_says_where_from(forged: list[str]) -> None:
-    listed = ", ".join([*(f.replace(",", "") for f in forged), "203.0.113.7"])
-    headers = [(b"x-forwarded-for", listed.encode("latin-1"))]
+@given(st.lists(st.text(st.characters(codec="latin-1"), max_size=20), max_size=4), st.booleans())
+def test_only_what_the_platform_adds_says_where_from(forged: list[str], apart: bool) -> None:
+    """Also where it is added as a header line of its own."""
+    listed = [*(f.replace(",", "") for f in forged), "203.0.113.7"]
+    sent = listed if apart else [", ".join(listed)]
+    headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in sent]
     asked = Request({"type": "http", "headers": headers, "client": ("192.0.2.1", 1)})
     space, own = (
         Settings.from_env({"QUIRE_SECRET": "s", **more}) for more in ({"SPACE_ID": "a/b"}, {})

@@ -369,10 +369,10 @@ def _bearer(request: Any) -> str:
 
 def address(request: Any, settings: Settings) -> str:
     """Where it came from. On a Space that is what the platform's proxy has added last; what stands
-    before it in the header is the caller's own word, as is all of it anywhere else."""
-    forwarded = request.headers.get("x-forwarded-for", "") if settings.space_id else ""
+    before it is the caller's own word, also in a header line of its own, as is all of it anywhere else."""
+    forwarded = request.headers.getlist("x-forwarded-for") if settings.space_id else []
     client: str = request.client.host if request.client else ""
-    return forwarded.split(",")[-1].strip() or client
+    return ",".join(forwarded).split(",")[-1].strip() or client
 
 
 def address_digest(settings: Settings, address: str) -> str:
