@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from starlette.middleware import Middleware
 
 from pipeline.jobs.health import Health
 from pipeline.jobs.service import Jobs
@@ -189,13 +190,15 @@ def every_route(app: Any, prefix: str = "") -> Iterator[tuple[str, frozenset[str
             )
 
 
-def space_app(settings: Settings, identity: Identity, **app_kwargs: Any) -> Any:
-    """The whole app as a Space has it, in this process, without a worker."""
+def space_app(settings: Settings, identity: Identity, guard: dict[str, Any] | None = None) -> Any:
+    """The whole app as a Space has it, in this process, without a worker; behind a guard with these
+    arguments, or none."""
     import gradio.oauth  # noqa: PLC0415
     from gradio.routes import App as GradioApp  # noqa: PLC0415
 
     from web import page  # noqa: PLC0415
-    from web.api import App  # noqa: PLC0415
+    from web.api import App, calls  # noqa: PLC0415
+    from web.guard import Guard  # noqa: PLC0415
     from web.job_feed import Hub  # noqa: PLC0415
     from web.routes.files import routes  # noqa: PLC0415
 
@@ -214,5 +217,8 @@ def space_app(settings: Settings, identity: Identity, **app_kwargs: Any) -> Any:
         )  # fmt: skip
         demo = page.build(app)
         demo.queue(api_open=False)
-        app_kwargs["routes"] = routes(app)
+        app_kwargs: dict[str, Any] = {"routes": routes(app)}
+        if guard is not None:
+            guard["calls"] = calls(demo)
+            app_kwargs["middleware"] = [Middleware(Guard, **guard)]
         return GradioApp.create_app(demo, app_kwargs=app_kwargs, mcp_server=True)

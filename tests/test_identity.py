@@ -378,7 +378,9 @@ def test_a_tool_s_event_is_reached_only_by_who_names_its_session(tmp_path: Path)
 
     guard = Guard(app, settings=known.settings, identity=known)
 
-    def ask(path: str, query: str = "", by: str = "mcp", **named: str) -> int:
+    def ask(
+        path: str, query: str = "", by: str = "mcp", at: str = "127.0.0.1", **named: str
+    ) -> int:
         body, told = json.dumps(named).encode() if named else b"", []
         headers = [("x-gradio-user", by), ("content-length", str(len(body)))]
 
@@ -390,7 +392,7 @@ def test_a_tool_s_event_is_reached_only_by_who_names_its_session(tmp_path: Path)
 
         scope = {
             "type": "http", "method": "POST" if named else "GET", "path": f"/gradio_api/{path}",
-            "query_string": query.encode(), "client": ("203.0.113.7", 1), "session": {},
+            "query_string": query.encode(), "client": (at, 1), "session": {},
             "headers": [(n.encode(), v.encode()) for n, v in headers],
         }  # fmt: skip
         asyncio.run(guard(scope, receive, send))
@@ -405,6 +407,7 @@ def test_a_tool_s_event_is_reached_only_by_who_names_its_session(tmp_path: Path)
     assert ask("cancel", session_hash="mine", event_id="event") == 403
     assert ask("cancel", event_id="event") == 403
     assert ask("queue/data", "session_hash=tools", by="api") == 403
+    assert ask("queue/join", at="203.0.113.7", session_hash="forged") == 401
 
 
 async def _nothing(*_: Any) -> dict[str, Any]:

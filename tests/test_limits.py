@@ -1,6 +1,7 @@
 """What a request may bring, how often, and from where: the whole app on loopback, without a worker."""
 
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import io
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,11 @@ from typing import Any
 import psutil
 import pytest
 from huggingface_hub import constants
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from errors import Refused
+from errors import InputError, Refused
 from pipeline.jobs.uploads import Admission
 from pipeline.processes import logs
 from settings import Settings
@@ -39,7 +39,8 @@ from tests.isolation import every_route, space_app
 from tests.loopback import Loopback
 from tests.oidc import Provider
 from web import body, connections
-from web.guard import Guard, Limits
+from web.arguments import MOST_TEXT
+from web.guard import Limits
 from web.identity import Identity, Remembered, address
 from web.rate_limit import Buckets, Share, Turns, network
 
@@ -90,7 +91,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         settings = Settings.from_env({"QUIRE_DATA_DIR": str(data), "SPACE_ID": "ada/quire"})
         identity = Identity(settings, Accounts(f"sqlite:///{data}/catalog.sqlite"))
         guard = {"settings": settings, "identity": identity, "limits": _endless()}
-        made = space_app(settings, identity, middleware=[Middleware(Guard, **guard)])
+        made = space_app(settings, identity, guard)
         server = Loopback()
         server.start(made, http=connections.Connection)
         paths = sorted({path.replace("{", "").replace("}", "") for path, _ in every_route(made)})
@@ -261,31 +262,26 @@ def test_no_address_that_a_call_names_is_fetched(door: Door) -> None:
 # What of it is written down
 
 
-MALFORMED_TOOL_CALLS: list[dict[str, Any]] = [
-    {"id": 1, "method": "tools/call", "params": {"name": "quire_submit", "arguments": "hunter2"}},
-    {"id": 1, "method": "tools/call", "params": {"name": ["hunter2" * 90_000]}},
-    {"id": 1, "method": "hunter2" * 90_000},
-    {"method": "notifications/hunter2" + "B" * 800_000},
-    {"method": "notifications/progress", "params": {"progress": "hunter2"}},
-    {"id": "hunter2", "result": {"hunter2": 1}},
-]  # fmt: skip
-
-
-def test_no_line_of_the_log_repeats_what_a_tool_was_sent(door: Door) -> None:
+@pytest.mark.parametrize("name", ["root", "mcp.server.lowlevel.server"])
+def test_no_line_of_the_log_repeats_what_a_tool_was_sent(name: str) -> None:
+    """The MCP server writes whole messages there that it cannot read."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(logs.Lines())
-    logging.getLogger().addHandler(handler)
-    accepts = {**JSON, "Accept": "application/json, text/event-stream"}
+    logger = logging.getLogger(None if name == "root" else name)
+    logger.addHandler(handler)
     try:
-        for call in MALFORMED_TOOL_CALLS:
-            sent = json.dumps({"jsonrpc": "2.0", **call}).encode()
-            door.ask("POST", "/gradio_api/mcp/", sent, **door.visitor(), **accepts)
+        logger.warning("Failed to validate request: hunter2")
+        try:
+            raise ValueError("input_value='hunter2'")
+        except ValueError:
+            logger.exception("Message was: %s", "hunter2" * 100_000)
     finally:
-        logging.getLogger().removeHandler(handler)
-    lines = out.getvalue().splitlines()
-    assert lines
-    assert not [line for line in lines if "hunter2" in line or len(line) > 20_000]
+        logger.removeHandler(handler)
+    first, second = (json.loads(line) for line in out.getvalue().splitlines())
+    assert first["message"].startswith("see test_limits:")
+    assert second["trace"] == "ValueError"
+    assert "hunter2" not in out.getvalue()
 
 
 @given(st.integers(0, 100_000), st.sampled_from(["web.api", "uvicorn.error", "root"]))
@@ -574,6 +570,130 @@ def test_visitors_leave_slots_and_pictures_to_those_who_are_signed_in(tmp_path: 
         assert held.is_alive()
         viewer.resume()
         held.join()
+
+
+# Nobody
+
+
+STRANGER = {"X-Forwarded-For": "203.0.113.77"}
+BEGINNINGS = st.sampled_from([
+    "/gradio_api/call/v2/search", "/gradio_api/call/search", "/gradio_api/run/search",
+    "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset",
+])  # fmt: skip
+STREAMS = (
+    "/gradio_api/heartbeat/made-up", "/gradio_api/queue/data?session_hash=made-up",
+    "/gradio_api/upload_progress?upload_id=made-up",
+)  # fmt: skip
+
+
+@pytest.fixture
+def remembering(door: Door, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that are remembered from now on."""
+    names: list[str] = []
+    put = Remembered.put
+
+    def noted(self: Remembered[Any], key: str, value: Any, seconds: float) -> None:
+        if seconds == 86_400.0 and isinstance(value, str):  # whose it is
+            names.append(key)
+        put(self, key, value, seconds)
+
+    monkeypatch.setattr(Remembered, "put", noted)
+    return names
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(BEGINNINGS, st.text("ab", min_size=1, max_size=200), st.booleans())
+def test_nobody_begins_anything(
+    door: Door, remembering: list[str], path: str, name: str, more: bool
+) -> None:
+    call = {"session_hash": name, "event_id": name, "fn_index": 0, "data": []}
+    sent = json.dumps({**call, "oauth_token": "made-up"} if more else call).encode()
+    status, _ = door.ask("POST", path, sent, **JSON, **STRANGER)
+    assert status == 400 if len(name) > 100 else status in {401, 429}
+    assert remembering == []
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_nobody_holds_a_stream_open(door: Door, remembering: list[str], path: str) -> None:
+    assert door.ask("GET", path, **STRANGER)[0] == 401
+    assert remembering == []
+
+
+def test_a_name_is_short_and_a_refused_call_is_not_remembered(
+    door: Door, remembering: list[str]
+) -> None:
+    for session, code in (("x" * 101, "bad_id"), ({"a": "x"}, "bad_id"), ("x", "call_unknown")):
+        call = {"session_hash": session, "fn_index": 10_000, "data": []}
+        sent = json.dumps(call).encode()
+        status, error = door.ask("POST", "/gradio_api/queue/join", sent, **door.visitor(), **JSON)
+        assert (status, error["code"]) == (400, code)
+    assert remembering == []
+
+
+def test_a_text_of_a_call_is_short(door: Door) -> None:
+    long = "y" * (MOST_TEXT + 1)
+    for path, call in (
+        ("/gradio_api/call/v2/search", {"query": "q", "collection": long}),
+        ("/gradio_api/call/search", {"data": ["q", long, 1, "hybrid", None]}),
+    ):
+        sent = json.dumps(call).encode()
+        assert door.ask("POST", path, sent, **door.visitor(), **JSON)[1]["code"] == "bad_text"
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/mcp", "/gradio_api/mcp/"])
+def test_no_stream_is_opened_where_tools_are_called(door: Door, path: str) -> None:
+    for who in (STRANGER, door.visitor()):
+        status, error = door.ask("GET", path, Accept="text/event-stream", **who)
+        assert (status, error["code"]) == (405, "tools_by_post")
+
+
+def test_nobody_takes_no_room_of_visitors(door: Door) -> None:
+    limits = door.guard["limits"]
+    head = "POST /import HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: 203.0.113.78\r\n"
+    lines = [
+        socket.create_connection(("127.0.0.1", door.port), timeout=60)
+        for _ in range(limits.nobody.each)
+    ]
+    for line in lines:
+        line.sendall(f"{head}Content-Length: 9\r\n\r\n".encode())
+    while sum(limits.nobody._open.values()) < limits.nobody.each:
+        time.sleep(0.01)
+    assert limits.open._visitors == 0
+    assert door.ask("GET", "/account", **{"X-Forwarded-For": "203.0.113.78"})[0] == 429
+    assert door.ask("GET", "/account", **door.visitor("203.0.113.78"))[0] == 200
+    for line in lines:
+        line.close()
+    while limits.nobody._open:
+        time.sleep(0.01)
+
+
+def test_four_addresses_leave_uploads_to_other_visitors() -> None:
+    uploads = Limits().uploads
+    with contextlib.ExitStack() as held:
+        for at in "abcd":
+            with contextlib.suppress(Refused):
+                while True:
+                    held.enter_context(uploads.one(Share(at, visitor=True)))
+        held.enter_context(uploads.one(Share("another", visitor=True)))
+
+
+@pytest.mark.parametrize("every", [0.02, 0.2])
+def test_an_upload_that_trickles_is_ended(every: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, also between two bytes; one that is as fast as it has to be is not."""
+    monkeypatch.setattr(body, "SILENT", 0.3)
+
+    async def sent(piece: bytes) -> AsyncIterator[bytes]:
+        for _ in range(100 if len(piece) == 1 else 5):
+            await asyncio.sleep(every)
+            yield piece
+
+    async def received(piece: bytes) -> int:
+        return sum([len(chunk) async for chunk in body.paced(sent(piece))])
+
+    assert asyncio.run(received(b"x" * body.SLOWEST)) == 5 * body.SLOWEST
+    with pytest.raises(InputError) as caught:
+        asyncio.run(received(b"x"))
+    assert caught.value.code == "body_slow"
 
 
 def test_visitors_at_many_addresses_are_limited_together(door: Door) -> None:

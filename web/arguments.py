@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from errors import InputError
 
 _NAMED = re.compile(r"/gradio_api/call/v2/([^/]+)/?")
+MOST_TEXT = 10_000  # characters of one argument
 _IN_ORDER = re.compile(r"/gradio_api/(?:call|run)/([^/]+)/?")
 
 
@@ -49,7 +50,9 @@ class Arguments:
         return checked
 
     def in_order(self, given: list[Any]) -> None:
-        """As many as there are."""
+        """As many as there are, and no text too long."""
+        for value in given:
+            _short(value)
         names = list(self.defaults)
         if len(given) > len(names):
             raise InputError(
@@ -63,6 +66,7 @@ class Arguments:
     def _typed(self, name: str, value: Any) -> Any:
         if name not in self._types:
             return value
+        _short(value)
         try:
             found = self._types[name].validate_python(value)
             if not _as_true(value, found):
@@ -111,6 +115,12 @@ def _listed(value: Mapping[str, Any]) -> list[Any]:
     if not isinstance(data, list):
         raise InputError("bad_body", "That is not JSON as Quire takes it.", "Send data as a list.")
     return data
+
+
+def _short(value: Any) -> None:
+    """What a queue keeps of calls is small."""
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        raise InputError("bad_text", "That is no text, or too long.", "Give plain text.")
 
 
 def _no_call() -> InputError:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from errors import NotFound, QuireError, Refused
+from errors import InputError, NotFound, QuireError, Refused
 from settings import LOOPBACK, Settings
 from web import body
 from web.arguments import Calls
@@ -47,6 +47,8 @@ _CALL = re.compile(r"/gradio_api/(queue/join|call/.+|run/.+|cancel|reset/?)")
 _EVENT = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
 _SIGN_IN, _CALLBACK = "/login/huggingface", "/login/callback"
 _UPLOAD = "/gradio_api/upload"
+_TOOLS = re.compile(r"/gradio_api/mcp/?")
+_NAME = re.compile(r"[!-~]{1,100}")  # of a session, an event or an upload; Gradio's are shorter
 _SESSION = re.compile(r"/gradio_api/heartbeat/([^/]+)")
 _INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.S | re.I)
 _HEADERS = {
@@ -65,8 +67,9 @@ class Limits:
     visitors: Buckets = field(default_factory=lambda: Buckets(rate=60, burst=1000))  # all together
     pictures: Buckets = field(default_factory=lambda: Buckets(rate=40, burst=400))
     arrivals: Buckets = field(default_factory=lambda: Buckets(rate=1, burst=60))
-    open: AtOnce = field(default_factory=lambda: AtOnce(each=150, visitors=600, person=300))
-    uploads: AtOnce = field(default_factory=lambda: AtOnce(each=8, visitors=32, person=16))
+    open: AtOnce = field(default_factory=lambda: AtOnce(each=60, visitors=1200, person=300))
+    nobody: AtOnce = field(default_factory=lambda: AtOnce(each=20, visitors=200, person=20))
+    uploads: AtOnce = field(default_factory=lambda: AtOnce(each=3, visitors=96, person=16))
 
 
 class Guard:
@@ -128,6 +131,8 @@ class Guard:
                 cookie += self._arrival(request)
                 self._within_limits(request, caller, held)
                 receive, who = await self._body(request, caller, receive)
+                if scope["method"] == "GET" and _TOOLS.fullmatch(scope["path"]):
+                    raise _no_stream()
             except QuireError as problem:
                 at_door = problem.code == "sign_in" and scope["path"] == "/"
                 answer = HTMLResponse(sign_in_page(), 401) if at_door else refusal(problem)
@@ -213,6 +218,7 @@ class Guard:
         self, request: Request, caller: Caller | None, held: contextlib.AsyncExitStack
     ) -> None:
         path, share = request.scope["path"], self._share(request, caller)
+        nobody = caller is None and path not in _ARRIVALS  # takes no room of visitors
         if self.limits is None or _FREE.fullmatch(path) or _inside(request):
             return
         bucket = self.limits.calls
@@ -222,12 +228,12 @@ class Guard:
             bucket = self.limits.pictures
         wait = bucket.wait(share.key)
         if share.visitor and not wait:
-            wait = self.limits.visitors.wait("all")
+            wait = self.limits.visitors.wait("nobody" if nobody else "visitors")
         if share.visitor and not wait and request.method == "POST" and _CALL.fullmatch(path):
             wait = self.limits.queued.wait(share.key)  # a call by the queue costs twenty by a route
         if wait:
             raise too_many(wait)
-        held.enter_context(self.limits.open.one(share))
+        held.enter_context((self.limits.nobody if nobody else self.limits.open).one(share))
         if path == _UPLOAD:
             held.enter_context(self.limits.uploads.one(share))
 
@@ -237,9 +243,12 @@ class Guard:
         """What the app reads, a body that was read and looked at and that names only the caller's; and
         whose what it begins is."""
         path, query = request.scope["path"], request.query_params
-        names = [(name, query.get(name, "")) for name in ("session_hash", "upload_id")]
+        names: list[tuple[str, Any]] = []
+        if _GRADIO.fullmatch(path):
+            names += [(name, query.get(name, "")) for name in ("session_hash", "upload_id")]
         if found := _SESSION.fullmatch(path):
             names.append(("session_hash", found[1]))
+        value: Any = None
         called = request.method == "POST" and _CALL.fullmatch(path)
         if path != _UPLOAD and (called or body.announced(request.headers)):
             text = await body.read(request.headers, receive)
@@ -250,23 +259,32 @@ class Guard:
                 body.check_files(value, caller.key if caller and not by_token else None)
                 if _CALL.fullmatch(path):
                     names += _names(value)
+        given = [_name(v) for _, v in names if v]
         session = next((v for name, v in names if name == "session_hash" and v), "")
         who = self._who(request, caller, session)
         event = _EVENT.fullmatch(path) if request.method == "GET" else None
         if event and self.begun.get(event[1]) != who:
             raise NotFound("event_not_found", "There is no such event.", "Call again.")
-        for _, named in names:
-            if named:
-                self._begin(named, who)
+        owners = {self.begun.get(name) for name in given}
+        if owners - {None, who}:
+            raise Refused("not_yours", "That belongs to somebody else.", "Reload the page.")
+        if called or None in owners:
+            await self._known(request, value)
         if called and self.calls:
             self.calls.check(path, value)
+        for name in given:  # the first to name one owns it
+            self.begun.put(name, who, _DAY)
         return receive, who
 
-    def _begin(self, name: str, who: str) -> None:
-        """The first to name a session owns it."""
-        if self.begun.get(name) not in {None, who}:
-            raise Refused("not_yours", "That belongs to somebody else.", "Reload the page.")
-        self.begun.put(name, who, _DAY)
+    async def _known(self, request: Request, value: Any) -> None:
+        """Nobody begins anything, save by a good token in the body."""
+        refused: QuireError | None = request.scope.get("quire_refused")
+        if refused is None or _inside(request):
+            return
+        token = value.get("oauth_token") if isinstance(value, dict) else None
+        if not isinstance(token, str) or not token:
+            raise refused
+        await run_in_threadpool(self.identity.of, request, token)
 
     def _noting(self, send: Send, who: str) -> Send:
         """Remember whose event the answer names."""
@@ -371,7 +389,17 @@ def _open(path: str) -> None:
         raise NotFound("route_closed", "There is no such route.", "See /gradio_api/openapi.json.")
 
 
-def _names(value: Any) -> list[tuple[str, str]]:
+def _names(value: Any) -> list[tuple[str, Any]]:
     """Sessions and events that a small JSON object names, each with what it is."""
     found = value if isinstance(value, dict) else {}
-    return [(n, str(v)) for n in ("session_hash", "event_id") if (v := found.get(n))]
+    return [(n, v) for n in ("session_hash", "event_id") if (v := found.get(n))]
+
+
+def _name(given: Any) -> str:
+    if not isinstance(given, str) or not _NAME.fullmatch(given):
+        raise InputError("bad_id", "That id is not one of ours.", "Use an id that Quire returned.")
+    return given
+
+
+def _no_stream() -> Refused:
+    return Refused("tools_by_post", "Tools are called by POST.", "Give this address to an agent.")

@@ -22,7 +22,7 @@ OF_KIND: dict[type[QuireError], int] = {
 }  # fmt: skip
 OF_CODE = {
     "sign_in": 401, "token_refused": 401, "membership_old": 401, "body_slow": 408,
-    "model_mismatch": 409, "body_too_large": 413, "file_too_large": 413, "media_type": 415,
+    "tools_by_post": 405, "model_mismatch": 409, "body_too_large": 413, "file_too_large": 413, "media_type": 415,
     "too_many_requests": 429, "too_many_jobs": 429, "too_many_codes": 429, "quota_exceeded": 507, "disk_full": 507,
 }  # fmt: skip
 
@@ -35,6 +35,8 @@ def http_status(problem: QuireError) -> int:
 def refusal(problem: QuireError) -> Response:
     """What every route of ours answers with; `Retry-After` is whole seconds."""
     headers = {"Cache-Control": "no-store"}
+    if problem.code == "tools_by_post":
+        headers["Allow"] = "POST"
     after = problem.details.get("wait") or getattr(problem, "retry_after", None)
     if after:
         headers["Retry-After"] = str(int(after) + 1)
