@@ -126,7 +126,8 @@ def code(call: Callable[[], object]) -> str | None:
 
 def test_errors_have_codes(quire: Quire, app: Running) -> None:
     assert code(lambda: quire.search("", collection="main")) == "query_empty"
-    assert code(lambda: quire.search("x" * 100_000)) == "query_too_long"
+    assert code(lambda: quire.search("x" * 9_000)) == "query_too_long"
+    assert code(lambda: quire.search("x" * 100_000)) == "bad_text"
     assert code(lambda: quire.search("x", mode="magic")) == "mode_unknown"
     assert code(lambda: quire.search("x", where={"a": 1})) == "bad_where"
     assert code(lambda: quire.search("x", top_k=0)) == "top_k_range"

@@ -304,7 +304,7 @@ class Owners(RuleBasedStateMachine):
                 last = min(first + 3, pages)
                 batch = Batch(index=(first - 1) // 4, first=first, last=last)
                 stages.read_pages(place, batch)
-                stages.index_batch(place, batch, last=last == pages)
+                stages.index_batch(place, batch)
             stages.finish_index(place, pages, -(-pages // 4))
             endings.save(place, {"status": status, "pages_failed": [], "message": "Done."})
             endings.clean(place, {"status": status})
