@@ -22,7 +22,7 @@ _UNSPACED = re.compile(
 _THOUSANDS = re.compile(r"(?<=\d)[,.'\u2019\u00a0\u202f ](?=\d{3}(?!\d))")
 _MAX_TERMS = 64
 # A word that so many records have says little; it counts where a question has no rarer one.
-_COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST = 10, 50, 20_000
+_COMMON_SHARE, _COMMON_LEAST, _COMMON_MOST = 10, 50, 8_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
