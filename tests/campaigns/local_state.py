@@ -356,6 +356,7 @@ class Machine:
             raise Broken(f"{key} was deleted, and is there again")
         self.counts["deleted and back with its file"] += 1
         self.model.add(key, value)
+        self.model.unsure.add(key)  # an earlier copy of the file may tell it again
 
     def _may_be_lost(self, key: tuple[str, ...]) -> bool:
         if key in self.model.confirmed:
