@@ -246,6 +246,37 @@ def test_an_index_that_tells_words_apart_otherwise_is_made_anew(house: House) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 1500])  # Chroma fills an index from a thousand records on
+def test_a_closed_index_holds_nothing_of_the_memory_that_it_was_made_in(
+    tmp_path: Path, count: int
+) -> None:
+    store = VectorStore(tmp_path / "chroma")
+    store.ensure("c-1", model="m", dimension=2, title="t")
+    store.upsert("c-1", [replace(record(n), embedding=[1.0, n / 7 + 1]) for n in range(count)])
+    near = [n.id for n in store.query("c-1", [1.0, 9.0], limit=20)]
+    store.close()
+    for name, size in (("data_level0.bin", None), ("length.bin", 4)):
+        (path,) = (tmp_path / "chroma").glob(f"*/{name}")
+        content = path.read_bytes()
+        (header,) = (tmp_path / "chroma").glob("*/header.bin")
+        taken = int.from_bytes(header.read_bytes()[20:28], "little")
+        each = size or int.from_bytes(header.read_bytes()[28:36], "little")
+        assert (taken > 0) == (count > 1000)
+        assert len(content) >= taken * each
+        assert not any(content[taken * each :])
+    again = VectorStore(tmp_path / "chroma")
+    assert len(again.ids("c-1")) == count
+    assert [n.id for n in again.query("c-1", [1.0, 9.0], limit=20)] == near
+    again.upsert(
+        "c-1", [replace(record(count + n), embedding=[1.0, n / 7 + 1]) for n in range(1100)]
+    )
+    again.close()
+    last = VectorStore(tmp_path / "chroma")
+    assert len(last.query("c-1", [1.0, 9.0], limit=count)) == count
+    last.close()
+
+
+@pytest.mark.slow
 def test_a_clean_store_is_opened_as_it_is(house: House) -> None:
     house.put(1, 2, 3)
     house.workspaces.close()

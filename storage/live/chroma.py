@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,6 +26,9 @@ _NO_FUNCTION = {"legacy", "unknown"}  # what Chroma writes where there is none
 _NEXT = ".quire-next"  # the end of the name of an index that is being made
 BATCH = 500  # small batches hold Chroma's lock for less than a second
 _BULK = 5000  # a fifth faster where nobody waits for the lock; Chroma's own limit is 5,461
+
+# Of hnswlib's header as Chroma writes it: version, an offset, places, places taken, bytes of a place.
+_HEADER = struct.Struct("<i4Q")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,12 +269,20 @@ def _names_function(value: Any) -> bool:
 
 
 def _blank_unused(directory: Path) -> None:
-    """An index file that Chroma has not filled yet holds whatever lay in this process's memory: pieces of
-    texts, of other users, too. Chroma makes it anew when it opens such an index."""
-    for lengths in directory.glob("*/length.bin"):
-        filled = lengths.with_name("index_metadata.pickle").exists()
-        if not filled and lengths.is_file() and not lengths.is_symlink():
-            lengths.write_bytes(bytes(lengths.stat().st_size))
+    """What an index file keeps room for holds whatever lay in this process's memory: pieces of texts, of
+    other users, too. Chroma clears a place before it uses it."""
+    for header in directory.glob("*/header.bin"):
+        if header.is_symlink() or header.stat().st_size < _HEADER.size:
+            continue
+        with header.open("rb") as file:
+            version, _, most, count, size = _HEADER.unpack(file.read(_HEADER.size))
+        for name, each in (("data_level0.bin", size), ("length.bin", 4)):
+            path = header.with_name(name)
+            known = version == 1 and count <= most and path.is_file() and not path.is_symlink()
+            if known and path.stat().st_size == most * each:
+                with path.open("r+b") as file:
+                    file.truncate(count * each)
+                    file.truncate(most * each)
 
 
 def _give_back() -> None:
