@@ -23,7 +23,7 @@ from storage.catalog.tokens import Accounts
 from storage.generations import erase, verify
 from storage.generations.compose import Wish
 from storage.generations.lease import Lease
-from storage.live import foreign_chroma, journal
+from storage.live import foreign_chroma, journal, seal
 from storage.live.build_chroma import record_of
 from storage.live.workspace import Space
 from storage.paths import Paths
@@ -64,10 +64,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     bad = 0
     with _opened(arguments) as (stores, _):
         for remote in _chosen(stores, arguments):
-            for user in _users(arguments, [remote]):
+            for user in [arguments.user] if arguments.user else verify.users_of([remote]):
                 found = list(verify.verify(remote, user))
                 bad += _print_damage(user, found, whole=f"{remote.name} {user} whole")
-        for user in [] if arguments.remote else _users(arguments, stores.replication.remotes):
+        for user in [] if arguments.remote else _users(arguments, stores):
             bad += _print_damage(user, list(verify.local(stores.replication, user)), whole="")
     return 1 if bad else 0
 
@@ -75,7 +75,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _repair(arguments: argparse.Namespace) -> int:
     left = 0
     with _alone(arguments) as (stores, _):
-        for user in _users(arguments, stores.replication.remotes):
+        for user in _users(arguments, stores):
             found = verify.repair(stores.replication, stores.workspaces, user)
             left += _print_damage(user, found, whole=f"{user} whole")
     return 1 if left else 0
@@ -94,15 +94,19 @@ def _restore(arguments: argparse.Namespace) -> int:
         chosen = _chosen(stores, arguments)
         if arguments.remote:
             stores = open_stores(stores.replication.paths, catalog, chosen[0], patience=3600)
-        for user in _users(arguments, chosen):
+        for user in _users(arguments, stores):
             began = time.monotonic()
-            stores.replication.paths.clean(user).unlink(missing_ok=True)
+            clean = stores.replication.paths.clean(user)
+            held = seal.read(clean)
+            clean.unlink(missing_ok=True)
             try:
                 with stores.workspaces.open(user) as workspace:
                     records = workspace.records_now()
             except QuireError as problem:
                 failed = 1
                 print(f"{user} {problem.code}: {problem}")
+                if held is not None:
+                    seal.write(clean, held)  # the store is as it was, and `repair` may need it
                 continue
             generation = stores.replication.status(user).saved_generation
             seconds = time.monotonic() - began
@@ -113,7 +117,8 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 def _prune(arguments: argparse.Namespace) -> int:
     with _alone(arguments) as (stores, _):
-        for user in _users(arguments, stores.replication.remotes):
+        there = verify.users_of(stores.replication.remotes)
+        for user in [arguments.user] if arguments.user else there:
             stores.replication.save(user, Wish(erase=True))
             stores.workspaces.renew(user)
             _print_gone(user, erase.forget(stores.replication, [user]))
@@ -215,9 +220,11 @@ def _opened(
         paths.user(arguments.user)
     catalog = Catalog(catalog_url(settings, paths), alone=alone)
     stores = open_stores(paths, catalog, *remotes(settings, paths), patience=3600)
-    yield stores, catalog
-    stores.workspaces.close()
-    catalog.close()
+    try:
+        yield stores, catalog
+    finally:
+        stores.workspaces.close()
+        catalog.close()
 
 
 @contextmanager
@@ -255,13 +262,14 @@ def _chosen(stores: Stores, arguments: argparse.Namespace) -> list[Remote]:
     return found
 
 
-def _users(arguments: argparse.Namespace, there: Any) -> list[str]:
-    return [arguments.user] if arguments.user else verify.users_of(there)
+def _users(arguments: argparse.Namespace, stores: Stores) -> list[str]:
+    return [arguments.user] if arguments.user else verify.users_known(stores.replication)
 
 
 def _print_damage(user: str, found: Sequence[verify.Damage], *, whole: str) -> int:
     for one in found:
-        print(f"{one.remote} {user} {one.path}: {one.code}")
+        told = "nothing saved for it" if one.code == "nothing_saved" else f"{one.path}: {one.code}"
+        print(f"{one.remote} {user} {told}")
     if whole and not found:
         print(whole)
     return len(found)

@@ -17,7 +17,7 @@ from pathlib import Path
 from errors import Corrupt, InputError, Refused
 from storage.generations import base
 from storage.generations import manifest as manifests
-from storage.generations.committer import users_here
+from storage.generations.base import users_here
 from storage.generations.lease import NAME
 from storage.generations.reader import digest, measure, named
 from storage.paths import Paths

@@ -24,7 +24,7 @@ from storage import backup
 from storage.catalog import sqlite_file
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
 from storage.generations import reader, saved_jobs, verify
-from storage.generations.committer import users_here
+from storage.generations.base import users_here
 from storage.generations.compose import Wish
 from storage.generations.lease import Lease
 from storage.generations.manifest import Manifest

@@ -246,6 +246,102 @@ def test_a_long_history_goes_once_the_mirror_is_equal(tmp_path: Path) -> None:
         house.close()
 
 
+# A store that was put back, or is gone
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data directory whose store has gone back to the first of three generations."""
+    root = tmp_path / "data"
+    monkeypatch.setenv("QUIRE_DATA_DIR", str(root))
+    monkeypatch.setenv("QUIRE_SECRET", "s" * 32)
+    for name in ("QUIRE_HUB_DATASET", "QUIRE_S3_BUCKET", "QUIRE_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    house = House(root, primary=LocalRemote(root / "remote"))
+    original(house)
+    house.put(1)
+    house.replication.save(USER)
+    shutil.copytree(root / "remote", tmp_path / "before")
+    house.put(2)
+    house.replication.save(USER)
+    house.put(3)
+    house.replication.save(USER)
+    house.close()
+    shutil.rmtree(root / "remote")
+    shutil.copytree(tmp_path / "before", root / "remote")
+    return root
+
+
+def original(house: House) -> str:
+    """Of one source, with elements and a picture: its sha256."""
+    content = b"%PDF-1.7 and so on"
+    name, picture = digest(content), f"{'c' * 64}.png"
+    for path, held in (
+        (house.paths.source(USER, name), content),
+        (house.paths.elements(USER, name, "v1") / "batch-00000.jsonl", b"{}\n"),
+        (house.paths.elements(USER, name, "v1") / "batch-00000.crops", picture.encode()),
+        (house.paths.crops(USER) / picture, b"a picture"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(held)
+    house.source(name)
+    return name
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_store_that_went_back_is_written_again_from_this_machine(
+    here: Path, capsys: pytest.CaptureFixture[str], gone: bool
+) -> None:
+    if gone:
+        shutil.rmtree(here / "remote")
+    for command in ("verify", "restore"):  # neither changes what `repair` needs
+        assert main([command]) == 1
+        assert "store_went_back" in capsys.readouterr().out
+    assert main(["repair"]) == 0
+    assert f"{USER} whole" in capsys.readouterr().out
+    assert main(["verify"]) == 0
+    shutil.rmtree(here / "users")
+    assert main(["restore"]) == 0
+    assert "generation 4, 3 records" in capsys.readouterr().out
+    house = House(here, primary=LocalRemote(here / "remote"))
+    house.put(4)
+    house.workspaces.forget(USER)
+    assert house.ids() == ["id1", "id2", "id3", "id4"]
+    assert house.replication.save(USER) == 5
+    house.close()
+
+
+def test_what_cannot_be_written_again_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "users" / USER / "CLEAN").unlink()
+    for _ in range(2):
+        assert main(["repair"]) == 1
+        assert "store_went_back" in capsys.readouterr().out
+
+
+def test_repair_goes_on_from_a_mirror_that_is_ahead(house: House, tmp_path: Path) -> None:
+    house.put(1)
+    house.replication.save(USER)
+    house.workspaces.forget(USER)
+    shutil.rmtree(tmp_path / "remote")
+    assert verify.repair(house.replication, house.workspaces, USER) == []
+    held = [reader.read_raw(remote, USER) for remote in house.replication.remotes]
+    assert held[0] == held[1]
+    assert house.ids() == ["id1"]
+
+
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_nothing_is_saved_for_nobody(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([command, "--user", OTHER]) == 1
+    told = capsys.readouterr().out
+    assert "nothing saved for it" in told
+    assert "whole" not in told
+    assert not (here / "users" / OTHER).exists()
+
+
 # Somebody else's directory
 
 

@@ -137,6 +137,11 @@ class Catalog:
         with self._engine.begin() as db:
             schema.upsert(db, schema.marks, {"user": user}, values, changes=0, saved=saved or 0)
 
+    def marked(self) -> list[str]:
+        """Users of whom something was once saved, or changed."""
+        with self._engine.connect() as db:
+            return [str(row.user) for row in db.execute(select(schema.marks.c.user))]
+
     def unsaved(self) -> list[str]:
         """Users with changes that no generation holds yet."""
         query = select(schema.marks.c.user).where(schema.marks.c.changes > schema.marks.c.saved)

@@ -13,6 +13,7 @@ from storage.catalog.catalog import Catalog
 from storage.generations import manifest as manifests
 from storage.generations.manifest import Manifest
 from storage.generations.reader import digest
+from storage.names import UserKey, is_one
 from storage.paths import Paths
 
 
@@ -54,3 +55,13 @@ def go_on_from(
     found = _loaded(content, user) if content else None
     catalog.set_mark(user, found.generation if found else 0, digest(content), saved)
     return found
+
+
+def users_here(paths: Paths) -> list[str]:
+    """Users with something in this data directory; what else lies there is nobody's."""
+    top = paths.root / "users"
+    return sorted(
+        p.name
+        for p in top.glob("*")
+        if is_one(UserKey, p.name) and p.is_dir() and not p.is_symlink()
+    )

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from errors import QuireError, Unavailable
 from storage.catalog.catalog import ACTIVE
+from storage.generations.base import users_here
 from storage.generations.compose import Wish
 from storage.generations.erase import Gone, forget, squash, wipe
 from storage.generations.replication import Replication
 from storage.live import journal
 from storage.live.closed_copy import Copy
 from storage.live.open_stores import Workspaces
-from storage.names import UserKey, is_one
-from storage.paths import Paths
 from storage.removal import sweep
 from storage.scarce import scarcity
 
@@ -448,14 +447,4 @@ class Committer:
 def _stopping() -> Unavailable:
     return Unavailable(
         "worker_stopping", "The worker is stopping.", "What is unsaved is saved when it is back."
-    )
-
-
-def users_here(paths: Paths) -> list[str]:
-    """Users with something in this data directory; what else lies there is nobody's."""
-    top = paths.root / "users"
-    return sorted(
-        p.name
-        for p in top.glob("*")
-        if is_one(UserKey, p.name) and p.is_dir() and not p.is_symlink()
     )

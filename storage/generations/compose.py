@@ -12,8 +12,8 @@ from pathlib import Path
 
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
 from storage.files import crops_of, is_plain, opened
+from storage.generations import base, reader, saved_jobs
 from storage.generations import manifest as manifests
-from storage.generations import reader, saved_jobs
 from storage.generations.manifest import File, Manifest, Published, Retired
 from storage.generations.merge_catalog import entry_of, source_of
 from storage.generations.reader import Found
@@ -36,7 +36,8 @@ Known = dict[str, File]
 class Wish:
     """What a save is to do besides saving: publish a `copy`; `erase`, which
     also keeps no older generation; `erase_user`, which leaves an empty one; note that older
-    versions are `forgotten`; or write the `whole` state again, above everything that was there."""
+    versions are `forgotten`; or write the `whole` state of the live store again, the journal included,
+    above everything that was there."""
 
     copy: Copy | None = None
     erase: bool = False
@@ -82,20 +83,15 @@ def compose(
     for late in paths.pending(user).glob("*.parquet"):
         if late.name <= shipped:
             late.unlink()  # a generation holds it; the process died before it could be removed
-    ships = tuple(journal.proved(paths, user, shipped))
-    if wish.copy:
-        copied = [p for p in wish.copy.journal if p.name > shipped]
-        if lost := [p.name for p in copied if p not in ships]:
-            raise journal.damaged(lost)
-        ships = tuple(copied)
+    ships = _ships(paths, user, wish, shipped)
     files: Files = {}
     published = old.published if old else None
-    rows = list(journal.rows(ships))
+    rows = list(journal.rows(ships)) if wish.whole is None else []
     kept = list(old.segments) if old else []
     if wish.erase_user:
         kept, published = [], None
     elif wish.whole is not None:
-        published, kept = None, [_segment(wish.whole, generation, files)]
+        published, kept = None, [_segment(wish.whole, generation, files)] if wish.whole else []
     elif wish.erase or (rows and len(kept) >= COMPACT_ABOVE):
         kept = _compacted(user, kept, published, wish, generation, contents, files, rows)
         published = None if wish.erase else published
@@ -122,13 +118,18 @@ def compose(
         segments=tuple(kept),
         files=tuple(held[p] for p in sorted(held)),
         published=published,
-        erased_at=time.time() if wish.erase_user else old.erased_at if old else None,
-        shipped=_shipped(old, writer, ships),
+        erased_at=time.time() if wish.erase_user else _erased_at(paths, old, user),
+        shipped=_shipped(old, writer, _holds(paths, user, ships, wish)),
         gone=() if wish.erase_user else tuple(catalog.tombstones(user).items())[-_TOMBSTONES:],
     )
-    if old and _same(old, new) and not wish.erase:
+    anew = wish.erase or wish.whole is not None
+    if old and _same(old, new) and not anew:
         return None
-    if old is None and _same(Manifest(user=user, generation=0, parent=None, created_at=0), new):
+    if (
+        old is None
+        and not anew
+        and _same(Manifest(user=user, generation=0, parent=None, created_at=0), new)
+    ):
         return None
     erases = wish.erase or wish.erase_user
     if not erases:
@@ -174,11 +175,37 @@ def _same(old: Manifest, new: Manifest) -> bool:
     )
 
 
+def _ships(paths: Paths, user: str, wish: Wish, shipped: str) -> tuple[Path, ...]:
+    """The files of the journal that this generation holds."""
+    if wish.whole is not None:  # a store that went back says less than was shipped
+        return tuple(journal.pending(paths, user))
+    ships = tuple(journal.proved(paths, user, shipped))
+    if wish.copy is None:
+        return ships
+    copied = tuple(p for p in wish.copy.journal if p.name > shipped)
+    if lost := [p.name for p in copied if p not in ships]:
+        raise journal.damaged(lost)
+    return copied
+
+
+def _erased_at(paths: Paths, old: Manifest | None, user: str) -> float | None:
+    """Also when the store has gone back behind it."""
+    known = base.manifest(paths, user)
+    told = [m.erased_at for m in (old, known) if m and m.erased_at]
+    return max(told, default=None)
+
+
+def _holds(paths: Paths, user: str, ships: Sequence[Path], wish: Wish) -> set[str]:
+    """The names of these files, and of all that a whole live store holds."""
+    names = {p.name for p in ships}
+    return names if wish.whole is None else names | journal.known(paths, user)
+
+
 def _shipped(
-    old: Manifest | None, writer: str, ships: Sequence[Path]
+    old: Manifest | None, writer: str, holds: Iterable[str]
 ) -> tuple[tuple[str, str], ...]:
     known = dict(old.shipped) if old else {}
-    last = max([known.pop(writer, ""), *(p.name for p in ships)])
+    last = max([known.pop(writer, ""), *holds])
     return (*list(known.items())[1 - _INSTANCES :], *([(writer, last)] if last else ()))
 
 

@@ -152,7 +152,7 @@ class Replication:
                 if user in self.forgotten:
                     wish = replace(wish, forgotten=True)
                 if wish.whole is not None:
-                    wish = replace(wish, above=self._known(user))
+                    wish = replace(wish, above=self.known_generation(user))
                     head = reader.read(self.primary, user)
                     if known := self.base(user):
                         rebase(self.catalog, user, known if self.proved(user) else None, known)
@@ -288,7 +288,7 @@ class Replication:
         """The primary's newest generation. One that is behind what was confirmed here was wiped or
         put back from outside: it goes on from the mirror, or nothing is written."""
         found = reader.read(self.primary, user)
-        known = self._known(user)
+        known = self.known_generation(user)
         if self.mirror and (found is None or found.manifest.generation < known):
             ahead = reader.newest(self.remotes, user, known)
             if ahead and ahead.remote is not self.primary:
@@ -298,7 +298,7 @@ class Replication:
         return found
 
     def _check_forward(self, user: str, found: Found | None) -> None:
-        generation, known = found.manifest.generation if found else 0, self._known(user)
+        generation, known = found.manifest.generation if found else 0, self.known_generation(user)
         if generation < known:
             raise Corrupt(
                 "store_went_back",
@@ -309,7 +309,7 @@ class Replication:
 
     def current(self, user: str) -> Found | None:
         """The newest valid generation of all remotes; raises while it cannot be known."""
-        return reader.newest(self.remotes, user, self._known(user))
+        return reader.newest(self.remotes, user, self.known_generation(user))
 
     def base(self, user: str) -> Manifest | None:
         """The newest manifest that is known here, when there is one that can be read."""
@@ -319,7 +319,7 @@ class Replication:
         """Whether the catalogue goes on from what is known here of the stores."""
         return base.proved(self.paths, self.catalog, user)
 
-    def _known(self, user: str) -> int:
+    def known_generation(self, user: str) -> int:
         """The newest generation that was confirmed here, also when a part of that was lost since."""
         known = self.base(user)
         return max(known.generation if known else 0, self.catalog.mark(user).generation)

@@ -11,11 +11,14 @@ from errors import Corrupt, NotFound, QuireError
 from storage.catalog.catalog import IMPORTED
 from storage.generations import manifest as manifests
 from storage.generations import reader
+from storage.generations.base import users_here
 from storage.generations.compose import Files, Wish, archived, elements_path, source_path
 from storage.generations.reader import Found, named
 from storage.generations.replication import Replication
+from storage.live import journal
 from storage.live.build_chroma import put_row
 from storage.live.open_stores import Workspaces
+from storage.live.segments import Row
 from storage.remotes.remote import Change, Remote
 
 
@@ -40,10 +43,22 @@ def users_of(remotes: Sequence[Remote]) -> list[str]:
     return sorted(found)
 
 
+def users_known(replication: Replication) -> list[str]:
+    """Whoever has something in one of the remotes, or on this machine."""
+    here = {*users_here(replication.paths), *replication.catalog.marked()}
+    return sorted(here.union(users_of(replication.remotes)))
+
+
 def verify(remote: Remote, user: str) -> Iterator[Damage]:
     """Reads everything; raises Unavailable when the remote cannot be asked."""
+    if reader.read_raw(remote, user) is None:
+        yield _nothing(remote.name, user)
     yield from _damaged(remote, user)
     yield from _unnamed(remote, user)
+
+
+def _nothing(where: str, user: str) -> Damage:
+    return Damage(remote=where, user=user, path="manifest.json", code="nothing_saved")
 
 
 def _damaged(remote: Remote, user: str) -> Iterator[Damage]:
@@ -99,24 +114,43 @@ def repair(replication: Replication, workspaces: Workspaces, user: str) -> list[
     when it is whole, are saved as a new generation. Raises Unavailable when a remote cannot be
     asked: nothing is judged lost that may only be away.
     """
+    if user not in users_known(replication):
+        return [_nothing(replication.primary.name, user)]
+    with contextlib.suppress(Corrupt, NotFound):  # which is told below
+        replication.head(user)
     damage = [d for r in replication.remotes for d in _from_others(replication, r, user)]
-    if _lost(replication, user, damage) and replication.paths.clean(user).exists():
-        with workspaces.open(user) as workspace:
-            rows = tuple(
-                put_row(c, r)
-                for c in workspace.collections()
-                for r in workspace.get(c, vectors=True)
-            )
-        replication.save(user, Wish(whole=rows))
-        damage = [d for r in replication.remotes for d in _damaged(r, user)]
+    if _lost(replication, user, damage):
+        rows = _records(replication, workspaces, user)
+        if rows is not None:
+            replication.save(user, Wish(whole=rows))
+            damage = [d for r in replication.remotes for d in _damaged(r, user)]
     if replication.mirror is not None and not damage:
         replication.catch_up(user, replication.primary, replication.mirror)
-    return damage + [d for r in replication.remotes for d in _unnamed(r, user)]
+    damage += [d for r in replication.remotes for d in _unnamed(r, user)]
+    here = list(local(replication, user))
+    if [d.code for d in here] == ["mark_differs"]:
+        replication.adopt(user)  # goes on from the stores, as the worker does
+        here = list(local(replication, user))
+    return damage + here
+
+
+def _records(replication: Replication, workspaces: Workspaces, user: str) -> tuple[Row, ...] | None:
+    """Every record of the live store; None when it is not whole. Of a user who had none saved and has
+    nothing unsaved, no store is needed."""
+    paths, known = replication.paths, replication.base(user)
+    if not paths.clean(user).exists():
+        empty = known is not None and not known.segments and not journal.pending(paths, user)
+        return () if empty else None
+    with contextlib.suppress(Corrupt), workspaces.open(user) as workspace:
+        return tuple(
+            put_row(c, r) for c in workspace.collections() for r in workspace.get(c, vectors=True)
+        )
+    return None
 
 
 def _lost(replication: Replication, user: str, damage: Sequence[Damage]) -> bool:
     """No remote can give the newest generation that was confirmed here."""
-    known = base.generation if (base := replication.base(user)) else 0
+    known = replication.known_generation(user)
     try:
         head = reader.read(replication.primary, user)
     except Corrupt:
