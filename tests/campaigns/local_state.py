@@ -83,6 +83,9 @@ class Model:
         else:
             self.unsure |= keys
 
+    def doubt(self, keys: set[tuple[str, ...]]) -> None:
+        self.unsure |= {k for k in keys if self.told.pop(k, None) is not None}
+
     def wanted(self) -> dict[tuple[str, ...], str]:
         """What no save may drop."""
         kept = self.gone | self.unsure
@@ -107,6 +110,7 @@ class Machine:
     telling: set[str] = field(default_factory=set)  # those that tell of a deletion that is saved
     bruised: bool = False  # something was harmed since it was last looked at after a restart
     index_whole: bool = True  # the index has what the journal has
+    undone: set[tuple[str, ...]] = field(default_factory=set)  # whose deletion was lost
     remains: set[str] = field(default_factory=set)  # deleted words that a live store may hold
     job_of: dict[str, tuple[str, str]] = field(default_factory=dict)
     number: int = 0
@@ -355,8 +359,8 @@ class Machine:
         if not self.harmed & tells:
             raise Broken(f"{key} was deleted, and is there again")
         self.counts["deleted and back with its file"] += 1
+        self.undone.add(key)
         self.model.add(key, value)
-        self.model.unsure.add(key)  # an earlier copy of the file may tell it again
 
     def _may_be_lost(self, key: tuple[str, ...]) -> bool:
         if key in self.model.confirmed:
@@ -395,6 +399,8 @@ class Machine:
                 self.counts[f"{kind} {how}"] += 1
                 self.harmed.add(kind)
                 self.bruised = True
+                if how == "back" and kind in {"pending", *DATABASE}:
+                    self.model.doubt(self.undone)  # the deletion may come back with it
                 if kind == "REMAINS":  # nothing else tells it
                     self.remains.clear()
         if self.harmed & (INDEX if self.house is None else INDEX - {"CLEAN", "OPEN"}):
