@@ -376,6 +376,25 @@ def segments_of(store: Store) -> list[str]:
     return [file.path for file in base.segments] if base else []
 
 
+@pytest.mark.parametrize("what", ["document", "collection"])
+def test_a_deletion_whose_journal_is_lost_is_erased_all_the_same(store: Store, what: str) -> None:
+    """The catalogue knows it: no record of what is gone outlives an erasure."""
+    if what == "document":
+        store.delete(3)
+    else:
+        store.library.delete_collection(USER, "papers")
+    store.house.close()
+    shutil.rmtree(store.house.paths.pending(USER))
+    shutil.rmtree(store.house.paths.chroma(USER))
+    store.open()
+    store.committer.take_up()
+    store.library.create_collection(USER, "another")  # something is to be saved
+    store.goes_by(400)
+    left = {(r.metadata or {}).get("source_id") for r in store.rows()}
+    assert not left & ({digest(3)} if what == "document" else {digest(n) for n in range(MANY)})
+    assert what == "collection" or digest(4) in left
+
+
 def again(store: Store, *, fresh: bool = False) -> None:
     """Killed, and a new process: on the same disk, or on one that has nothing."""
     killed = store.house

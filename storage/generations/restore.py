@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, InputError, NotFound, QuireError
+from storage.catalog.catalog import ACTIVE, tombstone
 from storage.generations import reader
 from storage.generations.compose import archived, elements_path, source_path
 from storage.generations.manifest import File, Manifest
@@ -24,7 +25,7 @@ from storage.live.build_chroma import State, record_of
 from storage.live.chroma import Sound, VectorStore, index_damaged
 from storage.live.keyword_index import Entry, built
 from storage.live.seal import Seal
-from storage.live.workspace import entry_of
+from storage.live.workspace import Workspace, entry_of
 from storage.names import ChromaFile, ElementsFile, is_one
 from storage.paths import Paths
 
@@ -67,6 +68,25 @@ class Restore:
             journal=tuple(p.name for p in files),
             words=seal.words(self.paths, user),
         )
+
+    def bury(self, user: str, workspace: Workspace) -> None:
+        """The catalogue tells of a deletion by a tombstone; one that it lists again was made again. While
+        it is behind what is known of the stores it tells nothing."""
+        catalog = self.replication.catalog
+        gone = catalog.tombstones(user)
+        if not gone or not self.replication.proved(user):
+            return
+        working = {(j.collection, j.sha256) for j in catalog.jobs(user, ACTIVE, limit=10_000)}
+        kept = working | {(s.collection, s.sha256) for s in catalog.sources(user)}
+        listed = {c.id for c in catalog.collections(user)}
+        for collection in workspace.collections():
+            if collection not in listed and tombstone(collection) in gone:
+                workspace.drop(collection)
+                continue
+            for source in workspace.sources(collection):
+                if (collection, source) not in kept and tombstone(collection, source) in gone:
+                    ids = workspace.ids(collection, {"source_id": source})
+                    workspace.delete(collection, sorted(ids))
 
     def saved(self, user: str, files: Sequence[Path] | None = None) -> tuple[str, State]:
         """The sha256 of the newest manifest, and its records with these files of the journal on top

@@ -92,6 +92,10 @@ class Fulltext:
         if found != wanted:
             raise sqlite3.DatabaseError("other entries than the records")
 
+    def sources(self, collection: str) -> set[str]:
+        sql = "SELECT DISTINCT source FROM entries WHERE collection=?"
+        return {source for (source,) in self._db.execute(sql, (collection,))}
+
     def upsert(self, collection: str, entries: Iterable[Entry]) -> None:
         with self._db:
             for e in entries:

@@ -54,6 +54,9 @@ class Truth(Protocol):
     def shipped(self, user: str) -> str:
         """The last file of the journal that a generation holds."""
 
+    def bury(self, user: str, workspace: Workspace) -> None:
+        """Delete what was deleted, and is there again because its journal was lost."""
+
     def tell(self, user: str, problem: QuireError) -> None:
         """What the user's status is to say."""
 
@@ -417,8 +420,11 @@ class Workspaces:
         if spoilt and time.monotonic() - slot.rebuilt_at < _REBUILT_RECENTLY:
             raise index_damaged()
         slot.rebuilding = True
-        with self._restores:
+        with self._restores, ExitStack() as undo:
             workspace = self._workspace(user, self.truth.live(user))
+            undo.callback(workspace.close)
+            self.truth.bury(user, workspace)
+            undo.pop_all()
         if held or spoilt:
             slot.rebuilt_at = time.monotonic()
             log.warning("the index was damaged and built anew", extra={"user": user})

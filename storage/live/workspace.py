@@ -345,6 +345,11 @@ class Workspace:
         with self._use():
             return self._with_words(lambda w: w.search(collection, query, limit=limit, where=where))
 
+    def sources(self, collection: str) -> set[str]:
+        """Ids of the sources that its records are of."""
+        with self._use():
+            return self._with_words(lambda w: w.sources(collection))
+
     def allowed(self, collection: str, ids: Sequence[str], where: Filter) -> set[str]:
         """Those of these ids whose words are as `where` asks."""
         with self._use():
