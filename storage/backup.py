@@ -25,7 +25,7 @@ from storage.paths import Paths
 LIST = "backup.json"
 _OF_A_USER = ("pending", "BASE.json", "work", "elements", "crops", "sources")
 _AT_LAST = ("instance", "lease.json", "secret.id", "secret")
-_TRIES = 5
+_TRIES = 20
 
 
 def backup(paths: Paths, jobs: Path | None, to: Path) -> int:
@@ -139,12 +139,12 @@ def _copy_remote(top: Path, to: Path) -> None:
                 break
             raw = newest.read_bytes()
             found = manifests.load(raw, user=folder.name)
-            older = [r.path for r in found.retired]
-            for path in [*(f.path for f in (*found.needs(), *found.kept)), *older]:
+            needed = [*(r.path for r in found.retired), *(f.path for f in found.needs())]
+            for path in (*needed, *(f.path for f in found.kept)):  # the first are the first to go
                 name = named(folder.name, path)
                 if not (to / name).exists():
                     _copy(top / name, to / name)
-            if all((to / named(folder.name, f.path)).exists() for f in found.needs()):
+            if all((to / named(folder.name, path)).exists() for path in needed):
                 (to / "users" / folder.name / "manifest.json").write_bytes(raw)
                 break
         else:
