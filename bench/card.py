@@ -7,6 +7,7 @@ use the card, with the tests' device API. Says nothing of ZeroGPU's own service.
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -57,7 +58,8 @@ def on_processor(name: str) -> LoadedModel:
     model = SentenceTransformer(
         str(folder_of(name)), device="cpu", model_kwargs={"dtype": torch.float32}
     )
-    return LoadedModel(name, int(model.get_embedding_dimension() or 0), "cpu", model, 1024)
+    size = int(model.get_embedding_dimension() or 0)
+    return LoadedModel(name, size, "cpu", model, copy.deepcopy(model.tokenizer), 1024)
 
 
 def embed(name: str, texts: list[str]) -> None:

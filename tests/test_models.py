@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def cosines(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any:
 @given(texts=st.lists(TEXT, min_size=1, max_size=12), tokens=st.integers(1, 3000))
 def test_the_batch_changes_nothing(model: LoadedModel, texts: list[str], tokens: int) -> None:
     """Within 0.001 of cosine: half precision sums in another order when padded."""
-    other = LoadedModel(model.name, model.dimension, model.device, model.model, tokens)
+    other = replace(model, tokens=tokens, lanes=1)
     assert cosines(model.encode(texts), other.encode(texts)).min() > 0.999
 
 
@@ -54,6 +55,17 @@ def test_lanes_change_nothing(model: LoadedModel) -> None:
     texts = ["abc def " * n for n in range(1, 40)]
     alone = replace(model, tokens=64, lanes=1)
     assert replace(alone, lanes=4).encode(texts) == alone.encode(texts)
+
+
+def test_whoever_embeds_at_the_same_moment_changes_nothing(model: LoadedModel) -> None:
+    """Jobs and questions share a model: none makes another's texts of unequal length."""
+    parts = [[f"{'word ' * (n * k % 17)}{n}" for n in range(12)] for k in range(1, 9)]
+    alone = [model.encode(texts) for texts in parts]
+    with ThreadPoolExecutor(8) as together:
+        for _ in range(20):
+            made = list(together.map(model.encode, parts))
+            for a, b in zip(sum(made, []), sum(alone, []), strict=True):
+                assert a == pytest.approx(b, abs=1e-2)
 
 
 def test_vectors_are_those_of_plain_sentence_transformers(folder: Path, model: LoadedModel) -> None:

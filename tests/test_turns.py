@@ -84,7 +84,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_small_file_does_not_wait_for_the_large_ones_before_it(running: Engine) -> None:
-    large = [running.submit(running.pdf(70, f"large{n}"), strategy="ocr_only") for n in range(5)]
+    large = [running.submit(running.pdf(200, f"large{n}"), strategy="ocr_only") for n in range(5)]
     running.until(large[3], lambda j: j["status"] == "running")
     small = running.submit(running.pdf(1, "small"))
     assert running.finished(small)["status"] == "succeeded"

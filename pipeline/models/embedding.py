@@ -1,5 +1,6 @@
 """The embedding model: texts to unit vectors. Knows nothing of chunks or records."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,15 @@ class LoadedModel:
     """A loaded model: texts to unit vectors, the same for any batch size up to rounding.
 
     `tokens` is how many tokens, padding included, go through the model at once; `lanes` how many
-    such groups do side by side.
+    such groups do side by side. `counter` is a tokenizer of its own: to count without padding changes
+    what a shared one does for whoever pads at that moment.
     """
 
     name: str
     dimension: int
     device: str
     model: Any
+    counter: Any
     tokens: int
     lanes: int = 1
 
@@ -65,12 +68,11 @@ class LoadedModel:
 
     def _lengths(self, texts: list[str]) -> list[int]:
         """Tokens per text: sorting by characters leaves almost half of a batch to padding."""
-        tokenizer = self.model.tokenizer
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        if not isinstance(self.counter, PreTrainedTokenizerBase):
             return [1 + len(t) // 4 for t in texts]
         longest = int(self.model.max_seq_length or 512)
         given = (
-            tokenizer(texts, truncation=True, max_length=longest) if texts else {"input_ids": []}
+            self.counter(texts, truncation=True, max_length=longest) if texts else {"input_ids": []}
         )
         return [max(1, len(ids)) for ids in given["input_ids"]]
 
@@ -116,6 +118,7 @@ def load_encoder(name: str, *, threads: int | None = None) -> LoadedModel:
         dimension,
         device,
         model,
+        copy.deepcopy(model.tokenizer),
         _budget(device, max(1, dimension)),
         wide,
     )

@@ -43,7 +43,7 @@ def test_a_full_disk_is_read_and_deleted_from_and_jobs_wait(disk: Path) -> None:
         for name in ("stays", "goes"):
             running.finished(running.submit(running.pdf(2, name)), seconds=300)
         running.eventually((disk / "run" / "reserve").exists)
-        job = running.submit(running.pdf(18, "meets it"), strategy="ocr_only")
+        job = running.submit(running.pdf(36, "meets it"), strategy="ocr_only")
         running.until(job, lambda j: j["stages"].get("index", {}).get("done", 0))
         fill(disk / "fill")
         waiting = running.until(job, lambda j: j["status"] == "waiting")
@@ -69,7 +69,7 @@ def test_a_full_disk_is_read_and_deleted_from_and_jobs_wait(disk: Path) -> None:
         running.jobs.cancel(USER, job)
         running.jobs.retry(USER, job)
         done = running.finished(job, seconds=300)
-        assert (done["status"], done["stages"]["index"]["done"]) == ("succeeded", 18)
+        assert (done["status"], done["stages"]["index"]["done"]) == ("succeeded", 36)
         history = running.jobs.read_events(USER, job, 0)[0]
         assert [e["seq"] for e in history] == list(range(1, len(history) + 1))
         running.eventually(lambda: running.health()["ready"])
