@@ -25,7 +25,7 @@ def test_a_word_is_found_among_many_that_are_nearer_in_meaning(tmp_path: Path) -
     """More of them than are looked at, all alike, as the pieces of one endless word are."""
     house = House(tmp_path / "data")
     space = house.space()
-    alike = [record(f"a{n:03d}", "wwww", (1.0, 0.0, 0.0)) for n in range(120)]
+    alike = [record(f"a{n:03d}", "wwww", (1.0, 0.0, 0.0)) for n in range(200)]
     with house.workspaces.open(USER) as workspace:
         workspace.upsert(space, [*alike, record("z", "a zebra", (0.0, 1.0, 0.0))])
         query = checked("zebra", collection=space.collection, top_k=3, mode="hybrid", where=None)
