@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pypdfium2
+from gradio_client.exceptions import AppError
 
 from quire_client import Quire
 from tests.conftest import start_app
@@ -66,7 +67,16 @@ def main() -> None:
 
 def ask(quire: Quire, question: str, doc: str | None, mode: str) -> Found:
     where = {"filename": doc} if doc else None
-    hits = quire.search(question, collection="retrieval", mode=mode, top_k=DEEP, where=where)
+    for _ in range(60):
+        try:
+            hits = quire.search(
+                question, collection="retrieval", mode=mode, top_k=DEEP, where=where
+            )
+            break
+        except AppError as problem:  # its store is copied to be published
+            if problem.title != "restoring":
+                raise
+            time.sleep(1)
     return [(h["filename"], h["page"], h["boxes"]) for h in hits]
 
 
