@@ -20,7 +20,7 @@ from settings import Settings, at_start
 from storage import backup
 from storage.catalog.catalog import Catalog
 from storage.catalog.tokens import Accounts
-from storage.generations import erase, verify
+from storage.generations import erase, repair, verify
 from storage.generations.compose import Wish
 from storage.generations.lease import Lease
 from storage.live import foreign_chroma, journal, seal
@@ -76,7 +76,7 @@ def _repair(arguments: argparse.Namespace) -> int:
     left = 0
     with _alone(arguments) as (stores, _):
         for user in _users(arguments, stores):
-            found = verify.repair(stores.replication, stores.workspaces, user)
+            found = repair.repair(stores.restore, stores.workspaces, user)
             left += _print_damage(user, found, whole=f"{user} whole")
     return 1 if left else 0
 

@@ -19,7 +19,7 @@ from storage.generations import base
 from storage.generations import manifest as manifests
 from storage.generations.base import users_here
 from storage.generations.lease import NAME
-from storage.generations.reader import digest, measure, named
+from storage.generations.reader import digest, kept_path, measure, named
 from storage.paths import Paths
 
 LIST = "backup.json"
@@ -140,7 +140,8 @@ def _copy_remote(top: Path, to: Path) -> None:
             raw = newest.read_bytes()
             found = manifests.load(raw, user=folder.name)
             needed = [*(r.path for r in found.retired), *(f.path for f in found.needs())]
-            for path in (*needed, *(f.path for f in found.kept)):  # the first are the first to go
+            kept = [*(f.path for f in found.kept), kept_path(found.generation, digest(raw))]
+            for path in (*needed, *kept):  # the first are the first to go
                 name = named(folder.name, path)
                 if not (to / name).exists():
                     _copy(top / name, to / name)

@@ -1,17 +1,18 @@
 """Files of a user's folder, read as what they must be: plain ones, never what a link leads to."""
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from storage.names import CropName, is_one
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[IO[bytes] | None]:
+def opened(path: Path) -> Iterator[BufferedReader | None]:
     """A plain file, opened for reading; None where there is none, or something else stands there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -24,6 +25,13 @@ def opened(path: Path) -> Iterator[IO[bytes] | None]:
 
 def is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
+
+
+def is_named_by_content(path: Path) -> bool:
+    """Whether it is a plain file, and what its name begins with is its sha256."""
+    with opened(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest() if file else None
+    return path.name.partition(".")[0] == found
 
 
 def crops_of(listed: Path) -> list[CropName]:

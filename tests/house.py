@@ -4,13 +4,18 @@ answers what needs neither a model nor a page process."""
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.ingest.checkpoints import write_batch
+from pipeline.pdf.page import PageRecord
 from pipeline.worker.handlers import Library
 from settings import Settings
 from storage.catalog.catalog import Catalog, SourceRow
 from storage.generations.committer import Pace
 from storage.generations.compose import Wish
+from storage.generations.reader import digest
+from storage.generations.saved_jobs import list_files
 from storage.live.chroma import Record
 from storage.live.workspace import Space
+from storage.names import CropName
 from storage.paths import Paths, user_key
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Remote
@@ -77,6 +82,31 @@ class House:
                 version="v1", created_at=1.0,
             ),
         )  # fmt: skip
+
+    def document(self, text: str = "and so on", version: str = "v1") -> str:
+        """A listed document with its original, elements in two batches, and a picture: its sha256."""
+        content, picture = f"%PDF-1.7 {text}".encode(), f"picture of {text}".encode()
+        sha256, crop = digest(content), CropName(f"{digest(picture)}.png")
+        folder = self.paths.elements(USER, sha256, version)
+        for path, held in (
+            (self.paths.source(USER, sha256), content),
+            (self.paths.crop(USER, crop), picture),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(held)
+        for n, shown in enumerate((crop, None)):
+            record = PageRecord(page=n + 1, reader="fast", reason="", seconds=0.0, elements=1)
+            found: dict[str, Any] = {
+                "type": "Image",
+                "text": text,
+                "metadata": {"page_number": n + 1},
+            }
+            if shown:
+                found["metadata"]["image_path"] = shown
+            write_batch(folder / f"batch-{n:05d}.jsonl", [record], [found])
+        list_files(folder)
+        self.source(sha256)
+        return sha256
 
     def publish(self) -> int:
         """What the committer does at a quiet moment."""

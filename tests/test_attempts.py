@@ -1,14 +1,13 @@
 """The stages of a job that was cancelled, retried or deleted from beside them: what a later attempt, an
 earlier job or the owner has made is none of theirs to remove or to bring back."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from pipeline.ingest.partition import write_batch, write_once
+from pipeline.ingest.checkpoints import write_batch, write_json
 from pipeline.ingest.place import Place, Tools
 from pipeline.ingest.stages import answer
 from pipeline.jobs.queue import NO_BATCH
@@ -80,7 +79,7 @@ def test_an_earlier_attempt_takes_nothing_from_a_later_one(
     earlier = place(house, 1, status="cancelled")
     later = place(house, 2, status="queued")
     put(house, 1, 2)
-    write_once(later.chunks / "ids-00000.json", "[]")
+    write_json(later.chunks / "ids-00000.json", [])
     answer(stage, earlier, NO_BATCH, value)
     assert house.ids() == ["id1", "id2"]
     assert (later.chunks / "ids-00000.json").exists()
@@ -127,7 +126,7 @@ def test_records_go_only_when_all_that_was_made_is_known(
     """A damaged disk may have lost what a batch says it has indexed."""
     here = place(house)
     put(house, 1, 2)
-    write_once(here.chunks / "ids-00000.json", json.dumps(["id1"]))
+    write_json(here.chunks / "ids-00000.json", ["id1"])
     found = answer("finish", here, NO_BATCH, {"pages": 9, "batches": 2 if lost else 1})
     assert "error" not in found
     assert house.ids() == left
@@ -142,7 +141,7 @@ def test_pictures_go_with_the_records_that_showed_them(house: House) -> None:
         workspace.upsert(house.space(), made)
     for name in names:
         atomic_write(house.paths.crop(USER, name), b"jpg")
-    write_once(here.chunks / "ids-00000.json", json.dumps(["id1"]))
+    write_json(here.chunks / "ids-00000.json", ["id1"])
     assert "error" not in answer("finish", here, NO_BATCH, {"pages": 1, "batches": 1})
     with house.workspaces.open(USER) as workspace:
         sweep(house.paths, workspace, USER)

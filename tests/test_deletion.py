@@ -19,7 +19,7 @@ from pipeline.__main__ import main
 from pipeline.worker.handlers import receipt_text
 from settings import Settings
 from storage.catalog.catalog import JobRow, SourceRow
-from storage.generations import compose
+from storage.generations import compose, reader
 from storage.generations.committer import UNLIMITED
 from storage.generations.compose import Wish
 from storage.generations.erase import forget
@@ -92,15 +92,17 @@ class Store:
             folder = self.house.paths.elements(USER, source.sha256, source.version)
             folder.mkdir(parents=True)
             (folder / "batch-00000.jsonl").write_text("{}\n")
-            own, shared = digest(n, "c"), digest(n // 2, "d")  # one of a pair of documents
-            (folder / "batch-00000.crops").write_text(f"{own}.jpg\n{shared}.jpg\n")
-            for name in (own, shared):
-                path = self.house.paths.crop(USER, f"{name}.jpg")
+            pictures = (n, "c"), (n // 2, "d")  # the second of a pair of documents
+            (folder / "batch-00000.crops").write_text(
+                "".join(f"{digest(*p)}.jpg\n" for p in pictures)
+            )
+            for picture in pictures:
+                path = self.house.paths.crop(USER, f"{digest(*picture)}.jpg")
                 path.parent.mkdir(exist_ok=True)
-                path.write_bytes(name.encode())
+                path.write_bytes(content(*picture))
             original = self.house.paths.source(USER, source.sha256)
             original.parent.mkdir(exist_ok=True)
-            original.write_bytes(b"%PDF")
+            original.write_bytes(content(n))
 
     def delete(self, n: int) -> dict[str, Any]:
         return self.library.delete_source(USER, "papers", digest(n))
@@ -113,7 +115,12 @@ class Store:
 
 
 def digest(n: int, letter: str = "a") -> str:
-    return f"{n:08x}".rjust(64, letter)
+    """Of what that document, or that kind of picture of it, holds."""
+    return reader.digest(content(n, letter))
+
+
+def content(n: int, letter: str = "a") -> bytes:
+    return f"{letter}{n}".encode()
 
 
 def row(collection: str, n: int) -> SourceRow:
@@ -161,10 +168,10 @@ def test_a_document_without_records_is_erased_as_well(store: Store) -> None:
     """A blank one: nothing of it is in a segment, and its original is in the store."""
     source, remote = row(store.collection, MANY), store.remote.inner
     store.house.catalog.put_source(USER, source)
-    store.house.paths.source(USER, source.sha256).write_bytes(b"%PDF")
+    store.house.paths.source(USER, source.sha256).write_bytes(content(MANY))
     store.goes_by(200)
     original = named(USER, f"sources/{source.sha256}.pdf")
-    assert remote.read(original) == b"%PDF"
+    assert remote.read(original) == content(MANY)
     receipt = store.delete(MANY)["receipt"]
     store.goes_by(10)
     assert remote.read(original)

@@ -20,8 +20,10 @@ from storage.generations.committer import Pace
 from storage.generations.compose import Wish
 from storage.generations.manifest import File
 from storage.generations.reader import digest
+from storage.generations.repair import repair
 from storage.live.chroma import VectorStore
 from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Change
 from tests.contracts.stores import dataset
 from tests.house import OTHER, USER, House, record
 from tests.hub.server import Hub
@@ -75,7 +77,7 @@ def test_a_remote_is_repaired_from_the_other_one(house: House, tmp_path: Path) -
     damage(stored(tmp_path / "mirror", "chroma/*/*.sqlite3")[0], 9)
     damage(tmp_path / "mirror/users" / USER / "manifest.json", 99)
     assert any(verify.verify(house.replication.primary, USER))
-    assert verify.repair(house.replication, house.workspaces, USER) == []
+    assert repair(house.stores.restore, house.workspaces, USER) == []
     for remote in house.replication.remotes:
         assert not list(verify.verify(remote, USER))
 
@@ -87,7 +89,7 @@ def test_a_lost_manifest_comes_back_from_its_kept_copy(house: House, tmp_path: P
     damage(tmp_path / "remote/users" / USER / "manifest.json", 50)
     with pytest.raises(Corrupt):
         house.replication.head(USER)
-    verify.repair(house.replication, house.workspaces, USER)
+    repair(house.stores.restore, house.workspaces, USER)
     found = house.replication.head(USER)
     assert found
     assert found.manifest.generation == 1
@@ -102,7 +104,7 @@ def test_what_no_remote_has_is_saved_again_from_the_live_store(
     house.workspaces.close()
     for root in ("remote", "mirror"):
         damage(stored(tmp_path / root, "segments/*")[0], 9)
-    assert verify.repair(house.replication, house.workspaces, USER) == []
+    assert repair(house.stores.restore, house.workspaces, USER) == []
     house.workspaces.forget(USER)
     assert house.ids() == ["id1", "id2"]
 
@@ -112,7 +114,7 @@ def test_a_source_that_came_without_its_original_keeps_nobody_from_repairing(
 ) -> None:
     house.source("a" * 64)
     house.replication.save_all({USER: Wish()})  # and the mirror does not have it
-    told = verify.repair(house.replication, house.workspaces, USER)
+    told = repair(house.stores.restore, house.workspaces, USER)
     assert {(d.remote, d.code) for d in told} == {
         (remote, code)
         for remote in ("local", "mirror")
@@ -258,7 +260,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("QUIRE_HUB_DATASET", "QUIRE_S3_BUCKET", "QUIRE_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     house = House(root, primary=LocalRemote(root / "remote"))
-    original(house)
+    house.document()
     house.put(1)
     house.replication.save(USER)
     shutil.copytree(root / "remote", tmp_path / "before")
@@ -270,22 +272,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.rmtree(root / "remote")
     shutil.copytree(tmp_path / "before", root / "remote")
     return root
-
-
-def original(house: House) -> str:
-    """Of one source, with elements and a picture: its sha256."""
-    content = b"%PDF-1.7 and so on"
-    name, picture = digest(content), f"{'c' * 64}.png"
-    for path, held in (
-        (house.paths.source(USER, name), content),
-        (house.paths.elements(USER, name, "v1") / "batch-00000.jsonl", b"{}\n"),
-        (house.paths.elements(USER, name, "v1") / "batch-00000.crops", picture.encode()),
-        (house.paths.crops(USER) / picture, b"a picture"),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(held)
-    house.source(name)
-    return name
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -325,10 +311,40 @@ def test_repair_goes_on_from_a_mirror_that_is_ahead(house: House, tmp_path: Path
     house.replication.save(USER)
     house.workspaces.forget(USER)
     shutil.rmtree(tmp_path / "remote")
-    assert verify.repair(house.replication, house.workspaces, USER) == []
+    assert repair(house.stores.restore, house.workspaces, USER) == []
     held = [reader.read_raw(remote, USER) for remote in house.replication.remotes]
     assert held[0] == held[1]
     assert house.ids() == ["id1"]
+
+
+def test_a_mirror_that_was_away_has_all_that_is_named(house: House) -> None:
+    away, house.replication.mirror = house.replication.mirror, None
+    for n in range(3):
+        house.put(n)
+        house.replication.save(USER)
+    house.replication.mirror = away
+    house.put(4)
+    house.replication.save(USER)
+    assert [d for r in house.replication.remotes for d in verify.verify(r, USER)] == []
+
+
+def test_a_repair_that_could_not_save_can_be_repeated(here: Path) -> None:
+    """However it ended: the live store stays closed and proved."""
+    remote = LocalRemote(here / "remote")
+
+    class Full(LocalRemote):
+        def commit(self, change: Change) -> None:
+            raise Unavailable("down", "The store is down.")
+
+    house = House(here, primary=Full(here / "remote"))
+    with pytest.raises(Unavailable):
+        repair(house.stores.restore, house.workspaces, USER)
+    assert house.paths.clean(USER).exists()
+    house.catalog.close()  # as a kill leaves it
+    again = House(here, primary=remote)
+    assert repair(again.stores.restore, again.workspaces, USER) == []
+    assert again.ids() == ["id1", "id2", "id3"]
+    again.close()
 
 
 @pytest.mark.parametrize("command", ["verify", "repair"])
@@ -495,7 +511,7 @@ def test_two_paths_that_differ_by_case_and_too_many_are_refused(
 def formatted(content: bytes, version: object) -> bytes:
     body = {**json.loads(content)["body"], "format": version}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f'{{"sha256":"{digest(text.encode())}","body":{text}}}'.encode()
+    return f'{{"sha256":"{digest(text.encode())}","body":{text}}}\n'.encode()
 
 
 def test_an_unknown_version_and_another_users_manifest_are_refused() -> None:
@@ -518,7 +534,7 @@ def test_what_a_newer_version_saved_is_told_and_not_written_over(
     tries = (
         lambda: house.replication.save(USER),
         lambda: house.replication.save(USER, Wish(erase=True)),
-        lambda: verify.repair(house.replication, house.workspaces, USER),
+        lambda: repair(house.stores.restore, house.workspaces, USER),
     )
     for attempt in tries:
         with pytest.raises(Refused) as caught:

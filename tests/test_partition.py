@@ -12,11 +12,12 @@ import pytest
 from reportlab import platypus
 from unstructured.staging.base import elements_from_json
 
-from errors import InputError
+from errors import Corrupt, InputError
 from pipeline.__main__ import main, partition_file
 from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.checkpoints import read_batch
 from pipeline.ingest.chunk import ChunkOptions, chunks
-from pipeline.ingest.partition import Batch, partition_batch, plan, read_batch
+from pipeline.ingest.partition import Batch, partition_batch, plan
 from pipeline.options import PartitionOptions
 from pipeline.pdf import probe
 from pipeline.pdf.probe import Probe, check_upload, digest
@@ -181,6 +182,21 @@ def test_a_batch_that_is_there_is_not_read_again(pool: Pool, tmp_path: Path) -> 
     )
     assert again == first
     assert again.path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"other bytes", None])
+def test_a_batch_that_is_damaged_is_read_again(
+    pool: Pool, tmp_path: Path, damage: bytes | None
+) -> None:
+    batch, path = Batch(index=0, first=1, last=1), SAMPLES / "greek.pdf"
+    first = partition_batch(pool, path, batch, AUTO, out=tmp_path, crops=tmp_path / "c")
+    whole = read_batch(first.path)[1]
+    for file in tmp_path.glob("*.*"):
+        file.write_bytes(file.read_bytes()[:-2] if damage is None else damage)
+    with pytest.raises(Corrupt):
+        read_batch(first.path)
+    again = partition_batch(pool, path, batch, AUTO, out=tmp_path, crops=tmp_path / "c")
+    assert read_batch(again.path)[1] == whole
 
 
 def refused(pool: Pool, path: Path, tmp_path: Path, password: str | None = None) -> str:

@@ -26,7 +26,8 @@ from starlette.requests import Request as HttpRequest
 
 from errors import NotFound, Refused
 from pipeline.ingest import endings, stages
-from pipeline.ingest.partition import Batch, BatchResult, write_batch
+from pipeline.ingest.checkpoints import write_batch
+from pipeline.ingest.partition import Batch, BatchResult
 from pipeline.ingest.place import Place, Tools
 from pipeline.jobs.service import Jobs, Request
 from pipeline.jobs.uploads import Admission

@@ -12,7 +12,7 @@ import pytest
 from gradio_client.exceptions import AppError
 
 from errors import Cancelled, Conflict, QuireError
-from pipeline.ingest.partition import write_batch
+from pipeline.ingest.checkpoints import write_batch
 from pipeline.ingest.place import Place, Tools
 from pipeline.ingest.stages import answer
 from pipeline.processes.pool import Pool, Pools

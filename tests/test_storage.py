@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from errors import Conflict, Corrupt, InputError, NotFound, Unavailable
 from pipeline.jobs.uploads import keep
-from storage.catalog.catalog import JobRow, SourceRow
+from storage.catalog.catalog import JobRow
 from storage.catalog.tokens import Accounts
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending
@@ -530,22 +530,8 @@ def test_many_saves_are_compacted(house: House) -> None:
     assert len(house.ids()) == 35
 
 
-def test_sources_and_elements_go_with_the_save(
-    house: House, make_pdf: Callable[..., Path], tmp_path: Path
-) -> None:
-    sha = "a" * 64
-    house.paths.source(USER, sha).parent.mkdir(parents=True)
-    make_pdf().rename(house.paths.source(USER, sha))
-    folder = house.paths.elements(USER, sha, "v1")
-    folder.mkdir(parents=True)
-    (folder / "batch-00000.jsonl").write_text('{"pages":[]}\n', encoding="utf-8")
-    house.catalog.put_source(
-        USER,
-        SourceRow(
-            collection=house.space().collection, sha256=sha, filename="f", bytes=1, pages=1,
-            version="v1", created_at=1.0,
-        ),
-    )  # fmt: skip
+def test_sources_and_elements_go_with_the_save(house: House, tmp_path: Path) -> None:
+    sha = house.document()
     house.replication.save(USER)
     back = tmp_path / "back" / "x.pdf"
     house.replication.fetch(USER, f"sources/{sha}.pdf", back)

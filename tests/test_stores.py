@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from errors import Corrupt, Unavailable
+from storage import sealed_text
 from storage.catalog.catalog import JobRow
 from storage.generations import manifest as manifests
 from storage.generations import reader, replication, saved_jobs
@@ -608,21 +609,14 @@ def test_a_commit_that_landed_without_an_answer_counts_once(tmp_path: Path) -> N
 
 
 def test_elements_and_pictures_come_back_after_a_wipe(house: House) -> None:
-    sha = "a" * 64
-    folder = house.paths.elements(USER, sha, "v1")
-    folder.mkdir(parents=True)
-    (folder / "batch-00000.jsonl").write_text("{}", encoding="ascii")
-    (folder / "batch-00000.crops").write_text(f"{'c' * 64}.webp", encoding="ascii")
-    house.paths.crops(USER).mkdir(parents=True)
-    house.paths.crop(USER, f"{'c' * 64}.webp").write_bytes(b"picture")
-    house.source(sha)
+    sha = house.document()
+    there = house.paths.elements(USER, sha, "v1")
+    before = {p: p.read_bytes() for p in (*there.iterdir(), *house.paths.crops(USER).iterdir())}
     house.replication.save(USER)
     fresh = wiped(house)
     fresh.replication.adopt(USER)
     fresh.stores.restore.elements(USER, sha, "v1")
-    there = fresh.paths.elements(USER, sha, "v1")
-    assert (there / "batch-00000.jsonl").read_text(encoding="ascii") == "{}"
-    assert fresh.paths.crop(USER, f"{'c' * 64}.webp").read_bytes() == b"picture"
+    assert {p: p.read_bytes() for p in before} == before
     fresh.close()
 
 
@@ -642,9 +636,9 @@ def test_pages_that_were_read_again_come_back_as_they_were_read_last(house: Hous
     fresh.replication.adopt(USER)
     assert fresh.replication.save(USER) == 3  # nor without the folder
     fresh.stores.restore.elements(USER, sha, "v1")
-    assert batch.read_text(encoding="ascii") == "2"
+    assert sealed_text.read(batch) == "2"
     assert fresh.replication.save(USER) == 3
-    (folder / EDITION).write_text("3", encoding="ascii")
+    sealed_text.write(folder / EDITION, "3")
     assert fresh.replication.save(USER) == 4
     names = {p.name for p in (fresh.paths.root.parent / "remote").rglob("elements/*")}
     assert names == {f"{sha}-v1{n}.zip" for n in ("", ".1", ".2", ".3")}  # older generations' too

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 WEB_SEES = {
     "pipeline.ingest.chunk", "pipeline.jobs.health", "pipeline.jobs.notify", "pipeline.jobs.service", "pipeline.jobs.uploads", "pipeline.models.gpu",
     "pipeline.options", "pipeline.processes.channel", "pipeline.processes.rpc", "pipeline.transfers.push_tokens",
-    "storage.catalog.catalog", "storage.catalog.tokens", "storage.paths",
+    "storage.catalog.catalog", "storage.catalog.tokens", "storage.files", "storage.paths",
 }  # fmt: skip
 HOMES = {
     "gradio": {

@@ -15,8 +15,9 @@ from reportlab.pdfgen import canvas
 from unstructured.staging.base import elements_from_json
 
 from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.checkpoints import read_batch
 from pipeline.ingest.chunk import ChunkOptions, chunks
-from pipeline.ingest.partition import partition_batch, plan, read_batch
+from pipeline.ingest.partition import partition_batch, plan
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import look
 from pipeline.processes.pool import Pool

@@ -358,7 +358,7 @@ def shelf_of(tmp_path: Path, image: str, **element: Any) -> Shelf:
         sources=[source],
         elements=lambda _: [*elements, {"metadata": {}, **element}] if element else elements,
         original=lambda _: tmp_path / "original.pdf",
-        crops=tmp_path / "crops",
+        crop=lambda name: tmp_path / "crops" / name,
     )
 
 

@@ -4,6 +4,7 @@ a reader that has been taken over, an owner who changes what it is about."""
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ class Desk:
 
     house: House
     reader: Reader = field(default_factory=Reader)
+    number: int = 1
 
     def job(self, kind: str, attempt: int = 1, **spec: Any) -> Job:
         settings = Settings(data_dir=self.house.paths.root, secret=b"s" * 32, database_url="",
@@ -84,10 +86,10 @@ class Desk:
             "stores": self.house.stores, "encoder": lambda _: Model(), "reader": self.reader,
             "lent": Lent(), "admission": Room(),
         }  # fmt: skip
-        spec = {"user": USER, "job": "t1", "kind": kind, "attempt": attempt, **spec}
+        spec = {"user": USER, "job": f"t{self.number}", "kind": kind, "attempt": attempt, **spec}
         self.house.catalog.put_job(
             JobRow(
-                id="t1", user=USER, collection="", sha256="", filename="", status="queued", spec=spec,
+                id=spec["job"], user=USER, collection="", sha256="", filename="", status="queued", spec=spec,
                 summary={"kind": kind, "attempt": 1}, created_at=5.0, started_at=None, finished_at=None,
             )
         )  # fmt: skip
@@ -290,6 +292,20 @@ def test_what_nobody_could_delete_is_not_taken_in(desk: Desk) -> None:
     assert run(desk.importing(**extra)) == {"status": "succeeded"}
     mine = desk.house.paths.user(USER)
     assert not [p for top in ("sources", "crops") for p in (mine / top).glob("*")]
+
+
+def test_imported_pictures_are_saved_and_come_back_after_a_wipe(desk: Desk) -> None:
+    house, pictures = desk.house, [b"one", b"two"]
+    for n, content in enumerate(pictures):  # the same document twice, with other pictures
+        name = f"{hash_of(content)}.jpg"
+        given = archive(image=name, source_id=SHA) | {f"figures/{name}": content}
+        assert run(desk.importing(**given)) == {"status": "succeeded"}
+        desk.number += 1
+        assert house.replication.status(USER).saved_generation == n + 1
+    shutil.rmtree(house.paths.crops(USER))
+    shutil.rmtree(house.paths.user(USER) / "elements")
+    for content in pictures:
+        assert Path(house.library.crop(USER, f"{hash_of(content)}.jpg")).read_bytes() == content
 
 
 def test_an_archive_of_too_many_documents_is_refused_whole(desk: Desk) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.ingest.partition import read_batch
+from pipeline.ingest.checkpoints import read_batch
 from pipeline.pdf.elements import FURNITURE
 from pipeline.pdf.relations import link_tables
 

@@ -9,6 +9,7 @@ from errors import InputError
 from pipeline.ingest.place import Json, Place
 from pipeline.jobs.notify import unsealed
 from storage.catalog.catalog import FINISHED, SourceRow
+from storage.generations import saved_jobs
 from storage.removal import remove_source
 
 
@@ -45,6 +46,7 @@ def keep(place: Place) -> Json:
     if row.status == "cancelled" and place.is_latest:
         place.password.unlink(missing_ok=True)
     if held and row.status == "cancelled":
+        saved_jobs.list_files(place.elements)
         list_source(place, int(row.summary.get("pages", 0)))
         tools.stores.committer.touch(spec["user"])
     return {"records": len(held)}

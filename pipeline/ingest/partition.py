@@ -4,15 +4,14 @@
 Knows nothing of jobs, chunks or stores.
 """
 
-import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from errors import InputError, PageProcessDied
+from pipeline.ingest import checkpoints
 from pipeline.options import PartitionOptions
 from pipeline.pdf.document_style import look
 from pipeline.pdf.hi_res import Detector
@@ -20,9 +19,7 @@ from pipeline.pdf.page import PageRecord, Style
 from pipeline.pdf.probe import Probe
 from pipeline.pdf.read_pages import APART, PageRead, Seen, draw_page, failed, read_pages
 from pipeline.processes.pool import Lane, Limits, Pool
-from storage.atomic_write import atomic_write
 
-STYLE = "style.json"
 FIRST_BATCH = 2
 BATCH = 8
 PAGE_SECONDS = 300  # the limit of CPU time ends a hang long before, except on a crowded machine
@@ -72,13 +69,13 @@ def partition_batch(
     detector: Callable[[], Detector] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchResult:
-    """Read the batch in the pool and write `out/batch-00000.jsonl`, unless it is there already.
+    """Read the batch in the pool and write `out/batch-00000.jsonl`, unless it is there, and whole.
 
     A page that cannot be read, or whose process dies, becomes a record with its reason. `detector`
     loads the models of hi_res when they are needed.
     """
     target = out / f"batch-{batch.index:05d}.jsonl"
-    if not target.exists():
+    if not checkpoints.is_whole(target):
         crops.mkdir(parents=True, exist_ok=True)
         found = Style()
         if options.strategy != "reference":  # the stock library looks for itself
@@ -90,8 +87,8 @@ def partition_batch(
             pool, path, batch, options, style=found, seen=seen, crops=crops, cancelled=cancelled
         )
         records = [record for record, _ in pages]
-        write_batch(target, records, [e for _, made in pages for e in made])
-    done = tuple(PageRecord(**r) for r in read_head(target))
+        checkpoints.write_batch(target, records, [e for _, made in pages for e in made])
+    done = tuple(PageRecord(**r) for r in checkpoints.read_head(target))
     return BatchResult(batch=batch, pages=done, path=target)
 
 
@@ -100,45 +97,17 @@ def style_of(
 ) -> Style:
     """The style of the whole document: looked at once, and kept beside its checkpoints. Who reads
     batches at the same time asks for it before the first, or each of them looks."""
-    kept = out / STYLE
-    if not kept.exists():
+    kept = out / checkpoints.STYLE
+    said = checkpoints.read_json(kept)
+    if said is None:
         try:
             found: Style = pool.run(look, path, seconds=60, cpu_seconds=6, cancelled=cancelled)
         except (PageProcessDied, InputError):
             found = Style()  # a hostile page in the sample costs this, not the document
-        write_once(kept, json.dumps(asdict(found)))
-    said = json.loads(kept.read_text(encoding="utf-8"))
+        checkpoints.write_json(kept, asdict(found))
+        said = checkpoints.read_json(kept)
     running = tuple((str(text), float(at)) for text, at in said["running"])
     return Style(running=running, headings=tuple(said["headings"]))
-
-
-def write_once(path: Path, content: str) -> None:
-    """Whole or not there."""
-    atomic_write(path, content.encode(errors="replace"))
-
-
-def write_batch(
-    target: Path, records: Sequence[PageRecord], elements: Sequence[dict[str, Any]]
-) -> None:
-    """A checkpoint: the page records, a line per element, and beside it the names of its crops."""
-    crops = sorted({n for e in elements if (n := e["metadata"].get("image_path"))})
-    write_once(target.with_suffix(".crops"), "\n".join(crops))
-    lines = [json.dumps({"pages": [asdict(r) for r in records]}, ensure_ascii=False)]
-    lines += [json.dumps(e, ensure_ascii=False) for e in elements]
-    write_once(target, "\n".join(lines) + "\n")
-
-
-def read_batch(path: Path) -> tuple[list[PageRecord], list[dict[str, Any]]]:
-    """The page records and the element dicts of a checkpoint."""
-    with path.open(encoding="utf-8") as file:
-        head = json.loads(next(file))
-        return [PageRecord(**r) for r in head["pages"]], [json.loads(line) for line in file]
-
-
-def read_head(path: Path) -> list[dict[str, Any]]:
-    """The page records of a checkpoint alone, as dicts."""
-    with path.open(encoding="utf-8") as file:
-        return list(json.loads(next(file))["pages"])
 
 
 def _detect(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import was_cancelled
+from pipeline.ingest import checkpoints
 from pipeline.ingest.embed import Encoder
 from pipeline.jobs.notify import Notifier
 from pipeline.jobs.uploads import Admission
@@ -90,7 +91,7 @@ class Place:
 
     @property
     def copy(self) -> Path:
-        return self.elements / "readable.pdf"
+        return self.elements / checkpoints.COPY
 
     @property
     def ask(self) -> Ask:

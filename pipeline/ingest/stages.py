@@ -6,30 +6,24 @@ changes nothing. `answer` gives errors as values: the workflow decides on their 
 """
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from errors import InputError, NotFound, QuireError, Refused, Unavailable
+from errors import Corrupt, InputError, NotFound, QuireError, Refused, Unavailable
+from pipeline.ingest import checkpoints
+from pipeline.ingest.checkpoints import read_batch, read_json, write_batch, write_json
 from pipeline.ingest.chunk import Chunk, ChunkOptions, chunk_batch
 from pipeline.ingest.embed import Encoder, records
 from pipeline.ingest.endings import clean, discard, keep, list_source, notify, save, undo
-from pipeline.ingest.partition import (
-    STYLE,
-    Batch,
-    partition_batch,
-    read_batch,
-    style_of,
-    write_batch,
-    write_once,
-)
+from pipeline.ingest.partition import Batch, partition_batch, style_of
 from pipeline.ingest.place import Json, Place
 from pipeline.models.gpu import Spent
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
+from storage import sealed_text
 from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
 from storage.removal import crops_in, put_aside, remove_batch
@@ -44,14 +38,14 @@ def probe_source(place: Place) -> Json:
     """What is in the file; written once beside its elements, and told in the job's row."""
     tools, spec = place.tools, place.spec
     tools.stores.committer.touch(spec["user"])  # the job and its original are saved soon
-    target, secret = place.elements / "probe.json", place.password
+    target, secret = place.elements / checkpoints.PROBE, place.password
     # Before the answer is looked for: another run of this stage takes it away after it has written that.
     password = secret.read_text(encoding="utf-8") if secret.exists() else None
-    with contextlib.suppress(NotFound):  # read before, on a disk that is gone
+    with contextlib.suppress(NotFound, Corrupt):  # read before, on a disk that is gone or damaged
         tools.stores.restore.elements(spec["user"], spec["sha256"], place.options.version())
     original = tools.stores.restore.original(spec["user"], spec["sha256"])
-    told: Json = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    if not told or (told["copy"] and not place.copy.exists()):
+    told: Json = read_json(target) or {}
+    if not told or (told["copy"] and not checkpoints.copy_is_whole(place.elements)):
         place.grow()
         if spec["locked"] and password is None:
             raise InputError(
@@ -73,8 +67,10 @@ def probe_source(place: Place) -> Json:
             _keep_if_room(place, place.copy.unlink)
         if place.options.strategy != "reference":
             style_of(place.pool, place.readable, place.elements, cancelled=place.cancelled())
-        write_once(target, json.dumps(asdict(found)))
-        told = json.loads(target.read_text(encoding="utf-8"))
+        if found.copy:
+            checkpoints.note_copy(place.elements)
+        write_json(target, asdict(found))
+        told = read_json(target)
     secret.unlink(missing_ok=True)
     told["seconds"] = max(told["seconds"], told["pages"] * _EACH.get(place.options.strategy, 0.0))
     kept = ("lock", "text_share", "scan_share", "languages", "scripts")
@@ -103,7 +99,7 @@ def read_pages(place: Place, batch: Batch) -> Json:
     """Partition one batch; its page records."""
     tools, spent = place.tools, Spent()
     target = place.elements / f"batch-{batch.index:05d}.jsonl"
-    fresh, began = not target.exists(), time.time() - 1
+    fresh, began = not checkpoints.is_whole(target), time.time() - 1
     if fresh:
         place.grow()
     result = partition_batch(
@@ -132,12 +128,14 @@ def reread_pages(place: Place, batch: Batch) -> Json:
     target = place.elements / f"batch-{batch.index:05d}.jsonl"
     if len(wanted) < len(numbers):  # the others stay; a cancelled attempt may not have read them
         read_pages(place, batch)
-    found = _by_page(target) if target.exists() else {}
+    found = _by_page(target) if checkpoints.is_whole(target) else {}
     told: dict[int, PageRecord] = {}
     options = replace(place.options, strategy=again["strategy"])
     aside = place.work / f"again-{place.spec['attempt']}"
-    with contextlib.suppress(FileNotFoundError):  # read by `reference` before
-        write_once(aside / STYLE, (place.elements / STYLE).read_text(encoding="utf-8"))
+    with contextlib.suppress(FileNotFoundError, Corrupt):  # read by `reference` before
+        sealed_text.write(
+            aside / checkpoints.STYLE, sealed_text.read(place.elements / checkpoints.STYLE)
+        )
     spent = Spent()
     for page in wanted:
         result = partition_batch(
@@ -173,8 +171,8 @@ def index_batch(place: Place, batch: Batch) -> Json:
     spec = place.spec
     folder = place.chunks
     done = folder / f"ids-{batch.index:05d}.json"
-    if done.exists():
-        return {"records": len(json.loads(done.read_text(encoding="ascii")))}
+    if (indexed := read_json(done)) is not None:
+        return {"records": len(indexed)}
     before = folder / f"carry-{batch.index - 1:05d}.json"
     title = ""
     if batch.index:
@@ -182,13 +180,13 @@ def index_batch(place: Place, batch: Batch) -> Json:
             raise Unavailable(
                 "index_early", "The pages before are not indexed.", "They come first."
             )
-        title = json.loads(before.read_text(encoding="utf-8"))["title"] or ""
+        title = (read_json(before) or {}).get("title") or ""  # damaged: the next one is found again
     read_pages(place, batch)  # of another model or version by now: it is read here
     _, elements = read_batch(place.elements / f"batch-{batch.index:05d}.jsonl")
     made, title = chunk_batch(title, elements, ChunkOptions(**spec["chunk"]))
     ids, spent = _index(place, made)
-    write_once(folder / f"carry-{batch.index:05d}.json", json.dumps({"title": title}))
-    write_once(done, json.dumps(ids))
+    write_json(folder / f"carry-{batch.index:05d}.json", {"title": title})
+    write_json(done, ids)
     return {"records": len(ids), **spent.as_dict()}
 
 
@@ -245,9 +243,11 @@ def finish_index(place: Place, pages: int, batches: int) -> Json:
     are known; the source is listed."""
     spec, tools = place.spec, place.tools
     if spec["again"].get("pages"):  # what is saved of these elements is not what they are now
-        write_once(place.elements / saved_jobs.EDITION, str(saved_jobs.edition(place.elements) + 1))
-    told = list(place.chunks.glob("ids-*.json"))
-    current = {i for path in told for i in json.loads(path.read_text("ascii"))}
+        edition = saved_jobs.edition(place.elements) + 1
+        write_json(place.elements / saved_jobs.EDITION, edition)
+    saved_jobs.list_files(place.elements)
+    told = [ids for p in place.chunks.glob("ids-*.json") if (ids := read_json(p)) is not None]
+    current = {i for ids in told for i in ids}
     if len(told) == batches:
         with tools.stores.workspaces.open(spec["user"]) as workspace:
             held = workspace.ids(spec["collection"], {"source_id": spec["sha256"]})

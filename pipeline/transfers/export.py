@@ -86,7 +86,7 @@ class Shelf:
     sources: Sequence[SourceRow]
     elements: Callable[[SourceRow], Sequence[dict[str, Any]]]
     original: Callable[[SourceRow], Path | None]
-    crops: Path
+    crop: Callable[[str], Path | None]
 
 
 class _Asking(io.FileIO):
@@ -243,7 +243,9 @@ def _about(archive: zipfile.ZipFile, shelf: Shelf, text: str, pictures: set[Crop
 
 def _pictures(archive: zipfile.ZipFile, shelf: Shelf, names: set[CropName]) -> None:
     for name in sorted(names):
-        _put(archive, shelf.crops / name, f"figures/{name}")
+        path = shelf.crop(name)
+        if path is not None:
+            _put(archive, path, f"figures/{name}")
 
 
 def _put(archive: zipfile.ZipFile, path: Path, name: str) -> None:

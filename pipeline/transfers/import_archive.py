@@ -12,8 +12,8 @@ from typing import Any
 
 from errors import Corrupt, InputError, Refused
 from pipeline.transfers import unzip
-from storage.files import is_plain
-from storage.live import foreign_chroma, parquet_shards, seal
+from storage.files import is_named_by_content, is_plain
+from storage.live import foreign_chroma, parquet_shards
 from storage.live.chroma import Record
 from storage.live.record_metadata import MAX_DIMENSION, exported, unreadable
 from storage.names import CropName, Sha256, file_name, line, number
@@ -220,9 +220,4 @@ def _size(path: Path) -> int:
 
 def _files(folder: Path, wanted: Set[str]) -> list[str]:
     """Those of these names whose content has the hash that the name says; any other file is left out."""
-    return [p.name for p in sorted(folder.glob("*")) if p.name in wanted and is_as_named(p)]
-
-
-def is_as_named(path: Path) -> bool:
-    """Whether it is a plain file with the content that its name says."""
-    return is_plain(path) and seal.digest(path) == path.name.split(".")[0]
+    return [p.name for p in sorted(folder.glob("*")) if p.name in wanted and is_named_by_content(p)]

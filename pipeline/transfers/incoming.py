@@ -9,12 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from errors import PageProcessDied, Refused
-from pipeline.transfers.import_archive import Taken, is_as_named, take_in
+from pipeline.transfers.import_archive import Taken, take_in
 from pipeline.transfers.job import Job, Json
+from storage import sealed_text
 from storage.catalog.catalog import ACTIVE, IMPORTED, Collection, SourceRow
+from storage.files import crops_of, is_named_by_content
+from storage.generations import saved_jobs
 from storage.live import parquet_shards
 from storage.live.workspace import Space, bytes_of
-from storage.names import line
+from storage.names import CropName, is_one, line
 from storage.removal import crops_in, put_aside, remove_files
 
 _READING_SECONDS = 900.0
@@ -61,12 +64,17 @@ def run_import(job: Job) -> tuple[str, Json]:
         model=encoder.name, dimension=encoder.dimension,
     )  # fmt: skip
     report, done = job.report("records are in"), 0
+    shown: dict[str, set[str]] = {}
     for shard in sorted((inside / "rows").glob("*.parquet")):
         for batch in parquet_shards.read(shard):
             tools.catalog.find_collection(user, collection)  # NotFound: it was deleted meanwhile
             tools.admission.grow(user, bytes_of(batch))
             with tools.stores.workspaces.open(user) as workspace:
                 workspace.upsert(space, batch)
+            for record in batch:
+                shown.setdefault(str(record.metadata["source_id"]), set()).add(
+                    str(record.metadata.get("image"))
+                )
             done += len(batch)
             report(done, taken.records)
     tools.catalog.find_collection(user, collection)
@@ -82,6 +90,8 @@ def run_import(job: Job) -> tuple[str, Json]:
             ),
         )
     _files(job, taken, inside / "in")
+    for source in taken.sources:
+        _pictures(job, source.sha256, shown.get(source.sha256, set()))
     generation = tools.stores.committer.save(user)
     result = {"collection": collection, "records": done, "saved_generation": generation}
     return f"{done:,} records are in {space.title}.", result
@@ -117,9 +127,23 @@ def _files(job: Job, taken: Taken, inside: Path) -> None:
     places = {inside / "figures" / name: paths.crop(user, name) for name in taken.figures}
     places |= {inside / "sources" / f"{s}.pdf": paths.source(user, s) for s in taken.files}
     for path, target in places.items():
-        if not target.exists() and is_as_named(path):
+        if not target.exists() and is_named_by_content(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
+
+
+def _pictures(job: Job, sha256: str, shown: set[str]) -> None:
+    """Those of an imported document are its elements: saved with it, and given back after a wipe. It may
+    have been imported before, with others."""
+    folder = job.tools.paths.elements(job.user, sha256, IMPORTED)
+    listed = folder / "batch-00000.crops"
+    before = set(crops_of(listed))
+    there = {n for n in shown if is_one(CropName, n) and job.tools.paths.crop(job.user, n).exists()}
+    if there - before:
+        sealed_text.write(listed, "\n".join(sorted(there | before)))
+        if before:
+            sealed_text.write(folder / saved_jobs.EDITION, str(saved_jobs.edition(folder) + 1))
+        saved_jobs.list_files(folder)
 
 
 def remove_import(job: Job, collection: str) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from errors import NotFound
@@ -116,5 +117,5 @@ def _shelf(job: Job) -> Shelf:
         sources=tools.catalog.sources(user, found.id),
         elements=elements,
         original=original,
-        crops=tools.paths.crops(user),
+        crop=partial(tools.stores.restore.crop, user),
     )

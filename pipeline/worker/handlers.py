@@ -18,9 +18,10 @@ from typing import Any
 
 from errors import Conflict, InputError, NotFound, QuireError
 from pipeline import search
+from pipeline.ingest import checkpoints
 from pipeline.ingest.assemble import document_elements
+from pipeline.ingest.checkpoints import read_head
 from pipeline.ingest.embed import Encoder
-from pipeline.ingest.partition import read_head
 from pipeline.jobs import notify
 from pipeline.jobs.uploads import Admission
 from pipeline.options import PartitionOptions
@@ -30,6 +31,7 @@ from pipeline.processes.sandbox import Confined
 from pipeline.search import Query
 from pipeline.transfers.push_tokens import Lent
 from settings import Settings
+from storage import sealed_text
 from storage.atomic_write import atomic_write
 from storage.catalog import sqlite_file
 from storage.catalog.catalog import FINISHED, Catalog, JobRow, SourceRow
@@ -192,11 +194,8 @@ class Library:
 
     def crop(self, user: str, name: str) -> str:
         """The path of a figure's or table's picture."""
-        path = self.paths.crop(user, name)
-        if not path.exists():
-            for source in self.catalog.sources(user):
-                self._elements(user, source)
-        if not path.exists():
+        path = self.stores.restore.crop(user, name)
+        if path is None:
             raise NotFound("figure_not_found", "There is no such figure.", "Search again.")
         return str(path)
 
@@ -290,8 +289,13 @@ class Library:
         return sorted(self._elements(user, source).glob("batch-*.jsonl"))
 
     def _readable(self, user: str, source: SourceRow) -> Any:
-        copy = self.paths.elements(user, source.sha256, source.version) / "readable.pdf"
-        return copy if copy.exists() else self.stores.restore.original(user, source.sha256)
+        folder = self.paths.elements(user, source.sha256, source.version)
+        copy = folder / checkpoints.COPY
+        if not copy.exists():
+            return self.stores.restore.original(user, source.sha256)
+        if not checkpoints.copy_is_whole(folder):
+            raise sealed_text.damaged(copy)
+        return copy
 
 
 def receipt_text(secret: bytes, user: str, change: int, at: int) -> str:

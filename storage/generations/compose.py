@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
-from storage.files import crops_of, is_plain, opened
+from storage.files import crops_of, is_named_by_content, opened
 from storage.generations import base, reader, saved_jobs
 from storage.generations import manifest as manifests
 from storage.generations.manifest import File, Manifest, Published, Retired
@@ -37,7 +37,8 @@ class Wish:
     """What a save is to do besides saving: publish a `copy`; `erase`, which
     also keeps no older generation; `erase_user`, which leaves an empty one; note that older
     versions are `forgotten`; or write the `whole` state of the live store again, the journal included,
-    above everything that was there."""
+    above everything that was there. What is `damaged` of the newest generation is made anew, or left
+    out."""
 
     copy: Copy | None = None
     erase: bool = False
@@ -45,6 +46,7 @@ class Wish:
     forgotten: bool = False
     whole: tuple[Row, ...] | None = None
     above: int = 0
+    damaged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class Draft:
     journal: tuple[Path, ...]
     changes: int | None = None
     erased: bool = False
+    overwrite: bool = False
 
 
 def compose(
@@ -100,8 +103,11 @@ def compose(
     sources = [] if wish.erase_user else catalog.sources(user)
     jobs = [] if wish.erase_user else saved_jobs.saved_jobs(catalog, user)
     known = {f.path: f for f in old.files} if old else {}
+    unharmed = {p: f for p, f in known.items() if p not in wish.damaged}
+    if published and any(f.path in wish.damaged for f in published.files):
+        published = None
     held = _held(paths, user, sources, known, files)
-    working, left = _jobs(paths, user, jobs, known, files)
+    working, left = _jobs(paths, user, jobs, unharmed, files)
     held |= working
     if wish.copy:
         published = _published(wish.copy, generation, files)
@@ -122,7 +128,7 @@ def compose(
         shipped=_shipped(old, writer, _holds(paths, user, ships, wish)),
         gone=() if wish.erase_user else tuple(catalog.tombstones(user).items())[-_TOMBSTONES:],
     )
-    anew = wish.erase or wish.whole is not None
+    anew = wish.erase or wish.whole is not None or bool(wish.damaged)
     if old and _same(old, new) and not anew:
         return None
     if (
@@ -136,7 +142,7 @@ def compose(
         new = replace(new, forgetting=_marks(head, new, rows))
     new, deletes = _retire(head, new, 1 if erases else keep, wish)
     raw = manifests.dump(new)
-    files[kept_path(new.generation, raw)] = raw
+    files[reader.kept_path(new.generation, reader.digest(raw))] = raw
     return Draft(
         user=user,
         manifest=new,
@@ -146,6 +152,7 @@ def compose(
         journal=ships,
         changes=None if left else changes,
         erased=wish.erase_user,
+        overwrite=bool(wish.damaged),
     )
 
 
@@ -160,12 +167,8 @@ def _marks(head: Found | None, new: Manifest, rows: Sequence[Row]) -> tuple[str,
     if again or any(row.op != "put" for row in rows):
         marks.append((*before, *new.segments)[-1].path)
     if head and dict(new.gone or ()) != dict(head.manifest.gone or ()):
-        marks.append(kept_path(head.manifest.generation, head.raw))
+        marks.append(reader.kept_copy(head).path)
     return tuple(marks)
-
-
-def kept_path(generation: int, raw: bytes) -> str:
-    return f"manifests/{generation:08d}-{reader.digest(raw)[:16]}.json"
 
 
 def _same(old: Manifest, new: Manifest) -> bool:
@@ -265,7 +268,7 @@ def _held(
         folder = paths.elements(user, source.sha256, source.version)
         for path, build in (
             (source_path(source.sha256), _original),
-            (_newest(archives, source.sha256, source.version, folder), _archive),
+            (_newest(archives, source.sha256, source.version, folder), _elements),
         ):
             if path in held:
                 continue
@@ -283,7 +286,7 @@ def _newest(archives: Mapping[str, str], sha256: str, version: str, folder: Path
     edition = saved_jobs.edition(folder)
     saved = archives.get(elements_path(sha256, version))
     return (
-        saved if saved and _edition(saved) >= edition else elements_path(sha256, version, edition)
+        saved if saved and edition_of(saved) >= edition else elements_path(sha256, version, edition)
     )
 
 
@@ -303,7 +306,7 @@ def _jobs(
         path, original = source_path(work.sha256), paths.source(user, work.sha256)
         if path in known:
             held[path] = known[path]
-        elif is_plain(original) and path not in files:
+        elif path not in files and is_named_by_content(original):
             if fresh == saved_jobs.ORIGINALS_AT_ONCE:
                 left = True
                 continue
@@ -316,8 +319,8 @@ def _jobs(
         folder = paths.elements(user, work.sha256, work.version)
         part = saved_jobs.next_part(folder, top, held)
         if part is not None:
-            archive = _zipped(paths, user, paths.saving(user) / f"{folder.name}-part.zip", part[1])
-            held[part[0]] = _file(part[0], archive, files)
+            made = _zipped(paths, user, paths.saving(user) / f"{folder.name}-part.zip", part[1])
+            held[part[0]] = _file(part[0], made, files)
     return held, left
 
 
@@ -339,25 +342,29 @@ def elements_path(sha256: str, version: str, edition: int = 0) -> str:
 def archived(saved: Iterable[str]) -> dict[str, str]:
     """The archives of elements among these files, by the name of their first edition."""
     found = (p for p in saved if p.startswith("elements/") and p.count("/") == 1)
-    return {f"{p.split('.')[0]}.zip": p for p in sorted(found, key=_edition)}
+    return {f"{p.split('.')[0]}.zip": p for p in sorted(found, key=edition_of)}
 
 
-def _edition(path: str) -> int:
+def edition_of(path: str) -> int:
     number = path.removesuffix(".zip").partition(".")[2]
     return int(number) if number.isdigit() else 0
 
 
 def _original(paths: Paths, user: str, source: SourceRow) -> Path | None:
     path = paths.source(user, source.sha256)
-    return path if is_plain(path) else None
+    return path if is_named_by_content(path) else None
 
 
-def _archive(paths: Paths, user: str, source: SourceRow) -> Path | None:
-    """Elements and crops of one source in one stored zip: the same bytes each time."""
-    folder = paths.elements(user, source.sha256, source.version)
-    if not folder.is_dir():
-        return None
+def _elements(paths: Paths, user: str, source: SourceRow) -> Path | None:
+    return archive(paths, user, paths.elements(user, source.sha256, source.version))
+
+
+def archive(paths: Paths, user: str, folder: Path) -> Path | None:
+    """Elements and crops of one source in one stored zip: the same bytes each time. None when they are
+    not there, or damaged."""
     members = [p for p in sorted(folder.glob("*")) if is_one(ElementsFile, p.name)]
+    if not members or not saved_jobs.is_whole(folder):
+        return None
     return _zipped(paths, user, paths.saving(user) / f"{folder.name}.zip", members)
 
 
@@ -365,13 +372,14 @@ def _zipped(paths: Paths, user: str, target: Path, members: Sequence[Path]) -> P
     """These files, and the crops that they list, stored: the same bytes each time."""
     found = {f"elements/{p.name}": p for p in members}
     for listed in (p for p in members if p.suffix == ".crops"):
-        found |= {f"crops/{name}": paths.crop(user, name) for name in crops_of(listed)}
+        crops = {f"crops/{name}": paths.crop(user, name) for name in crops_of(listed)}
+        found |= {name: crop for name, crop in crops.items() if is_named_by_content(crop)}
     target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as written:
         for name, path in found.items():
             with opened(path) as file:
                 if file is not None:
-                    archive.writestr(zipfile.ZipInfo(name), file.read())
+                    written.writestr(zipfile.ZipInfo(name), file.read())
     return target
 
 
@@ -388,13 +396,7 @@ def _retire(
         *(r for r in old.retired if r.path not in needed),
         *(Retired(path=p, generation=old.generation) for p in sorted(dropped)),
     ]
-    before = File(
-        path=kept_path(old.generation, head.raw),
-        sha256=reader.digest(head.raw),
-        bytes=len(head.raw),
-        generation=old.generation,
-    )
-    readable = [*old.kept, before]
+    readable = [f for f in (*old.kept, reader.kept_copy(head)) if f.path not in wish.damaged]
     kept = readable[-(keep - 1) :] if keep > 1 else []
     oldest = new.generation - keep
     published = {f.path for f in old.published.files} - needed if old.published else set()

@@ -129,6 +129,10 @@ def dump(manifest: Manifest) -> bytes:
         separators=(",", ":"),
         ensure_ascii=False,
     )
+    return _wrapped(body)
+
+
+def _wrapped(body: str) -> bytes:
     digest = hashlib.sha256(body.encode()).hexdigest()
     return f'{{"sha256":"{digest}","body":{body}}}\n'.encode()
 
@@ -136,10 +140,9 @@ def dump(manifest: Manifest) -> bytes:
 def load(content: bytes, *, user: str) -> Manifest:
     """The manifest of that user, or Corrupt with the reason; Refused when a newer Quire wrote it."""
     try:
-        outer = json.loads(content)
-        body = outer["body"]
+        body = json.loads(content)["body"]
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        if hashlib.sha256(canonical.encode()).hexdigest() != outer["sha256"]:
+        if content != _wrapped(canonical):
             raise _corrupt("its checksum does not fit")
         written = body.pop("format")
         if type(written) is int and written > FORMAT:

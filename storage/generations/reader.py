@@ -34,6 +34,23 @@ def named(user: str, path: str) -> str:
     return f"users/{user}/{path}"
 
 
+def kept_copy(found: Found) -> File:
+    """A generation's manifest under a name of its own, which stays when a next one is saved."""
+    manifest, sha256 = found.manifest, digest(found.raw)
+    path = kept_path(manifest.generation, sha256)
+    size = len(found.raw)
+    return File(path=path, sha256=sha256, bytes=size, generation=manifest.generation)
+
+
+def kept_path(generation: int, sha256: str) -> str:
+    return f"manifests/{generation:08d}-{sha256[:16]}.json"
+
+
+def named_files(found: Found) -> tuple[File, ...]:
+    """All that is to be there with that generation, its manifest apart."""
+    return (*found.manifest.needs(), *found.manifest.kept, kept_copy(found))
+
+
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

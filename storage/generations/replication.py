@@ -18,7 +18,7 @@ from pathlib import Path
 from errors import Conflict, Corrupt, NotFound, QuireError, Unavailable
 from storage.catalog.catalog import Catalog, JobRow
 from storage.generations import base, reader, saved_jobs
-from storage.generations.compose import KEEP, Draft, Files, Wish, compose, kept_path
+from storage.generations.compose import KEEP, Draft, Files, Wish, compose
 from storage.generations.lease import Lease, Term, taken_over
 from storage.generations.manifest import File, Manifest
 from storage.generations.merge_catalog import rebase
@@ -181,6 +181,7 @@ class Replication:
             manifests={named(d.user, "manifest.json"): d.raw for d in drafts},
             expected={named(d.user, "manifest.json"): d.manifest.parent for d in drafts},
             deletes=frozenset(named(d.user, p) for d in drafts for p in d.deletes),
+            overwrite=any(d.overwrite for d in drafts),
         )
         term = self.lease.next() if self.lease else None
         if self.lease and term:
@@ -509,22 +510,27 @@ class Replication:
         if old and old.manifest.generation >= new.manifest.generation:
             self._note_mirror(target, user, old.manifest.generation)
             return
-        wanted = {f.path: f for f in new.manifest.needs()}
-        there = {f.path for f in old.manifest.needs()} if old else set()
-        listed = there | {r.path for r in old.manifest.retired} if old else set()
-        listed |= {f.path for f in old.manifest.kept} if old else set()
-        still = {f.path for f in new.manifest.kept} | {r.path for r in new.manifest.retired}
+        there = {(f.path, f.sha256) for f in (reader.named_files(old) if old else ())}
+        missing = [f for f in reader.named_files(new) if (f.path, f.sha256) not in there]
+        listed = {path for path, _ in there}
+        listed |= {r.path for r in old.manifest.retired} if old else set()
+        still = {f.path for f in reader.named_files(new)} | {r.path for r in new.manifest.retired}
+        needed = set(new.manifest.needs())
         incoming = self.paths.saving(user) / "incoming"
-        files: Files = {named(user, kept_path(new.manifest.generation, new.raw)): new.raw}
+        at_hand = {**at_hand, reader.kept_copy(new).path: new.raw}
+        files: Files = {}
         try:
-            for path, file in wanted.items():
-                if path in there:
-                    continue
-                content = at_hand.get(path)
+            for file in missing:
+                content = at_hand.get(file.path)
                 if content is None:
                     content = incoming / file.sha256
-                    reader.fetch([source], user, file, content)
-                files[named(user, path)] = content
+                    try:
+                        reader.fetch([source], user, file, content)
+                    except (Corrupt, NotFound):
+                        if file in needed:
+                            raise
+                        continue  # an older generation's manifest: `verify` tells that it is lost
+                files[named(user, file.path)] = content
             target.commit(
                 Change(
                     files=files,
@@ -532,7 +538,8 @@ class Replication:
                     expected={
                         named(user, "manifest.json"): reader.digest(old.raw) if old else None
                     },
-                    deletes=frozenset(named(user, p) for p in listed - set(wanted) - still),
+                    deletes=frozenset(named(user, p) for p in listed - still),
+                    overwrite=any(f.path in listed for f in missing),
                 )
             )
         finally:

@@ -4,7 +4,8 @@ The published directory and the segments after it, or all segments when it is mi
 Every byte is hashed before it is used, and nothing is opened while the stores cannot be asked.
 """
 
-import os
+import contextlib
+import secrets
 import shutil
 import time
 import zipfile
@@ -13,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import Corrupt, InputError, NotFound, QuireError
+from errors import Corrupt, InputError, NotFound, QuireError, Unavailable
+from storage import sealed_text
+from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, tombstone
-from storage.generations import reader
+from storage.files import crops_of, is_named_by_content
+from storage.generations import reader, saved_jobs
 from storage.generations.compose import archived, elements_path, source_path
 from storage.generations.manifest import File, Manifest
 from storage.generations.replication import Replication, titles
@@ -105,46 +109,77 @@ class Restore:
         self.replication.note(user, problem)
 
     def original(self, user: str, sha256: str) -> Path:
-        """The PDF as it was submitted; NotFound when it is neither here nor saved."""
+        """The PDF as it was submitted; NotFound when it is neither here nor saved, Corrupt when it is
+        damaged here and not saved."""
         path = self.paths.source(user, sha256)
-        if not path.exists():
-            self.replication.fetch(user, source_path(sha256), path)
+        if not is_named_by_content(path):
+            there = path.exists()
+            try:
+                self.replication.fetch(user, source_path(sha256), path)
+            except NotFound as problem:
+                if there:
+                    raise _corrupt_original() from problem
+                raise
         return path
+
+    def crop(self, user: str, name: str) -> Path | None:
+        """The picture of a table or figure; None when it is neither here nor saved."""
+        path = self.paths.crop(user, name)
+        if is_named_by_content(path):
+            return path
+        for first, archive in sorted(archived(self.replication.named(user)).items()):
+            sha256, _, version = Path(first).stem.partition("-")
+            folder = self.paths.elements(user, sha256, version)
+            with contextlib.suppress(Corrupt):  # another document's
+                self.elements(user, sha256, version)
+                if any(name in crops_of(p) for p in folder.glob("*.crops")):
+                    self._unpack(user, archive, folder)
+            if is_named_by_content(path):
+                return path
+        return None
 
     def elements(self, user: str, sha256: str, version: str) -> None:
         """The elements and pictures of a source, as they were partitioned, or the batches of it
-        that were; NotFound when none was ever saved. What is there already stays."""
+        that were; NotFound when there are none, Corrupt when no one has them whole. What is there
+        already, and whole, stays."""
         folder = self.paths.elements(user, sha256, version)
-        if folder.exists():
+        if saved_jobs.is_listed(folder) and saved_jobs.is_whole(folder):
             return
-        whole, parts = elements_path(sha256, version), part_folder(sha256, version)
+        first, parts = elements_path(sha256, version), part_folder(sha256, version)
         saved = self.replication.named(user)
-        newest = archived(saved).get(whole)
-        archives = [newest] if newest else sorted(p for p in saved if p.startswith(parts))
-        aside = folder.with_name(f".{folder.name}.tmp")
-        for path in archives or [whole]:
-            self._unpack(user, path, aside)
-        aside.replace(folder)
+        newest = archived(saved).get(first)
+        if newest:
+            try:
+                self._unpack(user, newest, folder)
+                if not saved_jobs.is_listed(folder):  # saved before there was such a list
+                    saved_jobs.list_files(folder)
+            except Unavailable:
+                if not folder.exists() or not saved_jobs.is_whole(folder):
+                    raise
+        elif not folder.exists() or not saved_jobs.is_whole(folder):
+            found = sorted(p for p in saved if p.startswith(parts))
+            for path in found if found or folder.exists() else [first]:
+                self._unpack(user, path, folder)
+        if not saved_jobs.is_whole(folder):
+            raise _corrupt_elements()
 
     def _unpack(self, user: str, path: str, folder: Path) -> None:
-        """A saved archive: elements into the folder, crops to the user's others."""
-        archive = folder.with_suffix(".zip")
+        """A saved archive: elements into the folder, crops to the user's others; what is there, and
+        whole, stays."""
+        archive = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.zip")
         self.replication.fetch(user, path, archive)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(archive) as members:
                 for entry in members.infolist():
                     kind, _, name = entry.filename.partition("/")
-                    to = (
-                        self.paths.crop(user, name)
-                        if kind == "crops"
-                        else folder / ElementsFile(name)
-                    )
                     if entry.compress_type != zipfile.ZIP_STORED:  # no larger than what was hashed
                         raise _corrupt_elements()
-                    to.parent.mkdir(parents=True, exist_ok=True)
-                    if not os.path.lexists(to):
-                        to.write_bytes(members.read(entry))
+                    if kind == "crops":
+                        if not is_named_by_content(to := self.paths.crop(user, name)):
+                            atomic_write(to, members.read(entry))
+                    elif not sealed_text.is_proved(to := folder / ElementsFile(name)):
+                        atomic_write(to, sealed_text.sealed(members.read(entry)))
         except (zipfile.BadZipFile, InputError, RuntimeError, EOFError) as problem:
             raise _corrupt_elements() from problem
         finally:
@@ -229,6 +264,14 @@ def _lost(names: Sequence[str]) -> Corrupt:
         "disk.",
         "What jobs had read is indexed again by itself. Delete again what was deleted since then, and "
         "repeat imports.",
+    )
+
+
+def _corrupt_original() -> Corrupt:
+    return Corrupt(
+        "original_corrupt",
+        "The PDF is damaged on this disk, and was not saved before.",
+        "Upload it again.",
     )
 
 

@@ -59,15 +59,20 @@ def differences(store: VectorStore, state: State) -> Iterator[Row]:
     compared by direction, as Chroma keeps them."""
     for collection in sorted({*state, *store.collections()}):
         wanted = state.get(collection, {})
-        ids = store.ids(collection) if store.has(collection) else []
-        for start in range(0, len(ids), BATCH):
-            for record in store.get(collection, ids=ids[start : start + BATCH], vectors=True):
-                row = wanted.get(record.id)
-                if row is None or not _same(row, record):
-                    yield put_row(collection, record)
-        yield from (
-            Row(op="delete", collection=collection, id=i) for i in sorted(wanted.keys() - set(ids))
-        )
+        missing = set(wanted)
+        for record in every(store, collection) if store.has(collection) else ():
+            missing.discard(record.id)
+            row = wanted.get(record.id)
+            if row is None or not _same(row, record):
+                yield put_row(collection, record)
+        yield from (Row(op="delete", collection=collection, id=i) for i in sorted(missing))
+
+
+def every(store: VectorStore, collection: str) -> Iterator[Record]:
+    """All records with their vectors."""
+    ids = store.ids(collection)
+    for start in range(0, len(ids), BATCH):
+        yield from store.get(collection, ids=ids[start : start + BATCH], vectors=True)
 
 
 def _same(row: Row, record: Record) -> bool:

@@ -22,10 +22,11 @@ from typing import IO, Protocol
 
 from errors import Conflict, Corrupt, QuireError, Unavailable
 from storage.live import closed_copy, journal, seal
-from storage.live.build_chroma import State, differences
+from storage.live.build_chroma import State, differences, every, put_row
 from storage.live.chroma import Sound, VectorStore, chroma_version, index_damaged
 from storage.live.closed_copy import Copy
 from storage.live.seal import Seal
+from storage.live.segments import Row
 from storage.live.workspace import Workspace
 from storage.paths import Paths
 from storage.scarce import descriptors_left, too_many_open_files
@@ -243,6 +244,35 @@ class Workspaces:
             slot.saves[before] = after
             if slot.opening is None:
                 self._apply_saves(user, slot)
+
+    def closed_rows(self, user: str) -> tuple[Row, ...] | None:
+        """Every record of the store, closed and read from a copy: whatever happens meanwhile, it stays
+        proved. None when its seal does not prove it."""
+        rows: list[Row] = []
+        target = self.paths.copy(user)
+
+        def read() -> bool:
+            held = self._sealed(user)
+            if not held or not self._proved(user, held):
+                return False
+            closed_copy.copy(self.paths.chroma(user), target)
+            with Sound():
+                store = VectorStore(target)
+                try:
+                    for name in store.collections():
+                        rows.extend(put_row(name, record) for record in every(store, name))
+                finally:
+                    store.close()
+            return True
+
+        whole: list[bool] = []
+        try:
+            self._exclusively(user, lambda: whole.append(read()))
+        except Corrupt as problem:
+            log.warning("a closed store cannot be read: %s", problem, extra={"user": user})
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+        return tuple(rows) if whole == [True] else None
 
     # Publishing
 

@@ -286,7 +286,7 @@ def test_what_a_record_says_of_itself(outside: Path, tmp_path: Path) -> None:
 def signed(body: Mapping[str, Any]) -> bytes:
     said = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()
-    return f'{{"sha256":"{digest}","body":{said}}}'.encode(errors="surrogatepass")
+    return f'{{"sha256":"{digest}","body":{said}}}\n'.encode(errors="surrogatepass")
 
 
 MANIFEST = Manifest(

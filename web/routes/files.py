@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from errors import NotFound, QuireError
 from pipeline.jobs.health import metrics
+from storage.files import is_named_by_content
 from web import assets
 from web.api import App
 from web.http_status import refusal
@@ -50,7 +51,7 @@ def routes(app: App) -> list[Route]:
 
     def figure(asked: Asked) -> Response:
         path = app.jobs.paths.crop(asked.user, asked.path["name"])
-        if not path.is_file():
+        if not is_named_by_content(path):
             path = Path(app.link.call("crop", asked.user, name=asked.path["name"]))
         return FileResponse(path, headers=_PRIVATE)
 
