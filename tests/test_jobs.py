@@ -147,9 +147,17 @@ def test_what_cannot_be_is_refused_with_a_code(running: Engine) -> None:
                 call(user, name)
             assert caught.value.code == "job_not_found"
     assert running.jobs.cancel(USER, job)["status"] == "succeeded"
-    for pages, code in (([0], "pages_range"), ([3], "pages_range"), (["1"], "pages_range")):
+    for pages, code in ((p, "pages_range") for p in ([0], [3], ["1"], [])):
         with pytest.raises(QuireError) as refused:
             running.jobs.retry(USER, job, pages=pages)
+        assert refused.value.code == code
+    for status, limit, code in (
+        ("foo", 5, "status_unknown"),
+        ("", 5, "status_unknown"),
+        (None, 0, "bad_number"),
+    ):
+        with pytest.raises(QuireError) as refused:
+            running.jobs.list_jobs(USER, status, limit)
         assert refused.value.code == code
     assert running.jobs.read_events(USER, job, 10_000)[0] == []
 

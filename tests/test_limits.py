@@ -25,6 +25,7 @@ import pytest
 from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from starlette.requests import Request
 
 from errors import InputError, Refused
@@ -40,6 +41,7 @@ from tests.loopback import Loopback
 from tests.oidc import Provider
 from web import body, connections
 from web.arguments import MOST_TEXT
+from web.begun import Begun
 from web.guard import Limits
 from web.identity import Identity, Remembered, address
 from web.rate_limit import Buckets, Share, Turns, network
@@ -191,6 +193,20 @@ def test_json_that_is_none_is_refused_with_a_code(
     sent = iter([content]) if chunked else content
     status, error = door.ask("POST", path, sent, **door.visitor(), **JSON)
     assert (status, error.get("code")) == (400, "bad_body")
+
+
+@given(
+    st.sampled_from([r for r in JSON_ROUTES if r.startswith("/gradio_api/") and "mcp" not in r]),
+    st.sampled_from([t for t in TYPES if t not in {"", "application/json"}])
+    | st.text(
+        st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f;"),
+        min_size=1,
+    ),
+)
+def test_a_call_is_json_and_says_so(door: Door, path: str, kind: str) -> None:
+    sent, who = b'{"query": "x"}', door.visitor()
+    status, error = door.ask("POST", path, sent, **who, **{"Content-Type": kind})
+    assert (status, error.get("code")) == (415, "media_type")
 
 
 NOT_UPLOADS = st.sampled_from([
@@ -590,14 +606,13 @@ STREAMS = (
 def remembering(door: Door, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names that are remembered from now on."""
     names: list[str] = []
-    put = Remembered.put
+    put = Begun.put
 
-    def noted(self: Remembered[Any], key: str, value: Any, seconds: float) -> None:
-        if seconds == 86_400.0 and isinstance(value, str):  # whose it is
-            names.append(key)
-        put(self, key, value, seconds)
+    def noted(self: Begun, name: str, who: str, share: str) -> None:
+        names.append(name)
+        put(self, name, who, share)
 
-    monkeypatch.setattr(Remembered, "put", noted)
+    monkeypatch.setattr(Begun, "put", noted)
     return names
 
 
@@ -675,6 +690,63 @@ def test_four_addresses_leave_uploads_to_other_visitors() -> None:
                 while True:
                     held.enter_context(uploads.one(Share(at, visitor=True)))
         held.enter_context(uploads.one(Share("another", visitor=True)))
+
+
+def test_an_upload_of_too_many_is_read_on_so_that_its_sender_hears_why(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door.guard["limits"].uploads, "each", 0)
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    who = door.visitor("203.0.113.79")
+    status, error = door.ask("POST", "/gradio_api/upload", bytes(8 << 20), **who, **kind)
+    assert (status, error["code"]) == (429, "too_many_requests")
+
+
+class Names(RuleBasedStateMachine):
+    """Whoever has begun no more than an even part of what there is room for keeps it all, whatever others
+    make up."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.now = 0.0
+        self.begun = Begun(most=12, each=6, clock=lambda: self.now)
+        self.model: dict[str, list[str]] = {share: [] for share in "abc"}
+
+    @rule(share=st.sampled_from("abc"), n=st.integers(0, 30))
+    def put(self, share: str, n: int) -> None:
+        name = f"{share}{n}"
+        self.begun.put(name, f"who {share}", share)
+        self.model[share] = [*(x for x in self.model[share] if x != name), name]
+
+    @rule(share=st.sampled_from("abc"), n=st.integers(0, 30))
+    def get(self, share: str, n: int) -> None:
+        if (name := f"{share}{n}") in self.model[share] and self.begun.get(name):
+            self.model[share] = [*(x for x in self.model[share] if x != name), name]
+
+    @rule()
+    def a_day_goes_by(self) -> None:
+        self.now += 90_000
+        assert not any(self.begun.get(n) for names in self.model.values() for n in names)
+        self.model = {share: [] for share in "abc"}
+
+    @rule(n=st.integers(0, 30))
+    def another_takes_it(self, n: int) -> None:
+        self.begun.put(name := f"a{n}", "who b", "b")
+        assert self.begun.get(name) == "who b"
+        self.begun.put(name, "who a", "a")
+        self.model["a"] = [*(x for x in self.model["a"] if x != name), name]
+
+    @invariant()
+    def the_newest_are_there(self) -> None:
+        assert len(self.begun) <= 12
+        for share, names in self.model.items():
+            kept = [n for n in names if n in self.begun._owners]
+            assert kept == names[len(names) - len(kept) :]
+            assert len(kept) >= min(len(names), 4)
+            assert {self.begun._owners[n][0] for n in kept} <= {f"who {share}"}
+
+
+TestNames = Names.TestCase
 
 
 @pytest.mark.parametrize("every", [0.02, 0.2])

@@ -5,6 +5,7 @@ finds there before an endpoint runs. Knows nothing of routes.
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from errors import InputError
@@ -27,6 +29,7 @@ SLOWEST = 8 << 10  # bytes of an upload a second
 READ_ON = 32 << 20  # of a body that is too large, so that its sender hears why
 _MOST_VALUES, _DEEPEST = 50_000, 60
 _LARGEST = 1 << 63
+_JSON = {"", "application/json"}
 _FILES = {"file", "files"}  # arguments of endpoints
 
 
@@ -40,15 +43,17 @@ def announced(headers: Headers) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
-async def read(headers: Headers, receive: Receive) -> bytes:
-    """The JSON text that comes; of a form, or of more, nothing is kept."""
+async def read(headers: Headers, receive: Receive, *, json_only: bool = False) -> bytes:
+    """The JSON text that comes; of a form, or of more, nothing is kept. `json_only`: nor of what says
+    that it is something else."""
     try:
         async with asyncio.timeout(SECONDS):
             body, size = await _read(receive)
     except TimeoutError as problem:
         raise _slow() from problem
-    if headers.get("content-type", "").strip().lower().startswith("multipart/"):
-        raise InputError("media_type", "No form is taken here.", "Send JSON; upload files first.")
+    kind = headers.get("content-type", "").partition(";")[0].strip(" \t").lower()
+    if kind.startswith("multipart/") or (json_only and kind not in _JSON):
+        raise InputError("media_type", "Only JSON is taken here.", "Send JSON; upload files first.")
     if size > MAX_BODY:
         raise InputError("body_too_large", "The request is too large.", "Upload files as files.")
     return body
@@ -69,6 +74,15 @@ async def paced(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             return
         size += len(chunk)
         yield chunk
+
+
+async def read_on(arriving: AsyncIterator[bytes], most: int) -> None:
+    """A refused body, of which nothing is kept: a sender that is cut off never hears why."""
+    with contextlib.suppress(InputError, ClientDisconnect):  # it is slow, or gone
+        async for chunk in arriving:
+            most -= len(chunk)
+            if most < 0:
+                return
 
 
 async def _read(receive: Receive) -> tuple[bytes, int]:

@@ -26,11 +26,11 @@ from settings import LOOPBACK, Settings
 from web import body
 from web.arguments import Calls
 from web.assets import sign_in_page
+from web.begun import Begun
 from web.http_status import refusal
-from web.identity import COOKIES, Caller, Identity, Remembered, address, modest
+from web.identity import COOKIES, Caller, Identity, address, modest
 from web.rate_limit import AtOnce, Buckets, Share, network, too_many
 
-_DAY = 86400.0
 _GRADIO = re.compile(
     r"/gradio_api/(info/?|openapi\.json|startup-events|theme\.css|app_id/?|queue/(join|data)|call/.+"
     r"|run/[^/]+/?|cancel|reset/?|heartbeat/[^/]+|upload|upload_progress|mcp/?|mcp/schema)"
@@ -89,7 +89,7 @@ class Guard:
         self.identity = identity
         self.calls = calls
         self.limits = (limits or Limits()) if settings.space_id else None
-        self.begun: Remembered[str] = Remembered(20_000)  # session or event → who began it
+        self.begun = Begun()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -134,12 +134,15 @@ class Guard:
                 if scope["method"] == "GET" and _TOOLS.fullmatch(scope["path"]):
                     raise _no_stream()
             except QuireError as problem:
+                if "quire_counted" in scope and scope["path"] == _UPLOAD:
+                    await body.read_on(body.paced(request.stream()), body.READ_ON)
                 at_door = problem.code == "sign_in" and scope["path"] == "/"
                 answer = HTMLResponse(sign_in_page(), 401) if at_door else refusal(problem)
                 await answer(scope, receive, guarded)
                 return
             if scope["method"] == "POST" and _CALL.fullmatch(scope["path"]):
-                await self.app(scope, receive, self._noting(guarded, who))
+                share = self._share(request, caller).key
+                await self.app(scope, receive, self._noting(guarded, who, share))
             else:
                 await self.app(scope, receive, _with_policy(guarded))
 
@@ -234,6 +237,7 @@ class Guard:
         if wait:
             raise too_many(wait)
         held.enter_context((self.limits.nobody if nobody else self.limits.open).one(share))
+        request.scope["quire_counted"] = True
         if path == _UPLOAD:
             held.enter_context(self.limits.uploads.one(share))
 
@@ -251,7 +255,7 @@ class Guard:
         value: Any = None
         called = request.method == "POST" and _CALL.fullmatch(path)
         if path != _UPLOAD and (called or body.announced(request.headers)):
-            text = await body.read(request.headers, receive)
+            text = await body.read(request.headers, receive, json_only=bool(called))
             receive = body.again(text, receive)
             if text or called:
                 value = body.parsed(text)
@@ -273,7 +277,7 @@ class Guard:
         if called and self.calls:
             self.calls.check(path, value)
         for name in given:  # the first to name one owns it
-            self.begun.put(name, who, _DAY)
+            self.begun.put(name, who, self._share(request, caller).key)
         return receive, who
 
     async def _known(self, request: Request, value: Any) -> None:
@@ -286,14 +290,14 @@ class Guard:
             raise refused
         await run_in_threadpool(self.identity.of, request, token)
 
-    def _noting(self, send: Send, who: str) -> Send:
+    def _noting(self, send: Send, who: str, share: str) -> Send:
         """Remember whose event the answer names."""
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.body":
                 with contextlib.suppress(ValueError):
                     for _, name in _names(json.loads(message.get("body", b""))):
-                        self.begun.put(name, who, _DAY)
+                        self.begun.put(name, who, share)
             await send(message)
 
         return noting

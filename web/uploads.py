@@ -5,7 +5,6 @@ leaves what a broken connection had sent. What is submitted is moved away from h
 after two hours (see pipeline/worker/cleanup.py).
 """
 
-import contextlib
 import secrets
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -24,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from errors import InputError, QuireError
 from pipeline.jobs.service import Jobs
 from pipeline.jobs.uploads import Promise
-from web.body import MAX_FILES, READ_ON, folder, not_an_upload, paced, too_many_files
+from web.body import MAX_FILES, READ_ON, folder, not_an_upload, paced, read_on, too_many_files
 from web.http_status import refusal
 from web.identity import Caller, Identity
 
@@ -57,7 +56,7 @@ async def upload(request: Request, identity: Identity, jobs: Jobs) -> Response:
             if found is None:
                 raise
             refused = found
-        await _read_on(arriving, max(READ_ON, most_mb << 20))
+        await read_on(arriving, max(READ_ON, most_mb << 20))
     except ClientDisconnect:
         return Response(status_code=499)
     return refusal(refused)
@@ -82,15 +81,6 @@ async def _taken(
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
-
-
-async def _read_on(arriving: AsyncIterator[bytes], most: int) -> None:
-    """A refused body, of which nothing is kept: a sender that is cut off never hears why."""
-    with contextlib.suppress(QuireError):  # it is slow
-        async for chunk in arriving:
-            most -= len(chunk)
-            if most < 0:
-                return
 
 
 async def _received(

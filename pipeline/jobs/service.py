@@ -40,9 +40,9 @@ from pipeline.models import gpu as borrow
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, digest
 from settings import Settings
-from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow
+from storage.catalog.catalog import ACTIVE, FINISHED, STATUSES, Catalog, JobRow
 from storage.generations import base
-from storage.names import file_name
+from storage.names import file_name, number
 from storage.paths import Paths
 from storage.scarce import scarce
 
@@ -238,8 +238,13 @@ class Jobs:
         collection: str | None = None,
     ) -> list[dict[str, Any]]:
         """Newest first; of one collection when its id is given."""
-        statuses = None if not status else [status]
-        rows = self.catalog.jobs(user, statuses, max(1, min(limit, LISTED)), collection=collection)
+        if status is not None and status not in STATUSES:
+            raise InputError(
+                "status_unknown", "There is no such status.", f"Use one of: {', '.join(STATUSES)}."
+            )
+        statuses = None if status is None else [status]
+        most = min(number(limit, 1 << 31, 1), LISTED)
+        rows = self.catalog.jobs(user, statuses, most, collection=collection)
         return [self._standing.shown(row) for row in rows]
 
     def recent(self, users: list[str], since: float) -> dict[str, list[dict[str, Any]]]:
@@ -319,14 +324,14 @@ class Jobs:
             raise Refused("job_refused", "The file was refused and not kept.", "Submit it again.")
         total = int(row.summary.get("pages", 0))
         again: dict[str, Any] = {}
-        if (pages or strategy) and not total:
+        if (pages is not None or strategy) and not total:
             raise Refused(
                 "pages_unknown", "Its pages are not known yet.", "Retry the job as it was."
             )
         if strategy:
             PartitionOptions(strategy=strategy).checked()
-        if pages:
-            if not all(type(p) is int and 1 <= p <= total for p in pages):
+        if pages is not None:
+            if not pages or not all(type(p) is int and 1 <= p <= total for p in pages):
                 raise InputError(
                     "pages_range", "A page number is out of range.", f"Use 1 to {total}."
                 )

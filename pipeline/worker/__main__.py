@@ -120,7 +120,11 @@ def work(settings: Settings, *, reader: bool = False, beating: int | None = None
         return 0
     # A second worker of this kind waits here: the stores and their journal have one writer.
     with (paths.run / "jobs.lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another worker uses this data directory: this one waits until it ends")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         (paths.run / "ready").unlink(missing_ok=True)
         _run(settings, paths, stopping, _executor(settings), reader=False)
     return 0

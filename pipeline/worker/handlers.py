@@ -227,7 +227,7 @@ class Library:
         hits = [search.hit(r, 0.0, {}) for r in held]
         hits.sort(key=lambda h: (h["filename"] or "", h["page"] or 0))
         pictured = {h["image_url"]: h for h in reversed(hits) if h["image_url"]}
-        return list(reversed(pictured.values()))[: max(1, min(limit, 500))]
+        return list(reversed(pictured.values()))[: min(number(limit, 1 << 31, 1), 500)]
 
     def lend(self, user: str, job: str, token: str) -> None:
         """The owner's Hub token, for that push only."""

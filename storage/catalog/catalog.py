@@ -27,6 +27,7 @@ from storage.names import JobId, is_one, line
 ACTIVE = ("queued", "running", "waiting")
 IMPORTED = "imported"  # the version of a source that may have neither original nor elements
 FINISHED = ("succeeded", "partial", "failed", "cancelled")
+STATUSES = (*ACTIVE, *FINISHED)
 _LONGEST_TITLE = 200
 
 
