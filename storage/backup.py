@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from errors import Corrupt, InputError, Refused
+from storage.atomic_write import atomic_write
 from storage.generations import base
 from storage.generations import manifest as manifests
 from storage.generations.base import users_here
@@ -140,13 +141,13 @@ def _copy_remote(top: Path, to: Path) -> None:
             raw = newest.read_bytes()
             found = manifests.load(raw, user=folder.name)
             needed = [*(r.path for r in found.retired), *(f.path for f in found.needs())]
-            kept = [*(f.path for f in found.kept), kept_path(found.generation, digest(raw))]
-            for path in (*needed, *kept):  # the first are the first to go
+            for path in (*needed, *(f.path for f in found.kept)):  # the first are the first to go
                 name = named(folder.name, path)
                 if not (to / name).exists():
                     _copy(top / name, to / name)
             if all((to / named(folder.name, path)).exists() for path in needed):
-                (to / "users" / folder.name / "manifest.json").write_bytes(raw)
+                for path in ("manifest.json", kept_path(found.generation, digest(raw))):
+                    atomic_write(to / named(folder.name, path), raw)
                 break
         else:
             raise Corrupt(

@@ -29,8 +29,11 @@ def is_plain(path: Path) -> bool:
 
 def is_named_by_content(path: Path) -> bool:
     """Whether it is a plain file, and what its name begins with is its sha256."""
-    with opened(path) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if file else None
+    try:
+        with opened(path) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest() if file else None
+    except OSError:  # the disk cannot give it
+        return False
     return path.name.partition(".")[0] == found
 
 

@@ -58,7 +58,7 @@ def remove_files(paths: Paths, catalog: Catalog, user: str, sha256: str) -> int:
     put_aside(paths, user, _listed(folders))
     gone = [
         paths.source(user, sha256),
-        *elements.glob(f"{sha256}-*.zip"),
+        *elements.glob(f".{sha256}-*.zip"),  # that a kill left
         *(p for folder in folders for p in folder.glob("*")),
     ]
     freed = 0

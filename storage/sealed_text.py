@@ -5,52 +5,53 @@ Files that were written without that line are taken as they are. Knows nothing o
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from errors import Corrupt
 from storage.atomic_write import atomic_write
 from storage.files import opened
 
-_BEGINS = b'{"sha256":'
+_SEAL = re.compile(rb'\{"sha256": "[0-9a-f]{64}"\}\n')
 
 
 def write(path: Path, text: str) -> None:
     """Whole or not there."""
-    atomic_write(path, _seal(body := text.encode(errors="replace")) + body)
+    atomic_write(path, sealed(text.encode(errors="replace")))
 
 
 def read(path: Path) -> str:
     """What was written; FileNotFoundError when nothing is there, Corrupt when it is something else."""
     content = _content(path)
+    seal = _SEAL.match(content)
+    body = content[seal.end() :] if seal else content
+    if not content or (seal and seal[0] != _seal(body)):
+        raise damaged(path)
     try:
-        if _is_proved(content):
-            return content.partition(b"\n")[2].decode()
-        if content and not content.startswith(_BEGINS):
-            return content.decode()
+        return body.decode()
     except UnicodeDecodeError as problem:
         raise damaged(path) from problem
-    raise damaged(path)
 
 
-def is_whole(path: Path) -> bool:
+def is_sealed(path: Path) -> bool:
+    """Whether it has that line, right or not."""
     try:
-        read(path)
-    except (Corrupt, OSError):
+        return bool(_SEAL.match(_content(path)))
+    except (FileNotFoundError, Corrupt):
         return False
-    return True
 
 
 def is_proved(path: Path) -> bool:
     """Whether it has that line, and is what was written."""
     try:
-        return _is_proved(_content(path))
-    except OSError:
+        read(path)
+    except (FileNotFoundError, Corrupt):
         return False
+    return is_sealed(path)
 
 
-def sealed(content: bytes) -> bytes:
-    """What is known to be right, with its line."""
-    return content if _is_proved(content) else _seal(content) + content
+def sealed(body: bytes) -> bytes:
+    return _seal(body) + body
 
 
 def damaged(path: Path) -> Corrupt:
@@ -65,11 +66,10 @@ def _content(path: Path) -> bytes:
     with opened(path) as file:
         if file is None and not path.exists() and not path.is_symlink():
             raise FileNotFoundError(path)
-        return file.read() if file else b""
-
-
-def _is_proved(content: bytes) -> bool:
-    return content.startswith(_BEGINS) and content.startswith(_seal(content.partition(b"\n")[2]))
+        try:
+            return file.read() if file else b""
+        except OSError as problem:  # the disk cannot give it
+            raise damaged(path) from problem
 
 
 def _seal(body: bytes) -> bytes:

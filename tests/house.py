@@ -9,10 +9,10 @@ from pipeline.pdf.page import PageRecord
 from pipeline.worker.handlers import Library
 from settings import Settings
 from storage.catalog.catalog import Catalog, SourceRow
+from storage.elements_folder import list_files
 from storage.generations.committer import Pace
 from storage.generations.compose import Wish
 from storage.generations.reader import digest
-from storage.generations.saved_jobs import list_files
 from storage.live.chroma import Record
 from storage.live.workspace import Space
 from storage.names import CropName

@@ -2,7 +2,7 @@
 or is told. Files are drawn at random, and what happens to each."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from errors import Corrupt, NotFound
 from storage.catalog.catalog import JobRow
+from storage.elements_folder import is_listed, list_files
 from storage.generations import verify
 from storage.generations.repair import repair
-from storage.generations.saved_jobs import is_listed
 from storage.remotes.local import LocalRemote
 from tests.house import USER, House
 
@@ -177,3 +177,147 @@ def test_what_was_never_saved_is_told_by_its_name_and_not_saved(
     assert ("original_missing" in codes) == any(p.parent == pdf for p in damaged)
     assert codes <= {"original_missing", "elements_missing"}
     house.close()
+
+
+# One at a time
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "data")
+    yield made
+    made.close()
+
+
+def folder_of(house: House, sha256: str) -> Path:
+    return house.paths.elements(USER, sha256, "v1")
+
+
+def crop_of(house: House) -> Path:
+    (path,) = house.paths.crops(USER).iterdir()
+    return path
+
+
+def old(folder: Path) -> None:
+    """As a version wrote it whose files do not say what they are."""
+    (folder / "files.json").unlink()
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    (folder / "probe.json").write_text('{"sha256": "' + "a" * 64 + '", "pages": 2}')
+
+
+def test_a_deleted_document_does_not_come_back_with_a_picture_that_is_asked_for(
+    house: House,
+) -> None:
+    sha256 = house.document()
+    house.replication.save(USER)
+    name = crop_of(house).name
+    house.library.delete_source(USER, "papers", sha256)
+    crop_of(house).unlink()
+    for asked in (name, f"{'b' * 64}.png"):
+        with pytest.raises(NotFound):
+            house.library.crop(USER, asked)
+    assert not folder_of(house, sha256).exists()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_an_older_version_wrote_is_read_and_saved(house: House, saved: bool) -> None:
+    sha256 = house.document()
+    folder, whole = folder_of(house, sha256), house.library.elements(USER, sha256)
+    old(folder)
+    if saved:
+        house.replication.save(USER)
+        shutil.rmtree(house.paths.root.parent / "remote")  # which is away
+    assert list(verify.files_here(house.paths, USER)) == []
+    assert house.library.elements(USER, sha256) == whole
+    if not saved:
+        house.replication.save(USER)
+        shutil.rmtree(folder)
+        assert house.library.elements(USER, sha256) == whole
+
+
+def test_pages_read_again_by_an_older_version_are_not_taken_back(house: House) -> None:
+    sha256 = house.document()
+    folder = folder_of(house, sha256)
+    old(folder)
+    house.replication.save(USER)
+    batch = folder / "batch-00000.jsonl"
+    again = batch.read_text(encoding="utf-8").replace("and so on", "read again")
+    batch.write_text(again, encoding="utf-8")
+    (folder / "edition.json").write_text("1", encoding="ascii")
+    assert house.library.elements(USER, sha256)[0]["text"] == "read again"
+    house.replication.save(USER)
+    shutil.rmtree(folder)
+    assert house.library.elements(USER, sha256)[0]["text"] == "read again"
+
+
+def test_what_was_saved_stays_where_its_next_edition_is_damaged(house: House) -> None:
+    sha256 = house.document()
+    folder, whole = folder_of(house, sha256), house.library.elements(USER, sha256)
+    house.replication.save(USER)
+    list_files(folder, saved=0, changed=True)
+    (folder / "batch-00001.jsonl").write_bytes(b"damaged")
+    house.put(1)
+    house.replication.save(USER)
+    shutil.rmtree(folder)
+    assert house.library.elements(USER, sha256) == whole
+
+
+def test_pages_that_were_read_after_a_first_part_was_saved_are_saved(house: House) -> None:
+    sha256 = house.document()
+    folder, whole = folder_of(house, sha256), house.library.elements(USER, sha256)
+    late = {p: p.read_bytes() for p in folder.glob("batch-00001.*")}
+    for path in (*late, folder / "files.json"):
+        path.unlink()
+    list_files(folder)  # it was cancelled, and what was read was kept
+    house.replication.save(USER)
+    for path, content in late.items():
+        path.write_bytes(content)
+    list_files(folder)
+    house.replication.save(USER)
+    shutil.rmtree(folder)
+    assert house.library.elements(USER, sha256) == whole
+
+
+def test_a_machine_that_is_behind_repairs_with_nothing_of_its_own(tmp_path: Path) -> None:
+    remote = LocalRemote(tmp_path / "remote")
+    here = House(tmp_path / "here", primary=remote)
+    here.source("a" * 64)
+    here.replication.save(USER)
+    here.close()
+    ahead = House(tmp_path / "ahead", primary=remote)
+    ahead.replication.adopt(USER)
+    for n in (1, 2):
+        ahead.put(n)
+        ahead.replication.save(USER)
+    ahead.close()
+    segments = sorted((tmp_path / "remote" / "users" / USER / "segments").iterdir())
+    segments[0].write_bytes(b"damaged")
+    behind = House(tmp_path / "here", primary=remote)
+    left = repair(behind.stores.restore, behind.workspaces, USER)
+    assert "stored_file_corrupt" in {d.code for d in left}
+    assert all(p.exists() for p in segments)
+    behind.close()
+
+
+def test_a_damaged_manifest_that_was_kept_is_gone_after_a_repair(
+    house: House, tmp_path: Path
+) -> None:
+    for n in (1, 2):
+        house.put(n)
+        house.replication.save(USER)
+    kept = sorted((tmp_path / "remote" / "users" / USER / "manifests").iterdir())[0]
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert repair(house.stores.restore, house.workspaces, USER) == []
+    assert not kept.exists()
+
+
+def test_what_cannot_be_mended_costs_no_older_generation(house: House, tmp_path: Path) -> None:
+    sha256 = house.document()
+    house.replication.save(USER)
+    house.paths.source(USER, sha256).unlink()
+    (tmp_path / "remote" / "users" / USER / "sources" / f"{sha256}.pdf").unlink()
+    for _ in range(3):
+        (left,) = repair(house.stores.restore, house.workspaces, USER)
+        assert left.code == "not_in_store"
+    assert house.replication.status(USER).saved_generation == 1

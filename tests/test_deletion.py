@@ -419,6 +419,7 @@ def test_an_erased_text_is_in_no_file_of_its_owner(store: Store) -> None:
     record_of = replace(record(MANY, source_id=digest(3)), document=text)
     with house.workspaces.open(USER) as workspace:
         workspace.upsert(house.space(), [record_of])
+    (house.paths.pending(USER) / "1.damaged").write_text(text, encoding="ascii")  # set aside once
     store.goes_by(100)  # saved, and published
     receipts = [store.delete(n)["receipt"] for n in (3, 4)]
     store.goes_by(10)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import QuireError, Refused
-from pipeline.worker.cleanup import EXPORTS_FOR, UPLOADS_FOR, House, tidy
+from pipeline.worker.cleanup import DAMAGED_FOR, EXPORTS_FOR, UPLOADS_FOR, House, tidy
 from storage.catalog.tokens import Accounts
 from storage.paths import Paths
 
@@ -42,14 +42,18 @@ def test_old_uploads_and_exports_go_and_fresh_ones_stay(tmp_path: Path) -> None:
     old = [
         aged(paths.uploads / A / "one", UPLOADS_FOR + 60),
         aged(paths.exports / A / "c-x-parquet.zip", EXPORTS_FOR + 60),
+        aged(paths.pending(A) / "1.damaged", DAMAGED_FOR + 60),
+        aged(paths.root / "catalog.sqlite.damaged-20260101-000000", DAMAGED_FOR + 60),
     ]
     fresh = [
         aged(paths.uploads / A / "two", UPLOADS_FOR - 60),
         aged(paths.exports / B / "c-y-json.zip", EXPORTS_FOR - 60),
+        aged(paths.pending(A) / "2.damaged", DAMAGED_FOR - 60),
+        aged(paths.root / "catalog.sqlite.damaged-20260102-000000", DAMAGED_FOR - 60),
     ]
     assert tidy(house(tmp_path, []), time.time()) == []
-    assert [p.exists() for p in old] == [False, False]
-    assert [p.exists() for p in fresh] == [True, True]
+    assert not any(p.exists() for p in old)
+    assert all(p.exists() for p in fresh)
 
 
 def test_a_visitor_is_erased_a_day_after_the_last_visit_and_not_before(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ import pytest
 from errors import Corrupt, Unavailable
 from storage import sealed_text
 from storage.catalog.catalog import JobRow
+from storage.elements_folder import EDITION
 from storage.generations import manifest as manifests
 from storage.generations import reader, replication, saved_jobs
 from storage.generations.committer import Pace, Schedule
 from storage.generations.compose import Wish
 from storage.generations.manifest import File
 from storage.generations.restore import Restore
-from storage.generations.saved_jobs import EDITION
 from storage.live import closed_copy as published
 from storage.live.chroma import VectorStore
 from storage.live.journal import pending

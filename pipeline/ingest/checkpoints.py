@@ -13,6 +13,7 @@ from typing import Any
 from errors import Corrupt
 from pipeline.pdf.page import PageRecord
 from storage import sealed_text
+from storage.elements_folder import file_is_whole
 from storage.generations.reader import measure
 
 COPY = "readable.pdf"
@@ -46,12 +47,12 @@ def copy_is_whole(folder: Path) -> bool:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether that batch was read, and can be read again from here."""
+    """Whether that batch was read, and can be read again from here, with the list of its crops."""
     try:
         read_batch(path)
     except (FileNotFoundError, Corrupt):
         return False
-    return True
+    return file_is_whole(path.with_suffix(".crops"))
 
 
 def write_batch(

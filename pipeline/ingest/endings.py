@@ -8,8 +8,8 @@ import time
 from errors import InputError
 from pipeline.ingest.place import Json, Place
 from pipeline.jobs.notify import unsealed
+from storage import elements_folder
 from storage.catalog.catalog import FINISHED, SourceRow
-from storage.generations import saved_jobs
 from storage.removal import remove_source
 
 
@@ -29,6 +29,13 @@ def list_source(place: Place, pages: int) -> None:
     catalog.put_source(spec["user"], source)
 
 
+def list_elements(place: Place, *, changed: bool = False) -> None:
+    """All that was read is there; `changed`: what was saved of it before is not what it is now."""
+    spec, restore = place.spec, place.tools.stores.restore
+    saved = restore.edition(spec["user"], spec["sha256"], place.options.version())
+    elements_folder.list_files(place.elements, saved=saved, changed=changed)
+
+
 def save(place: Place, outcome: Json) -> Json:
     """One confirmed generation of this user: once it stands, so does the job's outcome."""
     place.tools.catalog.update_job(
@@ -46,7 +53,7 @@ def keep(place: Place) -> Json:
     if row.status == "cancelled" and place.is_latest:
         place.password.unlink(missing_ok=True)
     if held and row.status == "cancelled":
-        saved_jobs.list_files(place.elements)
+        list_elements(place)
         list_source(place, int(row.summary.get("pages", 0)))
         tools.stores.committer.touch(spec["user"])
     return {"records": len(held)}

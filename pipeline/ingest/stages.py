@@ -17,14 +17,22 @@ from pipeline.ingest import checkpoints
 from pipeline.ingest.checkpoints import read_batch, read_json, write_batch, write_json
 from pipeline.ingest.chunk import Chunk, ChunkOptions, chunk_batch
 from pipeline.ingest.embed import Encoder, records
-from pipeline.ingest.endings import clean, discard, keep, list_source, notify, save, undo
+from pipeline.ingest.endings import (
+    clean,
+    discard,
+    keep,
+    list_elements,
+    list_source,
+    notify,
+    save,
+    undo,
+)
 from pipeline.ingest.partition import Batch, partition_batch, style_of
 from pipeline.ingest.place import Json, Place
 from pipeline.models.gpu import Spent
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
 from storage import sealed_text
-from storage.generations import saved_jobs
 from storage.live.workspace import Space, bytes_of
 from storage.removal import crops_in, put_aside, remove_batch
 from storage.scarce import known
@@ -242,10 +250,7 @@ def finish_index(place: Place, pages: int, batches: int) -> Json:
     """Records of this source that its chunks no longer make are removed, as far as all of its chunks
     are known; the source is listed."""
     spec, tools = place.spec, place.tools
-    if spec["again"].get("pages"):  # what is saved of these elements is not what they are now
-        edition = saved_jobs.edition(place.elements) + 1
-        write_json(place.elements / saved_jobs.EDITION, edition)
-    saved_jobs.list_files(place.elements)
+    list_elements(place, changed=bool(spec["again"].get("pages")))
     told = [ids for p in place.chunks.glob("ids-*.json") if (ids := read_json(p)) is not None]
     current = {i for ids in told for i in ids}
     if len(told) == batches:

@@ -122,7 +122,10 @@ class Jobs:
         }
         stem = _job_id(user, spec)
         runs = self.catalog.runs(user, stem)
+        original = self.paths.source(user, sha256)
         if runs and self._stands(user, runs[-1]):
+            if original.exists():  # perhaps damaged
+                uploads.keep(request.path, original)
             self._admission.discard(request.path)
             return {
                 **self._standing.shown(runs[-1]),
@@ -130,7 +133,7 @@ class Jobs:
                 "message": "This file was submitted before; this is that job.",
             }
         job_id = f"{stem}-r{len(runs) + 1}" if runs else stem
-        uploads.keep(request.path, self.paths.source(user, sha256))
+        uploads.keep(request.path, original)
         self._admission.discard(request.path)
         if request.password:
             write_private(self.paths.work(user, job_id) / "password", request.password)

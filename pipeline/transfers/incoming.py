@@ -2,19 +2,19 @@
 fails. What the reader says is not believed.
 """
 
+import contextlib
 import secrets
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-from errors import PageProcessDied, Refused
+from errors import Corrupt, NotFound, PageProcessDied, Refused
 from pipeline.transfers.import_archive import Taken, take_in
 from pipeline.transfers.job import Job, Json
-from storage import sealed_text
+from storage import elements_folder, sealed_text
 from storage.catalog.catalog import ACTIVE, IMPORTED, Collection, SourceRow
 from storage.files import crops_of, is_named_by_content
-from storage.generations import saved_jobs
 from storage.live import parquet_shards
 from storage.live.workspace import Space, bytes_of
 from storage.names import CropName, is_one, line
@@ -127,7 +127,7 @@ def _files(job: Job, taken: Taken, inside: Path) -> None:
     places = {inside / "figures" / name: paths.crop(user, name) for name in taken.figures}
     places |= {inside / "sources" / f"{s}.pdf": paths.source(user, s) for s in taken.files}
     for path, target in places.items():
-        if not target.exists() and is_named_by_content(path):
+        if not is_named_by_content(target) and is_named_by_content(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
 
@@ -135,15 +135,16 @@ def _files(job: Job, taken: Taken, inside: Path) -> None:
 def _pictures(job: Job, sha256: str, shown: set[str]) -> None:
     """Those of an imported document are its elements: saved with it, and given back after a wipe. It may
     have been imported before, with others."""
-    folder = job.tools.paths.elements(job.user, sha256, IMPORTED)
+    restore, folder = job.tools.stores.restore, job.tools.paths.elements(job.user, sha256, IMPORTED)
     listed = folder / "batch-00000.crops"
+    with contextlib.suppress(NotFound, Corrupt):
+        restore.elements(job.user, sha256, IMPORTED)
     before = set(crops_of(listed))
     there = {n for n in shown if is_one(CropName, n) and job.tools.paths.crop(job.user, n).exists()}
     if there - before:
         sealed_text.write(listed, "\n".join(sorted(there | before)))
-        if before:
-            sealed_text.write(folder / saved_jobs.EDITION, str(saved_jobs.edition(folder) + 1))
-        saved_jobs.list_files(folder)
+        saved = restore.edition(job.user, sha256, IMPORTED)
+        elements_folder.list_files(folder, saved=saved, changed=bool(before) or saved >= 0)
 
 
 def remove_import(job: Job, collection: str) -> None:

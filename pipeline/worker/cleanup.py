@@ -1,4 +1,5 @@
-"""What time removes: uploads that nobody submitted, old exports, workspaces of visitors who left.
+"""What time removes: uploads that nobody submitted, old exports, damaged files that were set aside,
+workspaces of visitors who left.
 
 One pass is a plain function of the clock; the worker makes one every few minutes. Knows nothing of
 requests.
@@ -18,6 +19,7 @@ from storage.paths import Paths
 
 UPLOADS_FOR = 2 * 3600.0
 EXPORTS_FOR = 24 * 3600.0
+DAMAGED_FOR = 30 * 86400.0
 _EVERY = 300.0
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,11 @@ def tidy(house: House, now: float) -> list[str]:
     """One pass; why a workspace could not be erased yet. What is away is tried in the next one."""
     _drop_older(house.paths.uploads, "*/*", now - UPLOADS_FOR)
     _drop_older(house.paths.exports, "*/*", now - EXPORTS_FOR)
+    for folder, pattern in (
+        (house.paths.root, "*.damaged-*"),
+        (house.paths.root / "users", "*/pending/*.damaged"),
+    ):
+        _drop_older(folder, pattern, now - DAMAGED_FOR)
     gone = house.accounts.visitors_unseen_since(now - house.visitor_hours * 3600)
     told = house.erase(gone) if gone else {}
     for user in (u for u, problem in told.items() if problem is None):

@@ -46,6 +46,7 @@ def set_aside(path: Path) -> None:
     for end in ("-wal", "-shm", ""):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + end).replace(aside.with_name(aside.name + end))
+            aside.with_name(aside.name + end).touch()
 
 
 def _drop_unreadable(path: Path, database: sqlite3.Connection) -> None:

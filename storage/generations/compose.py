@@ -7,9 +7,10 @@ generations is kept how long.
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from storage import elements_folder
 from storage.catalog.catalog import Catalog, JobRow, SourceRow
 from storage.files import crops_of, is_named_by_content, opened
 from storage.generations import base, reader, saved_jobs
@@ -37,8 +38,8 @@ class Wish:
     """What a save is to do besides saving: publish a `copy`; `erase`, which
     also keeps no older generation; `erase_user`, which leaves an empty one; note that older
     versions are `forgotten`; or write the `whole` state of the live store again, the journal included,
-    above everything that was there. What is `damaged` of the newest generation is made anew, or left
-    out."""
+    above everything that was there. What is `damaged` of the newest generation (by path, the code of the
+    error) is made anew, or left out."""
 
     copy: Copy | None = None
     erase: bool = False
@@ -46,7 +47,7 @@ class Wish:
     forgotten: bool = False
     whole: tuple[Row, ...] | None = None
     above: int = 0
-    damaged: frozenset[str] = frozenset()
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +153,7 @@ def compose(
         journal=ships,
         changes=None if left else changes,
         erased=wish.erase_user,
-        overwrite=bool(wish.damaged),
+        overwrite=bool(wish.damaged) or any(r.path in files for r in (old.retired if old else ())),
     )
 
 
@@ -276,14 +277,17 @@ def _held(
                 held[path] = known[path]
                 continue
             content = build(paths, user, source)
+            saved = archives.get(elements_path(source.sha256, source.version))
             if content is not None:
                 held[path] = _file(path, content, files)
+            elif build is _elements and saved:  # damaged here: what was saved before stays
+                held[saved] = known[saved]
     return held
 
 
 def _newest(archives: Mapping[str, str], sha256: str, version: str, folder: Path) -> str:
     """The archive that is saved, or the next one when pages were read again since."""
-    edition = saved_jobs.edition(folder)
+    edition = elements_folder.edition(folder)
     saved = archives.get(elements_path(sha256, version))
     return (
         saved if saved and edition_of(saved) >= edition else elements_path(sha256, version, edition)
@@ -363,7 +367,7 @@ def archive(paths: Paths, user: str, folder: Path) -> Path | None:
     """Elements and crops of one source in one stored zip: the same bytes each time. None when they are
     not there, or damaged."""
     members = [p for p in sorted(folder.glob("*")) if is_one(ElementsFile, p.name)]
-    if not members or not saved_jobs.is_whole(folder):
+    if not members or not elements_folder.is_whole(folder):
         return None
     return _zipped(paths, user, paths.saving(user) / f"{folder.name}.zip", members)
 
@@ -409,6 +413,8 @@ def _retire(
     forgetting = [*new.forgetting, *left]
     if wish.erase or wish.erase_user:
         forgetting = sorted({*forgetting, *deletes} - needed)
+    deletes |= {f.path for f in old.kept if f.path in wish.damaged}
+    deletes -= {path for path, code in wish.damaged.items() if code == "not_in_store"}
     made = replace(
         new,
         kept=tuple(kept),

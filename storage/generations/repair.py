@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from errors import Corrupt, InputError, NotFound
-from storage import sealed_text
+from storage import elements_folder, sealed_text
 from storage.catalog.catalog import Catalog
 from storage.generations import base, reader, saved_jobs, verify
 from storage.generations import manifest as manifests
@@ -58,19 +58,27 @@ def _anew(
 ) -> Wish | None:
     """What a next generation has to hold in the place of what no one has as it was; None when there is
     no such thing, or this machine has not what it takes."""
-    bad = frozenset(d.path for d in damage if d.remote == replication.primary.name)
+    bad = {d.path: d.code for d in damage if d.remote == replication.primary.name}
     rows = None
     if _lost_records(replication, user, bad):
         rows = _records(replication, workspaces, user)
         if rows is None:
             return None
-    elif not bad:
-        return None
-    for path in bad:
-        folder = _folder(replication.paths, user, path)
-        if folder and saved_jobs.is_listed(folder) and saved_jobs.is_whole(folder):
-            sealed_text.write(folder / saved_jobs.EDITION, str(edition_of(path) + 1))
-    return Wish(whole=rows, damaged=bad)
+    anew = {path: code for path, code in bad.items() if _can_be_made(replication, user, path)}
+    return Wish(whole=rows, damaged=anew) if anew or rows is not None else None
+
+
+def _can_be_made(replication: Replication, user: str, path: str) -> bool:
+    """Or left out, as what only speeds things up is; elements are another edition."""
+    if path.startswith("sources/"):
+        return False
+    folder = _folder(replication.paths, user, path)
+    if folder is None:
+        return True
+    if not elements_folder.is_listed(folder) or not elements_folder.is_whole(folder):
+        return False
+    sealed_text.write(folder / elements_folder.EDITION, str(edition_of(path) + 1))
+    return True
 
 
 def _lost_records(replication: Replication, user: str, bad: Collection[str]) -> bool:
@@ -88,6 +96,10 @@ def _records(replication: Replication, workspaces: Workspaces, user: str) -> tup
     """Every record of the live store; None when it is not whole. Of a user who had none saved and has
     nothing unsaved, no store is needed."""
     known = replication.base(user)
+    with contextlib.suppress(Corrupt):
+        head = replication.current(user)
+        if head and head.manifest.generation > (known.generation if known else 0):
+            return None  # another instance saved what this machine lacks
     if known and not known.segments and not journal.pending(replication.paths, user):
         return ()
     return workspaces.closed_rows(user)

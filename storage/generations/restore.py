@@ -4,7 +4,6 @@ The published directory and the segments after it, or all segments when it is mi
 Every byte is hashed before it is used, and nothing is opened while the stores cannot be asked.
 """
 
-import contextlib
 import secrets
 import shutil
 import time
@@ -15,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Corrupt, InputError, NotFound, QuireError, Unavailable
-from storage import sealed_text
+from storage import elements_folder, sealed_text
 from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, tombstone
 from storage.files import crops_of, is_named_by_content
-from storage.generations import reader, saved_jobs
-from storage.generations.compose import archived, elements_path, source_path
+from storage.generations import reader
+from storage.generations.compose import archived, edition_of, elements_path, source_path
 from storage.generations.manifest import File, Manifest
 from storage.generations.replication import Replication, titles
 from storage.generations.saved_jobs import part_folder
@@ -123,51 +122,77 @@ class Restore:
         return path
 
     def crop(self, user: str, name: str) -> Path | None:
-        """The picture of a table or figure; None when it is neither here nor saved."""
-        path = self.paths.crop(user, name)
+        """The picture of a table or figure of a document that is listed; None when it is neither here
+        nor saved."""
+        path, away = self.paths.crop(user, name), None
         if is_named_by_content(path):
             return path
-        for first, archive in sorted(archived(self.replication.named(user)).items()):
-            sha256, _, version = Path(first).stem.partition("-")
+        sources = self.replication.catalog.sources(user)
+        for sha256, version in dict.fromkeys((s.sha256, s.version) for s in sources):
             folder = self.paths.elements(user, sha256, version)
-            with contextlib.suppress(Corrupt):  # another document's
+            try:
                 self.elements(user, sha256, version)
-                if any(name in crops_of(p) for p in folder.glob("*.crops")):
+                shown = any(name in crops_of(p) for p in folder.glob("*.crops"))
+                archive = self._archive(user, sha256, version)
+                if shown and archive and not is_named_by_content(path):
                     self._unpack(user, archive, folder)
+            except (Corrupt, NotFound):
+                continue  # another document's trouble
+            except Unavailable as problem:
+                away = problem
             if is_named_by_content(path):
                 return path
+        if away:
+            raise away
         return None
+
+    def edition(self, user: str, sha256: str, version: str) -> int:
+        """Of the elements of that source which are saved; -1 when none are."""
+        saved = self._archive(user, sha256, version)
+        return edition_of(saved) if saved else -1
 
     def elements(self, user: str, sha256: str, version: str) -> None:
         """The elements and pictures of a source, as they were partitioned, or the batches of it
         that were; NotFound when there are none, Corrupt when no one has them whole. What is there
         already, and whole, stays."""
         folder = self.paths.elements(user, sha256, version)
-        if saved_jobs.is_listed(folder) and saved_jobs.is_whole(folder):
+        if elements_folder.is_listed(folder) and elements_folder.is_whole(folder):
             return
-        first, parts = elements_path(sha256, version), part_folder(sha256, version)
-        saved = self.replication.named(user)
-        newest = archived(saved).get(first)
-        if newest:
-            try:
+        whole = folder.exists() and elements_folder.is_whole(folder)
+        newest = self._archive(user, sha256, version)
+        old = newest and whole and elements_folder.is_old(folder)
+        if old and elements_folder.edition(folder) >= self.edition(user, sha256, version):
+            elements_folder.list_files(folder)
+            return
+        try:
+            if newest:
                 self._unpack(user, newest, folder)
-                if not saved_jobs.is_listed(folder):  # saved before there was such a list
-                    saved_jobs.list_files(folder)
-            except Unavailable:
-                if not folder.exists() or not saved_jobs.is_whole(folder):
-                    raise
-        elif not folder.exists() or not saved_jobs.is_whole(folder):
-            found = sorted(p for p in saved if p.startswith(parts))
-            for path in found if found or folder.exists() else [first]:
-                self._unpack(user, path, folder)
-        if not saved_jobs.is_whole(folder):
+                if not elements_folder.is_listed(folder):  # saved before there was such a list
+                    elements_folder.list_files(folder)
+            elif not whole:
+                first, parts = elements_path(sha256, version), part_folder(sha256, version)
+                found = sorted(p for p in self.replication.named(user) if p.startswith(parts))
+                for path in found if found or folder.exists() else [first]:
+                    self._unpack(user, path, folder)
+        except (Corrupt, NotFound, Unavailable) as problem:
+            if whole:
+                return
+            if isinstance(problem, NotFound) and folder.exists():
+                raise _corrupt_elements() from problem
+            raise
+        if not elements_folder.is_whole(folder):
             raise _corrupt_elements()
+
+    def _archive(self, user: str, sha256: str, version: str) -> str | None:
+        return archived(self.replication.named(user)).get(elements_path(sha256, version))
 
     def _unpack(self, user: str, path: str, folder: Path) -> None:
         """A saved archive: elements into the folder, crops to the user's others; what is there, and
         whole, stays."""
         archive = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.zip")
         self.replication.fetch(user, path, archive)
+        old = elements_folder.is_old(folder)
+        stays = elements_folder.file_is_whole if old else sealed_text.is_proved
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(archive) as members:
@@ -178,8 +203,10 @@ class Restore:
                     if kind == "crops":
                         if not is_named_by_content(to := self.paths.crop(user, name)):
                             atomic_write(to, members.read(entry))
-                    elif not sealed_text.is_proved(to := folder / ElementsFile(name)):
-                        atomic_write(to, sealed_text.sealed(members.read(entry)))
+                    elif not stays(to := folder / ElementsFile(name)):
+                        atomic_write(to, members.read(entry))
+                        if not sealed_text.is_sealed(to):
+                            atomic_write(to, sealed_text.sealed(members.read(entry)))
         except (zipfile.BadZipFile, InputError, RuntimeError, EOFError) as problem:
             raise _corrupt_elements() from problem
         finally:

@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from errors import Corrupt, InputError, NotFound, Refused
-from storage import sealed_text
-from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, FINISHED, Catalog, JobRow, tombstone
+from storage.elements_folder import file_is_whole
 from storage.names import (
     CollectionId,
-    ElementsFile,
     JobId,
     Sha256,
     UserKey,
     Version,
     Word,
-    is_one,
     line,
     moment,
     number,
@@ -34,8 +31,6 @@ from storage.names import (
 
 Json = dict[str, Any]
 ENDED_KEPT = 200
-EDITION = "edition.json"  # a number, in a folder of elements
-LISTED = "files.json"  # the names of a document's other files, once all are there
 ORIGINALS_AT_ONCE = 40  # of unfinished jobs in one save; the others come with the next one
 _KEPT = ("kind", "attempt", "again", "epoch", "pages", "estimate", "probe", "version", "dismissed",
          "pages_failed", "error", "message")  # fmt: skip
@@ -223,43 +218,6 @@ def works(rows: Iterable[JobRow]) -> list[Work]:
     return list(dict.fromkeys(found))
 
 
-def edition(folder: Path) -> int:
-    """How often pages of these elements were read again."""
-    try:
-        return int(sealed_text.read(folder / EDITION))
-    except (FileNotFoundError, Corrupt, ValueError):
-        return 0
-
-
-def list_files(folder: Path) -> None:
-    """All that belongs to these elements is there, and right: from now on what is gone is missed, and
-    what has no seal is damaged."""
-    for path in _files(folder):
-        if not sealed_text.is_proved(path):
-            atomic_write(path, sealed_text.sealed(path.read_bytes()))
-    names = [p.name for p in _files(folder)]
-    if names:
-        sealed_text.write(folder / LISTED, "\n".join(names))
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether each file is what was written, and each that was listed is there."""
-    if not (folder / LISTED).exists():
-        return all(map(sealed_text.is_whole, _files(folder)))
-    if not all(map(sealed_text.is_proved, _files(folder))):
-        return False
-    names = sealed_text.read(folder / LISTED).split()
-    return {p.name for p in _files(folder)}.issuperset(names)
-
-
-def is_listed(folder: Path) -> bool:
-    return (folder / LISTED).exists()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if is_one(ElementsFile, p.name))
-
-
 def part_folder(sha256: str, version: str) -> str:
     return f"elements/{sha256}-{version}/"
 
@@ -269,7 +227,7 @@ def next_part(folder: Path, top: str, saved: Iterable[str]) -> tuple[str, list[P
     files; None when there is none."""
     ends = [int(m[2]) for name in saved if (m := _PART.fullmatch(name.removeprefix(top)))]
     first = last = max(ends, default=-1) + 1
-    while sealed_text.is_whole(folder / f"batch-{last:05d}.jsonl"):
+    while all(file_is_whole(folder / f"batch-{last:05d}{kind}") for kind in _OF_A_BATCH):
         last += 1
     if last == first:
         return None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from errors import Corrupt, NotFound
+from storage import elements_folder
 from storage.catalog.catalog import IMPORTED
 from storage.files import is_named_by_content
-from storage.generations import reader, saved_jobs
+from storage.generations import reader
 from storage.generations.base import users_here
 from storage.generations.compose import archived, elements_path, source_path
 from storage.generations.replication import Replication
@@ -122,5 +123,5 @@ def files_here(paths: Paths, user: str) -> Iterator[Damage]:
             if not is_named_by_content(path):
                 yield told(path=f"{kind}/{path.name}", code=code)
     for folder in sorted((top / "elements").glob("[!.]*")):
-        if folder.is_dir() and not saved_jobs.is_whole(folder):
+        if folder.is_dir() and not elements_folder.is_whole(folder):
             yield told(path=f"elements/{folder.name}", code="elements_corrupt")

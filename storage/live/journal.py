@@ -89,6 +89,7 @@ def set_aside(paths: Paths, user: str) -> None:
     for path in pending(paths, user):
         if not whole(path):
             path.replace(path.with_suffix(".damaged"))
+            path.with_suffix(".damaged").touch()
 
 
 def erase(paths: Paths, user: str, before: float) -> None:

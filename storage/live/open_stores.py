@@ -225,6 +225,10 @@ class Workspaces:
             path.unlink()
         if not unsaved:
             opened.unlink(missing_ok=True)
+        for path in self.paths.pending(user).glob(
+            "*.damaged"
+        ):  # of which nobody knows what it held
+            path.unlink()
         self.paths.remains(user).unlink(missing_ok=True)
 
     def mend(self, user: str) -> None:
