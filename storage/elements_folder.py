@@ -10,7 +10,7 @@ from pathlib import Path
 from errors import Corrupt
 from storage import sealed_text
 from storage.atomic_write import atomic_write
-from storage.files import opened
+from storage.files import crops_of, opened
 from storage.names import CropName, ElementsFile, is_one
 
 EDITION = "edition.json"  # a number
@@ -84,6 +84,15 @@ def list_files(folder: Path, *, saved: int = -1, changed: bool = False) -> None:
     if changed or (before is not None and not names <= before):
         sealed_text.write(folder / EDITION, str(max(edition(folder), saved) + 1))
     sealed_text.write(folder / LISTED, "\n".join(p.name for p in files(folder) if p.name != LISTED))
+
+
+def may_show(folder: Path, crop: str) -> bool:
+    """False when the lists of crops are all there, and do not name that one."""
+    lists = [p for p in files(folder) if p.suffix == ".crops"]
+    wanted = {name for name in _listed(folder) if name.endswith(".crops")}
+    if not wanted or not wanted <= {p.name for p in lists if file_is_whole(p)}:
+        return True
+    return any(crop in crops_of(p) for p in lists)
 
 
 def _listed(folder: Path) -> set[str]:

@@ -3,7 +3,7 @@ or is told. Files are drawn at random, and what happens to each."""
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from errors import Corrupt, NotFound
+from pipeline.ingest.checkpoints import write_batch
 from storage.catalog.catalog import JobRow
 from storage.elements_folder import is_listed, list_files
 from storage.generations import verify
 from storage.generations.repair import repair
 from storage.remotes.local import LocalRemote
+from storage.remotes.remote import Change
 from tests.house import USER, House
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -321,3 +323,23 @@ def test_what_cannot_be_mended_costs_no_older_generation(house: House, tmp_path:
         (left,) = repair(house.stores.restore, house.workspaces, USER)
         assert left.code == "not_in_store"
     assert house.replication.status(USER).saved_generation == 1
+
+
+def test_a_name_that_is_used_again_has_its_new_bytes(tmp_path: Path) -> None:
+    """A bucket does not write over what is there unless it is told to."""
+
+    class Bucket(LocalRemote):
+        def commit(self, change: Change) -> None:
+            new = {n: c for n, c in change.files.items() if n not in set(self.names("users"))}
+            super().commit(change if change.overwrite else replace(change, files=new))
+
+    house = House(tmp_path / "data", primary=Bucket(tmp_path / "remote"))
+    sha256 = house.document()
+    house.replication.save(USER)
+    house.library.delete_source(USER, "papers", sha256)
+    house.replication.save(USER)
+    house.document()
+    write_batch(folder_of(house, sha256) / "batch-00001.jsonl", [], [])  # read otherwise
+    house.replication.save(USER)
+    assert list(verify.verify(house.replication.primary, USER)) == []
+    house.close()

@@ -2,10 +2,11 @@
 the job was put in the queue again: then it takes nothing from the later attempt.
 """
 
+import contextlib
 import shutil
 import time
 
-from errors import InputError
+from errors import Corrupt, InputError
 from pipeline.ingest.place import Json, Place
 from pipeline.jobs.notify import unsealed
 from storage import elements_folder
@@ -53,7 +54,8 @@ def keep(place: Place) -> Json:
     if row.status == "cancelled" and place.is_latest:
         place.password.unlink(missing_ok=True)
     if held and row.status == "cancelled":
-        list_elements(place)
+        with contextlib.suppress(Corrupt):  # a retry reads it again
+            list_elements(place)
         list_source(place, int(row.summary.get("pages", 0)))
         tools.stores.committer.touch(spec["user"])
     return {"records": len(held)}

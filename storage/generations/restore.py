@@ -17,7 +17,7 @@ from errors import Corrupt, InputError, NotFound, QuireError, Unavailable
 from storage import elements_folder, sealed_text
 from storage.atomic_write import atomic_write
 from storage.catalog.catalog import ACTIVE, tombstone
-from storage.files import crops_of, is_named_by_content
+from storage.files import is_named_by_content
 from storage.generations import reader
 from storage.generations.compose import archived, edition_of, elements_path, source_path
 from storage.generations.manifest import File, Manifest
@@ -130,9 +130,11 @@ class Restore:
         sources = self.replication.catalog.sources(user)
         for sha256, version in dict.fromkeys((s.sha256, s.version) for s in sources):
             folder = self.paths.elements(user, sha256, version)
+            if not elements_folder.may_show(folder, name):
+                continue
             try:
                 self.elements(user, sha256, version)
-                shown = any(name in crops_of(p) for p in folder.glob("*.crops"))
+                shown = elements_folder.may_show(folder, name)
                 archive = self._archive(user, sha256, version)
                 if shown and archive and not is_named_by_content(path):
                     self._unpack(user, archive, folder)
