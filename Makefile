@@ -30,7 +30,7 @@ test: setup-dev   ## everything that CI runs
 
 campaigns: setup-dev  ## long runs of what `make test` samples: damage, faults, kills, flips, two writers (hours)
 	$(BIN)/python -m pytest -q -n 2 -m campaign
-	QUIRE_TEST_SEQUENCES=3000 $(BIN)/python -m pytest -q -s -n 2 tests/campaigns tests/test_quota.py tests/test_local_state.py
+	QUIRE_TEST_SEQUENCES=3000 $(BIN)/python -m pytest -q -s -n 2 tests/campaigns tests/test_quota.py tests/test_local_state.py tests/test_damaged_files.py
 	$(BIN)/python -m bench.store_faults
 	$(BIN)/python -m bench.store_kills
 	$(BIN)/python -m bench.store_flips

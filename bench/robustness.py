@@ -20,7 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from errors import PageProcessDied, QuireError
-from pipeline.ingest.partition import partition_batch, plan, read_batch
+from pipeline.ingest.checkpoints import read_batch
+from pipeline.ingest.partition import partition_batch, plan
 from pipeline.options import PartitionOptions
 from pipeline.pdf.probe import check_upload, look
 from pipeline.processes.pool import Pool

@@ -20,6 +20,7 @@ from storage.generations.repair import repair
 from storage.remotes.local import LocalRemote
 from storage.remotes.remote import Change
 from tests.house import USER, House
+from tests.sequences import limit, sequences
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "gone": lambda _: None,
@@ -29,9 +30,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "a flipped end": lambda held: held[:-1] + bytes([held[-1] ^ 1]) if held else b"x",
     "other bytes": lambda _: b"other bytes",
 }
+pytestmark = pytest.mark.timeout(limit(300))
 HARM = st.tuples(st.integers(0, 1 << 20), st.sampled_from(sorted(DAMAGES)))
 some = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=sequences(10),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -10,7 +10,8 @@ from pikepdf import Array, Dictionary, Name
 
 from errors import InputError, QuireError
 from pipeline.ingest import partition
-from pipeline.ingest.partition import partition_batch, plan, read_batch
+from pipeline.ingest.checkpoints import read_batch
+from pipeline.ingest.partition import partition_batch, plan
 from pipeline.options import PartitionOptions
 from pipeline.pdf import probe
 from pipeline.pdf.page import PageRecord

@@ -12,7 +12,8 @@ from PIL import Image
 
 from errors import InputError
 from pipeline.__main__ import main
-from pipeline.ingest.partition import Batch, partition_batch, read_batch
+from pipeline.ingest.checkpoints import read_batch
+from pipeline.ingest.partition import Batch, partition_batch
 from pipeline.models.detection import _square, _structured, load_detector
 from pipeline.options import PartitionOptions
 from pipeline.pdf import hi_res

@@ -17,7 +17,8 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen import canvas
 
 from errors import InputError
-from pipeline.ingest.partition import Batch, partition_batch, read_batch
+from pipeline.ingest.checkpoints import read_batch
+from pipeline.ingest.partition import Batch, partition_batch
 from pipeline.options import PartitionOptions
 from pipeline.pdf.ocr import tesseract
 from pipeline.pdf.ocr.image import ink, posture, rules

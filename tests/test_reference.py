@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from errors import InputError
-from pipeline.ingest.partition import Batch, BatchResult, partition_batch, read_batch
+from pipeline.ingest.checkpoints import read_batch
+from pipeline.ingest.partition import Batch, BatchResult, partition_batch
 from pipeline.options import PartitionOptions
 from pipeline.processes.pool import Pool
 from tests.conftest import SAMPLES
