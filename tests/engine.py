@@ -125,12 +125,15 @@ class Engine:
 
     def started(self, **wanted: Any) -> list[dict[str, Any]]:
         """Log lines of stages that started, with these fields."""
-        told = lines(self.data / "worker.log")
-        return [
-            x
-            for x in told
-            if x["message"] == "stage started" and all(x[k] == v for k, v in wanted.items())
-        ]
+        return self._stages("stage started", wanted)
+
+    def done(self, **wanted: Any) -> list[dict[str, Any]]:
+        """Log lines of stages that ended well, with these fields."""
+        return self._stages("stage ended", {"code": None, **wanted})
+
+    def _stages(self, message: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        told = (x for x in lines(self.data / "worker.log") if x["message"] == message)
+        return [x for x in told if all(x.get(k) == v for k, v in wanted.items())]
 
 
 @contextmanager

@@ -33,7 +33,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 pytestmark = pytest.mark.timeout(limit(300))
 HARM = st.tuples(st.integers(0, 1 << 20), st.sampled_from(sorted(DAMAGES)))
 some = settings(
-    max_examples=sequences(10),
+    max_examples=sequences(6),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

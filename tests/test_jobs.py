@@ -114,8 +114,9 @@ def test_a_job_that_waits_in_line_says_why_and_can_be_cancelled(running: Engine)
     assert refused["error"]["code"] == "too_many_jobs"
     for job in reversed(made):  # or the last one's turn comes before its end
         running.jobs.cancel(OTHER, job)
-    running.finished(running.submit(running.pdf(2, "free again"), OTHER), OTHER)
-    assert not running.started(job=made[5], stage="partition")
+    running.finished(again := running.submit(running.pdf(2, "free again"), OTHER), OTHER)
+    assert running.done(job=again, stage="partition")
+    assert not running.done(job=made[5], stage="partition")  # one that began was told to stop
 
 
 def test_a_small_job_is_not_behind_a_big_one_of_another_user(running: Engine) -> None:

@@ -59,7 +59,7 @@ def run(make: Make, sequences: int, **options: Any) -> None:
 
 
 def test_what_was_confirmed_outlives_any_damage_to_local_files() -> None:
-    run(folders, sequences(100))
+    run(folders, sequences(60))
 
 
 @CAMPAIGN
