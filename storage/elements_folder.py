@@ -10,7 +10,7 @@ from pathlib import Path
 from errors import Corrupt
 from storage import sealed_text
 from storage.atomic_write import atomic_write
-from storage.files import crops_of, opened
+from storage.files import crops_of, is_plain
 from storage.names import CropName, ElementsFile, is_one
 
 EDITION = "edition.json"  # a number
@@ -51,17 +51,14 @@ def is_old(folder: Path) -> bool:
 
 def file_is_whole(path: Path) -> bool:
     """Whether it is what was written; of an old one, whether it can be read."""
-    if sealed_text.is_sealed(path):
-        return sealed_text.is_proved(path)
-    with opened(path) as file:
-        content = file.read() if file else None
+    if path.suffix == ".crops" and is_plain(path) and not path.stat().st_size:
+        return True  # an old one that names none
     try:
-        if content is None or path.suffix == ".crops":
-            return content is not None and all(
-                is_one(CropName, w) for w in content.decode().split()
-            )
-        told = [json.loads(line) for line in content.splitlines()]
-    except ValueError:
+        body, proved = sealed_text.opened_seal(path)
+        if proved or path.suffix == ".crops":
+            return proved or all(is_one(CropName, word) for word in body.decode().split())
+        told = [json.loads(line) for line in body.splitlines()]
+    except (FileNotFoundError, Corrupt, ValueError):
         return False
     return bool(told) and (path.suffix == ".jsonl" or len(told) == 1)
 
@@ -77,7 +74,7 @@ def list_files(folder: Path, *, saved: int = -1, changed: bool = False) -> None:
                 raise sealed_text.damaged(path)
             path.unlink()
         elif not sealed_text.is_proved(path):
-            atomic_write(path, sealed_text.sealed(path.read_bytes()))
+            atomic_write(path, sealed_text.with_seal(path.read_bytes()))
     names = {p.name for p in files(folder)} - {EDITION, LISTED}
     if not names:
         return

@@ -22,32 +22,34 @@ def write(path: Path, text: str) -> None:
 
 def read(path: Path) -> str:
     """What was written; FileNotFoundError when nothing is there, Corrupt when it is something else."""
-    content = _content(path)
-    seal = _SEAL.match(content)
-    body = content[seal.end() :] if seal else content
-    if not content or (seal and seal[0] != _seal(body)):
-        raise damaged(path)
+    body, _ = opened_seal(path)
     try:
         return body.decode()
     except UnicodeDecodeError as problem:
         raise damaged(path) from problem
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether it has that line, right or not."""
-    try:
-        return bool(_SEAL.match(_content(path)))
-    except (FileNotFoundError, Corrupt):
-        return False
+def opened_seal(path: Path) -> tuple[bytes, bool]:
+    """What follows that line, and whether there was one; errors as of `read`."""
+    content = _content(path)
+    seal = _SEAL.match(content)
+    body = content[seal.end() :] if seal else content
+    if not content or (seal and seal[0] != _seal(body)):
+        raise damaged(path)
+    return body, seal is not None
 
 
 def is_proved(path: Path) -> bool:
     """Whether it has that line, and is what was written."""
     try:
-        read(path)
+        return opened_seal(path)[1]
     except (FileNotFoundError, Corrupt):
         return False
-    return is_sealed(path)
+
+
+def with_seal(content: bytes) -> bytes:
+    """What is known to be right, with its line."""
+    return content if _SEAL.match(content) else sealed(content)
 
 
 def sealed(body: bytes) -> bytes:

@@ -49,7 +49,8 @@ def copy_is_whole(folder: Path) -> bool:
 def is_whole(path: Path) -> bool:
     """Whether that batch was read, and can be read again from here, with the list of its crops."""
     try:
-        read_batch(path)
+        if not sealed_text.is_proved(path):  # an old one is read to know it
+            read_batch(path)
     except (FileNotFoundError, Corrupt):
         return False
     return file_is_whole(path.with_suffix(".crops"))
@@ -68,16 +69,21 @@ def write_batch(
 
 def read_batch(path: Path) -> tuple[list[PageRecord], list[dict[str, Any]]]:
     """The page records and the element dicts of a checkpoint; Corrupt when it is damaged."""
-    records, elements = read_head(path), sealed_text.read(path).split("\n")[1:]
+    text = sealed_text.read(path)
     try:
-        return [PageRecord(**r) for r in records], [json.loads(e) for e in elements if e]
+        records = [PageRecord(**r) for r in _head(path, text)]
+        return records, [json.loads(line) for line in text.split("\n")[1:] if line]
     except (ValueError, TypeError) as problem:
         raise sealed_text.damaged(path) from problem
 
 
 def read_head(path: Path) -> list[dict[str, Any]]:
     """The page records of a checkpoint alone, as dicts; Corrupt when it is damaged."""
+    return _head(path, sealed_text.read(path))
+
+
+def _head(path: Path, text: str) -> list[dict[str, Any]]:
     try:
-        return list(json.loads(sealed_text.read(path).partition("\n")[0])["pages"])
+        return list(json.loads(text.partition("\n")[0])["pages"])
     except (ValueError, TypeError, KeyError) as problem:
         raise sealed_text.damaged(path) from problem

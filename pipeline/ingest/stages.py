@@ -32,7 +32,6 @@ from pipeline.ingest.place import Json, Place
 from pipeline.models.gpu import Spent
 from pipeline.pdf.page import PageRecord
 from pipeline.pdf.probe import look
-from storage import sealed_text
 from storage.live.workspace import Space, bytes_of
 from storage.removal import crops_in, put_aside, remove_batch
 from storage.scarce import known
@@ -140,10 +139,9 @@ def reread_pages(place: Place, batch: Batch) -> Json:
     told: dict[int, PageRecord] = {}
     options = replace(place.options, strategy=again["strategy"])
     aside = place.work / f"again-{place.spec['attempt']}"
-    with contextlib.suppress(FileNotFoundError, Corrupt):  # read by `reference` before
-        sealed_text.write(
-            aside / checkpoints.STYLE, sealed_text.read(place.elements / checkpoints.STYLE)
-        )
+    style = read_json(place.elements / checkpoints.STYLE)
+    if style is not None:  # not read by `reference` before
+        write_json(aside / checkpoints.STYLE, style)
     spent = Spent()
     for page in wanted:
         result = partition_batch(

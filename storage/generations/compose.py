@@ -277,21 +277,18 @@ def _held(
                 held[path] = known[path]
                 continue
             content = build(paths, user, source)
-            saved = archives.get(elements_path(source.sha256, source.version))
             if content is not None:
                 held[path] = _file(path, content, files)
-            elif build is _elements and saved:  # damaged here: what was saved before stays
-                held[saved] = known[saved]
     return held
 
 
 def _newest(archives: Mapping[str, str], sha256: str, version: str, folder: Path) -> str:
-    """The archive that is saved, or the next one when pages were read again since."""
+    """The archive that is saved, or the next one when pages were read again since, and are whole."""
     edition = elements_folder.edition(folder)
     saved = archives.get(elements_path(sha256, version))
-    return (
-        saved if saved and edition_of(saved) >= edition else elements_path(sha256, version, edition)
-    )
+    if saved and (edition_of(saved) >= edition or not elements_folder.is_whole(folder)):
+        return saved
+    return elements_path(sha256, version, edition)
 
 
 def _jobs(

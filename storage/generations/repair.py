@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from errors import Corrupt, InputError, NotFound
-from storage import elements_folder, sealed_text
+from storage import elements_folder
 from storage.catalog.catalog import Catalog
 from storage.generations import base, reader, saved_jobs, verify
 from storage.generations import manifest as manifests
@@ -64,21 +64,19 @@ def _anew(
         rows = _records(replication, workspaces, user)
         if rows is None:
             return None
-    anew = {path: code for path, code in bad.items() if _can_be_made(replication, user, path)}
+    anew = {path: code for path, code in bad.items() if _can_be_made(replication.paths, user, path)}
+    for path in anew:
+        if folder := _folder(replication.paths, user, path):
+            elements_folder.list_files(folder, saved=edition_of(path), changed=True)
     return Wish(whole=rows, damaged=anew) if anew or rows is not None else None
 
 
-def _can_be_made(replication: Replication, user: str, path: str) -> bool:
+def _can_be_made(paths: Paths, user: str, path: str) -> bool:
     """Or left out, as what only speeds things up is; elements are another edition."""
-    if path.startswith("sources/"):
-        return False
-    folder = _folder(replication.paths, user, path)
+    folder = _folder(paths, user, path)
     if folder is None:
-        return True
-    if not elements_folder.is_listed(folder) or not elements_folder.is_whole(folder):
-        return False
-    sealed_text.write(folder / elements_folder.EDITION, str(edition_of(path) + 1))
-    return True
+        return not path.startswith("sources/")
+    return elements_folder.is_listed(folder) and elements_folder.is_whole(folder)
 
 
 def _lost_records(replication: Replication, user: str, bad: Collection[str]) -> bool:
@@ -116,14 +114,12 @@ def _from_others(replication: Replication, remote: Remote, user: str) -> list[Da
         return bad
     raw = reader.read_raw(remote, user)
     broken = any(d.path == "manifest.json" for d in bad)
+    paths = {d.path for d in (verify.lost(remote, user, found) if broken else bad)}
     files: Files = {}
-    for file in reader.named_files(found):
-        try:
-            reader.content([remote], user, file)
-        except (Corrupt, NotFound):
-            content = _content(replication, others, user, file)
-            if content is not None:
-                files[named(user, file.path)] = content
+    for file in (f for f in reader.named_files(found) if f.path in paths):
+        content = _content(replication, others, user, file)
+        if content is not None:
+            files[named(user, file.path)] = content
     name = named(user, "manifest.json")
     remote.commit(
         Change(

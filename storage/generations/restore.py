@@ -162,8 +162,8 @@ class Restore:
             return
         whole = folder.exists() and elements_folder.is_whole(folder)
         newest = self._archive(user, sha256, version)
-        old = newest and whole and elements_folder.is_old(folder)
-        if old and elements_folder.edition(folder) >= self.edition(user, sha256, version):
+        old = whole and elements_folder.is_old(folder)
+        if newest and old and elements_folder.edition(folder) >= edition_of(newest):
             elements_folder.list_files(folder)
             return
         try:
@@ -206,9 +206,7 @@ class Restore:
                         if not is_named_by_content(to := self.paths.crop(user, name)):
                             atomic_write(to, members.read(entry))
                     elif not stays(to := folder / ElementsFile(name)):
-                        atomic_write(to, members.read(entry))
-                        if not sealed_text.is_sealed(to):
-                            atomic_write(to, sealed_text.sealed(members.read(entry)))
+                        atomic_write(to, sealed_text.with_seal(members.read(entry)))
         except (zipfile.BadZipFile, InputError, RuntimeError, EOFError) as problem:
             raise _corrupt_elements() from problem
         finally:

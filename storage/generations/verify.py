@@ -15,6 +15,7 @@ from storage.files import is_named_by_content
 from storage.generations import reader
 from storage.generations.base import users_here
 from storage.generations.compose import archived, elements_path, source_path
+from storage.generations.reader import Found
 from storage.generations.replication import Replication
 from storage.paths import Paths
 from storage.remotes.remote import Remote
@@ -66,8 +67,12 @@ def damaged(remote: Remote, user: str) -> Iterator[Damage]:
     except Corrupt as problem:
         yield Damage(remote=remote.name, user=user, path="manifest.json", code=problem.code)
         return
-    if found is None:
-        return
+    if found is not None:
+        yield from lost(remote, user, found)
+
+
+def lost(remote: Remote, user: str, found: Found) -> Iterator[Damage]:
+    """What that generation names, and the remote has not as it was written."""
     for file in reader.named_files(found):
         try:
             reader.content([remote], user, file)

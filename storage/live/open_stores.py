@@ -225,10 +225,8 @@ class Workspaces:
             path.unlink()
         if not unsaved:
             opened.unlink(missing_ok=True)
-        for path in self.paths.pending(user).glob(
-            "*.damaged"
-        ):  # of which nobody knows what it held
-            path.unlink()
+        for path in self.paths.pending(user).glob("*.damaged"):
+            path.unlink()  # nobody knows what it held
         self.paths.remains(user).unlink(missing_ok=True)
 
     def mend(self, user: str) -> None:
@@ -252,31 +250,29 @@ class Workspaces:
     def closed_rows(self, user: str) -> tuple[Row, ...] | None:
         """Every record of the store, closed and read from a copy: whatever happens meanwhile, it stays
         proved. None when its seal does not prove it."""
-        rows: list[Row] = []
+        found: list[tuple[Row, ...]] = []
         target = self.paths.copy(user)
 
-        def read() -> bool:
+        def read() -> None:
             held = self._sealed(user)
             if not held or not self._proved(user, held):
-                return False
+                return
             closed_copy.copy(self.paths.chroma(user), target)
             with Sound():
                 store = VectorStore(target)
                 try:
-                    for name in store.collections():
-                        rows.extend(put_row(name, record) for record in every(store, name))
+                    names = store.collections()
+                    found.append(tuple(put_row(n, r) for n in names for r in every(store, n)))
                 finally:
                     store.close()
-            return True
 
-        whole: list[bool] = []
         try:
-            self._exclusively(user, lambda: whole.append(read()))
+            self._exclusively(user, read)
         except Corrupt as problem:
             log.warning("a closed store cannot be read: %s", problem, extra={"user": user})
         finally:
             shutil.rmtree(target, ignore_errors=True)
-        return tuple(rows) if whole == [True] else None
+        return found[0] if found else None
 
     # Publishing
 
